@@ -1,0 +1,1 @@
+"""A beamline as tensors: elements, maps, tracking, diagnostics."""
