@@ -15,7 +15,7 @@ from lume_diff.errors import (
     UnknownVariableError,
     ValidationError,
 )
-from lume_diff.models import CheetahModel, LUMEModel, StagedModel, TorchModel
+from lume_diff.models import BunchFromMoments, CheetahModel, LUMEModel, StagedModel, TorchModel
 from lume_diff.particles import TorchMoments, TorchParticleGroup
 from lume_diff.variables import (
     BoolVariable,
@@ -32,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BoolVariable",
+    "BunchFromMoments",
     "CalibrationError",
     "CheetahModel",
     "EnumVariable",

@@ -1,6 +1,7 @@
 """Models: the contract, Cheetah beamlines, networks, and chains of any of them."""
 
 from lume_diff.models.base import LUMEModel
+from lume_diff.models.bunch_model import BunchFromMoments
 from lume_diff.models.cheetah_model import CheetahModel
 from lume_diff.models.derivatives import TensorFunction
 from lume_diff.models.report import GradientEntry, GradientReport, JacobianCost
@@ -8,6 +9,7 @@ from lume_diff.models.staged_model import StagedModel
 from lume_diff.models.torch_model import TorchModel
 
 __all__ = [
+    "BunchFromMoments",
     "CheetahModel",
     "GradientEntry",
     "GradientReport",

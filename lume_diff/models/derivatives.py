@@ -98,7 +98,7 @@ def _point(
     for name in inputs:
         if setpoints[name] is None:
             raise ValidationError(f"input {name!r} has no value: pass it in `at` or set it")
-        point[name] = setpoints[name].detach().expand(*batch, *in_shapes[name]).clone()
+        point[name] = setpoints[name].detach().expand((*batch, *in_shapes[name])).clone()
     return {**given, **point}
 
 
@@ -116,7 +116,7 @@ def _reverse_mode(
     for output in outputs:
         value, shape = values[output], out_shapes[output]
         batch = value.shape[: value.dim() - len(shape)]
-        flat = value.reshape(*batch, -1)
+        flat = value.reshape((*batch, -1))
         row_list = []
         for index in range(flat.shape[-1]):
             if value.requires_grad:
@@ -132,7 +132,7 @@ def _reverse_mode(
                 ]
             )
         result[output] = {
-            name: torch.stack([row[column] for row in row_list], dim=len(batch)).reshape(*batch, *shape, *in_shapes[name])
+            name: torch.stack([row[column] for row in row_list], dim=len(batch)).reshape((*batch, *shape, *in_shapes[name]))
             for column, name in enumerate(in_shapes)
         }
     return result
@@ -161,7 +161,7 @@ def _forward_mode(
                 columns[output][name].append(pushed[output].detach())
     return {
         output: {
-            name: torch.stack(columns[output][name], dim=-1).reshape(*columns[output][name][0].shape, *in_shapes[name])
+            name: torch.stack(columns[output][name], dim=-1).reshape((*columns[output][name][0].shape, *in_shapes[name]))
             for name in in_shapes
         }
         for output in outputs
@@ -194,13 +194,13 @@ class TensorFunction(nn.Module):
         values, start = {}, 0
         for name, shape in zip(self.input_names, self._in_shapes, strict=True):
             size = math.prod(shape)
-            values[name] = x[..., start : start + size].reshape(*batch, *shape)
+            values[name] = x[..., start : start + size].reshape((*batch, *shape))
             start += size
         found = self.model(values, outputs=self.output_names)
         parts = []
         for name, shape in zip(self.output_names, self._out_shapes, strict=True):
             value = found[name]
             inner = value.shape[: value.dim() - len(shape)]
-            flat = value.reshape(*inner, -1) if shape else value.unsqueeze(-1)
+            flat = value.reshape((*inner, -1)) if shape else value.unsqueeze(-1)
             parts.append(flat.expand(*torch.broadcast_shapes(inner, batch), flat.shape[-1]))
         return torch.cat(parts, dim=-1)

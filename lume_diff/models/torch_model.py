@@ -125,7 +125,7 @@ class TorchModel(LUMEModel):
             return dict(zip(self._out_shapes, found.unbind(-1), strict=True))
         parts = found.split(sizes, dim=-1)
         return {
-            name: part.reshape(*batch, *shape)
+            name: part.reshape((*batch, *shape))
             for (name, shape), part in zip(self._out_shapes.items(), parts, strict=True)
         }
 

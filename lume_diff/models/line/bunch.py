@@ -193,11 +193,19 @@ class TrackedMoments:
     @classmethod
     def from_moments(cls, moments: TorchMoments, reference_energy: Tensor, reference_time: Tensor) -> TrackedMoments:
         """Return moments in the coordinates of a stage's own, fixed reference."""
-        placed = moments.at_reference(reference_energy, reference_time)
-        mean = torch.cat((placed.mean, torch.ones_like(placed.mean[..., :1])), dim=-1)
-        cov = torch.nn.functional.pad(placed.cov, (0, 1, 0, 1))
-        reference = Reference(reference_energy, reference_time, placed.s)
-        return cls(mean, cov, placed.charge, placed.charge, reference, placed._static)
+        old, new = (reference_momentum(energy, moments.mass) for energy in (moments.reference_energy, reference_energy))
+        ratio = old / new
+        one = torch.ones_like(ratio)
+        scale = torch.stack((one, ratio, one, ratio, one, ratio), dim=-1)
+        late = (moments.reference_time - reference_time) * c_light
+        excess = (moments.reference_energy - reference_energy) / new
+        zero = torch.zeros_like(ratio)
+        shift = torch.stack(torch.broadcast_tensors(zero, zero, zero, zero, late, excess), dim=-1)
+        mean = moments.mean * scale + shift
+        mean = torch.cat((mean, torch.ones_like(mean[..., :1])), dim=-1)
+        cov = torch.nn.functional.pad(moments.cov * scale.unsqueeze(-1) * scale.unsqueeze(-2), (0, 1, 0, 1))
+        reference = Reference(reference_energy, reference_time, moments.s)
+        return cls(mean, cov, moments.charge, moments.charge, reference, moments._static)
 
     def moved(self, mean: Tensor, cov: Tensor, reference: Reference) -> TrackedMoments:
         """Return the moments somewhere else."""

@@ -228,6 +228,8 @@ def _cast(value: Tensor, name: str, dtype: torch.dtype, device: torch.device) ->
                 f"convert the segment first, segment.to(dtype={dtype}), or build the model with dtype={value.dtype}"
             )
         return value
+    if value.numel() == 1:  # Some of Cheetah's readers write (1,) where they mean a number.
+        value = value.reshape(())
     if value.requires_grad:
         return value.to(dtype=dtype, device=device)
     return value.detach().to(dtype=dtype, device=device).clone()

@@ -39,10 +39,10 @@ Terms = Mapping[tuple[int, int, int], Tensor]
 
 
 @lru_cache(maxsize=16)
-def _cells(keys: tuple[tuple[int, int, int], ...]) -> Tensor:
+def _cells(keys: tuple[tuple[int, int, int], ...]) -> list[int]:
+    """Return where each cell of T[:, :6, :] finds its value; a list, as a cached tensor must not leave a transform."""
     where = {key: number for number, key in enumerate(keys)}
-    flat = [where.get((i, j, k), len(keys)) for i in range(7) for j in range(6) for k in range(7)]
-    return torch.tensor(flat, dtype=torch.int64, device="cpu")
+    return [where.get((i, j, k), len(keys)) for i in range(7) for j in range(6) for k in range(7)]
 
 
 def _assemble(terms: Terms, first_order: Tensor) -> Tensor:
@@ -50,7 +50,8 @@ def _assemble(terms: Terms, first_order: Tensor) -> Tensor:
     entries = torch.broadcast_tensors(first_order[..., 0, 0], *terms.values())[1:]
     table = torch.stack((*entries, torch.zeros_like(entries[0])), dim=-1)
     shape = table.shape[:-1]
-    quadratic = table.index_select(-1, _cells(tuple(terms)).to(table.device)).reshape(*shape, 7, 6, 7)
+    cells = torch.tensor(_cells(tuple(terms)), dtype=torch.int64, device=table.device)
+    quadratic = table.index_select(-1, cells).reshape(*shape, 7, 6, 7)
     return torch.cat((quadratic, first_order.expand(*shape, 7, 7).unsqueeze(-2)), dim=-2)
 
 
@@ -369,7 +370,7 @@ _IS_SQUARE = _FIRST == _SECOND
 def apply_second_order(t: Tensor, particles: Tensor) -> Tensor:
     """Apply a second-order map to particles.
 
-    The 28 products of two coordinates are formed once and multiplied by a `(28, 7)` matrix.
+    The 28 products of two coordinates are formed once and multiplied by a `(7, 28)` matrix.
 
     Args:
         t: map, shape `(*batch, 7, 7, 7)`.
@@ -391,5 +392,6 @@ def apply_second_order(t: Tensor, particles: Tensor) -> Tensor:
     transposed = flat.index_select(-1, 7 * second + first)
     coefficients = flat.index_select(-1, 7 * first + second)
     coefficients = coefficients + torch.where(_IS_SQUARE.to(particles.device), 0.0, transposed)
-    monomials = particles.index_select(-1, first) * particles.index_select(-1, second)
-    return monomials @ coefficients.mT
+    columns = particles.mT.contiguous()  # rows of one coordinate each are quicker to pick and multiply
+    monomials = columns.index_select(-2, first) * columns.index_select(-2, second)
+    return (coefficients @ monomials).mT

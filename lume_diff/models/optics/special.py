@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -17,8 +16,9 @@ from lume_diff.errors import ValidationError
 
 _HIGHEST = 7
 # Closed forms replace the series of so many terms beyond this |u|. They lose digits of C_k at small u, and more of
-# its derivatives, the higher k is; the series loses digits at large u > 0.
-_RANGES = {1: (0.3, 8), 3: (6.0, 16), 7: (36.0, 28)}
+# its derivatives, the higher k is; the series loses digits at large u > 0. Powers of two,
+# so that scaling with them is exact.
+_RANGES = {1: (0.25, 8), 3: (8.0, 16), 7: (32.0, 28)}
 
 
 def _powers(x: Tensor, count: int) -> Tensor:
@@ -33,13 +33,22 @@ def _powers(x: Tensor, count: int) -> Tensor:
     return product.flatten(-2)
 
 
-@lru_cache(maxsize=32)
-def _stumpff_table(orders: tuple[int, ...], count: int) -> Tensor:
+def _stumpff_table(orders: tuple[int, ...]) -> Tensor:
+    """Return the coefficients of (u / limit)^n; unscaled powers of u would overflow in single precision."""
+    limit, count = _range(orders)
     return torch.tensor(
-        [[(-1.0) ** n / math.factorial(2 * n + k) for k in orders] for n in range(count)],
+        [[(-limit) ** n / math.factorial(2 * n + k) for k in orders] for n in range(count)],
         dtype=torch.float64,
         device="cpu",
     )
+
+
+def _range(orders: tuple[int, ...]) -> tuple[float, int]:
+    return next(_RANGES[k] for k in _RANGES if max(orders) <= k)
+
+
+# Made at import: a tensor made on first use inside a torch.func transform or in inference mode must not outlive it.
+_TABLES = {orders: _stumpff_table(orders) for orders in ((0, 1), (1,), (1, 2), (0, 1, 2, 3), (5, 7))}
 
 
 def stumpff(u: Tensor, orders: Sequence[int] = (0, 1, 2, 3)) -> tuple[Tensor, ...]:
@@ -75,12 +84,12 @@ def stumpff(u: Tensor, orders: Sequence[int] = (0, 1, 2, 3)) -> tuple[Tensor, ..
     top = max(orders)
     if min(orders) < 0 or top > _HIGHEST:
         raise ValidationError(f"orders = {orders}: expected integers from 0 to {_HIGHEST}; ask for those only")
-    limit, count = next(_RANGES[k] for k in _RANGES if top <= k)
-    table = _stumpff_table(orders, count).to(dtype=u.dtype, device=u.device)
+    limit, count = _range(orders)
+    table = (_TABLES[orders] if orders in _TABLES else _stumpff_table(orders)).to(dtype=u.dtype, device=u.device)
 
     is_positive, is_negative = u > limit, u < -limit
     is_far = is_positive | is_negative
-    near = (_powers(torch.where(is_far, 0.0, u), count) @ table).unbind(-1)
+    near = (_powers(torch.where(is_far, 0.0, u) * (1.0 / limit), count) @ table).unbind(-1)
 
     u_far = torch.where(is_far, u, limit)
     root_positive = torch.where(is_positive, u, limit).sqrt()
