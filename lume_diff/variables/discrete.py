@@ -14,7 +14,7 @@ from torch import Tensor
 from lume_diff.errors import OutOfRangeWarning, ValidationError, nearest_names
 from lume_diff.variables.base import Variable
 from lume_diff.variables.coercion import bool_tensor, integer_tensor, refuse
-from lume_diff.variables.limits import INT64, Limits, check_policy, int_range
+from lume_diff.variables.limits import INT64, Limits, Range, check_policy, int_range
 
 
 @final

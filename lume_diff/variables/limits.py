@@ -21,7 +21,7 @@ from lume_diff.errors import OutOfRangeWarning, ValidationError
 Policy = Literal["none", "warn", "error"]
 
 Range = Any
-"""What may be given as a range: two numbers, None for an open end; read, it is ``(low, high)`` without None, or None."""
+"""A range as given: two numbers, None for an open end. Read back, it is ``(low, high)`` without None, or None."""
 
 POLICIES: tuple[str, ...] = ("none", "warn", "error")
 

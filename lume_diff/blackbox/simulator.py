@@ -1,0 +1,81 @@
+"""Simulator: what a code without gradients must do to become a model."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+#: What goes into and comes out of a simulator: numbers, arrays, strings, ``beamphysics.ParticleGroup``.
+PlainValue = Any
+
+
+class Simulator(ABC):
+    """Run a code without gradients on plain values: floats, numpy arrays, strings, ``beamphysics.ParticleGroup``.
+
+    A simulator knows nothing of torch. It may have a memory (a loaded lattice, a child process); two runs with the
+    same inputs must give the same outputs all the same, up to the noise of the code.
+    """
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, PlainValue], outputs: Sequence[str]) -> dict[str, PlainValue]:
+        """Run at ``inputs`` and return at least the named outputs.
+
+        Raises:
+            Exception: whatever the code raises; the caller adds the inputs that did it.
+        """
+
+    def reset(self) -> None:
+        """Bring the code back to its start."""
+
+    def close(self) -> None:
+        """Give up what the code holds: child processes, files."""
+
+    def identity(self) -> str:
+        """Return a text that changes whenever the results may: code version, content of decks and beams, seed."""
+        return f"{type(self).__module__}.{type(self).__qualname__}"
+
+    def jacobian(
+        self, inputs: Mapping[str, PlainValue], outputs: Sequence[str], wrt: Sequence[str]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Return derivatives that the code computes itself, ``{output: {input: array}}``, for what it covers."""
+        return {}
+
+
+class FunctionSimulator(Simulator):
+    """Make a plain function a simulator.
+
+    Args:
+        function: takes the inputs by keyword and returns ``{output: value}``, or a single value if there is one output.
+        outputs: names of the outputs.
+    """
+
+    def __init__(self, function: Callable[..., Any], outputs: Sequence[str]) -> None:
+        self.function = function
+        self.outputs = list(outputs)
+
+    def run(self, inputs: Mapping[str, PlainValue], outputs: Sequence[str]) -> dict[str, PlainValue]:
+        """Call the function."""
+        found = self.function(**inputs)
+        if isinstance(found, Mapping):
+            return dict(found)
+        if len(self.outputs) == 1:
+            return {self.outputs[0]: found}
+        raise TypeError(f"the function returned {type(found).__name__}; expected a dictionary with {self.outputs}")
+
+    def identity(self) -> str:
+        """Return the function's name and a hash of its code and of what it closes over."""
+        function = self.function
+        try:
+            content = inspect.getsource(function)
+        except (OSError, TypeError):
+            code = getattr(function, "__code__", None)
+            content = repr(function) if code is None else code.co_code.hex() + repr(code.co_consts)
+        closed_over = getattr(function, "__closure__", None) or ()
+        content += "".join(repr(cell.cell_contents) for cell in closed_over)
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return f"{name}:{hashlib.sha256(content.encode()).hexdigest()[:16]}"
