@@ -8,8 +8,8 @@ Three integrals of the dispersion function d(s) = (1 - cos(sqrt(k) s)) / k diffe
 0.8.4, and with them the maps of sextupoles and of bends with k1:
 
 * J2 = integral of d^2: Cheetah lacks a factor 1 / kx2 (0.00614 instead of 0.00361 at k = 1.7, L = 0.6);
-* J_d, for a sextupole L^4 / 24: Cheetah has L^4 / 3, which makes T_233 8 times too large and T_413 wrong in sign (in
-  the order x, px, y, py numbered from 1: T_144 and T_324);
+* J_d, for a sextupole L^4 / 24: Cheetah has L^4 / 3, so that (with x = 1, px = 2, y = 3, py = 4) T_144 is 8 times
+  too large and T_324 is k2 L^4 times -1/2 instead of 1/12;
 * J3 = integral of d^3: Cheetah diverges for kx2 -> 0 (0.00500 instead of 0.00044 at k = 1.7, L = 0.6).
 
 `integrals="cheetah"` keeps the first two as Cheetah has them, `integrals="exact"` corrects them; J3 is always exact.
