@@ -64,3 +64,8 @@ def detached(*tables: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
 def graph_mode() -> tuple[bool, bool]:
     """Return (grad enabled, inference mode): what a result's graph depends on besides its inputs."""
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+
+def is_wrapped(value: torch.Tensor) -> bool:
+    """Tell whether a ``torch.func`` transform has wrapped a tensor, so that its derivative may be wanted."""
+    return bool(_functorch.is_functorch_wrapped_tensor(value))
