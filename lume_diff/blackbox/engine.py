@@ -54,6 +54,7 @@ class Memory:
         self._most = most
         self._points: OrderedDict[Any, dict[Any, Any]] = OrderedDict()
         self.calibrations: dict[Any, Calibration] = {}
+        self.discrepancy: float | None = None
 
     def at(self, key: Any) -> dict[Any, Any]:
         """Return the notes on a point, which the caller may write in."""
@@ -67,6 +68,7 @@ class Memory:
         """Forget points and calibrations."""
         self._points.clear()
         self.calibrations.clear()
+        self.discrepancy = None
 
 
 #: Runs rows of numbers, ``(N, n_in)``, at the fixed inputs of point ``i``; a row that fails gives an error.

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.autograd import forward_ad
 
+from lume_diff.blackbox.call import Call
 from lume_diff.blackbox.difference import FiniteDifference
-from lume_diff.blackbox.engine import Column, DifferenceBox, Memory
-from lume_diff.blackbox.node import black_box
+from lume_diff.blackbox.engine import Memory
 from lume_diff.blackbox.runner import InProcess, Runner
 from lume_diff.blackbox.simulator import FunctionSimulator, Simulator
-from lume_diff.errors import ShapeError, SimulatorError, ValidationError
+from lume_diff.errors import ValidationError
 from lume_diff.models import GradientEntry, GradientReport, LUMEModel
-from lume_diff.models.derivatives import component_shape
 from lume_diff.models.evaluation import Evaluation
-from lume_diff.models.transforms import in_transform, is_wrapped
-from lume_diff.variables import TorchScalarVariable, Variable
+from lume_diff.variables import ParticleGroupVariable, Variable
 
 
 class BlackBoxModel(LUMEModel):
@@ -35,6 +29,8 @@ class BlackBoxModel(LUMEModel):
         factory: makes the simulator; called again for a fresh one after a failure.
         variables: inputs and outputs; ``read_only`` tells the outputs.
         gradient: how derivatives are taken; None for a box that raises ``GradientError`` when differentiated.
+        derived: outputs that are statistics of a bunch the simulator returns, ``{name: (bunch output, openPMD key)}``;
+            they are computed here, of the living, with exact derivatives.
         dtype, device, validation: see ``LUMEModel``.
 
     Raises:
@@ -66,6 +62,7 @@ class BlackBoxModel(LUMEModel):
         variables: Iterable[Variable],
         gradient: FiniteDifference | None = FiniteDifference(),  # noqa: B008 - immutable
         *,
+        derived: Mapping[str, tuple[str, str]] | None = None,
         initial: Mapping[str, Any] | None = None,
         dtype: torch.dtype = torch.float64,
         device: torch.device | str | None = None,
@@ -76,7 +73,11 @@ class BlackBoxModel(LUMEModel):
         self._gradient = gradient
         self._memory = Memory()
         self._entries: dict[tuple[str, str], GradientEntry] = {}
-        self._differentiable = [n for n in self._input_names if self._variables[n].is_differentiable]
+        self._derived = dict(derived or {})
+        self._bunch_inputs = [n for n in self._input_names if isinstance(self._variables[n], ParticleGroupVariable)]
+        self._output_references: dict[str, tuple[float, float]] = {}
+        if len(self._bunch_inputs) > 1:
+            raise ValidationError(f"a black box takes one bunch, got variables {self._bunch_inputs}")
 
     @classmethod
     def from_function(
@@ -113,8 +114,17 @@ class BlackBoxModel(LUMEModel):
         unset = [name for name, value in inputs.items() if value is None]
         if unset:
             raise ValidationError(f"input {unset[0]!r} has no value: set it or pass it")
-        call = _Call(self, inputs, outputs)
-        return call.outputs()
+        simulated = [name for name in outputs if name not in self._derived]
+        for name in outputs:
+            bunch = self._derived.get(name, ("",))[0]
+            if bunch and bunch not in simulated:
+                simulated.append(bunch)
+        found = Call(self, inputs, simulated).outputs()
+        for name in outputs:
+            if name in self._derived:
+                bunch, key = self._derived[name]
+                found[name] = found[bunch].alive_only[key]
+        return found
 
     def _simulate(self, points: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> list[Any]:
         """Run a batch of points, counted; a failure stands in the list as an error."""
@@ -129,8 +139,14 @@ class BlackBoxModel(LUMEModel):
     def gradient_report(self) -> GradientReport:
         """Return step, noise, estimated error and runs of every derivative taken so far."""
         self._report.entries = list(self._entries.values())
-        measured = sum(calibration.runs for calibration in self._memory.calibrations.values())
-        self._report.notes = [f"noise and curvature of {len(self._memory.calibrations)} inputs took {measured} runs"]
+        calibrations = self._memory.calibrations.values()
+        measured = sum(calibration.runs for calibration in calibrations)
+        self._report.notes = [f"noise and curvature of {len(calibrations)} inputs took {measured} runs"]
+        if self._memory.discrepancy is not None:
+            self._report.notes.append(
+                f"the per-particle form of the bunch's Jacobian is off by {self._memory.discrepancy:.2g} in a random "
+                "direction (2 runs)"
+            )
         return self._report
 
     # -- the simulator ---------------------------------------------------------------------------------------
@@ -145,6 +161,7 @@ class BlackBoxModel(LUMEModel):
         super().refresh()
         self._memory.clear()
         self._entries.clear()
+        self._output_references.clear()
 
     def _reset_simulator(self) -> None:
         self._runner.reset()
@@ -164,162 +181,3 @@ class BlackBoxModel(LUMEModel):
         state["_memory"] = Memory()
         state["_memory"].calibrations.update(self._memory.calibrations)
         return state
-
-
-class _Call:
-    """One evaluation: which inputs are differentiated, which stay, and how points become runs."""
-
-    def __init__(self, model: BlackBoxModel, inputs: Mapping[str, Any], outputs: Sequence[str]) -> None:
-        self.model = model
-        self.variables = model.supported_variables
-        self.wanted = list(outputs)
-        self.inputs = inputs
-        self.active = [n for n in model._differentiable if _wants_gradient(inputs[n])]
-        self.batch = self._batch(inputs)
-        self.fixed = self._fixed_points(inputs)
-        self.numbers = [n for n in self.wanted if self.variables[n].is_differentiable]
-        self.shapes = {n: component_shape(self.variables[n]) for n in self.numbers}
-        self.raw: dict[int, dict[str, Any]] = {}
-
-    def _batch(self, inputs: Mapping[str, Any]) -> tuple[int, ...]:
-        shapes = [self.variables[n].batch_shape(value) for n, value in inputs.items()]
-        return tuple(torch.broadcast_shapes(*shapes)) if shapes else ()
-
-    def _fixed_points(self, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return, for each batch member, the inputs that are not differentiated, as plain values."""
-        points: list[dict[str, Any]] = [{} for _ in range(math.prod(self.batch))]
-        for name, value in inputs.items():
-            if name in self.active:
-                continue
-            if not isinstance(value, Tensor):
-                for point in points:
-                    point[name] = value
-                continue
-            shape = tuple(value.shape[len(self.variables[name].batch_shape(value)) :])
-            with torch._C._DisableFuncTorch():  # what a transform has not wrapped is a constant to it
-                rows = value.detach().expand((*self.batch, *shape)).reshape((-1, *shape)).cpu().numpy()
-            for point, row in zip(points, rows, strict=True):
-                point[name] = _plain(row)
-        return points
-
-    def columns(self) -> list[Column]:
-        """Return the numbers that are differentiated."""
-        found = []
-        for name in self.active:
-            variable = self.variables[name]
-            low, high = getattr(variable, "value_range", None) or (-math.inf, math.inf)
-            size = math.prod(component_shape(variable))
-            for index in range(size):
-                entry = None if isinstance(variable, TorchScalarVariable) else index
-                found.append(Column(name, entry, variable.scale, low, high))  # type: ignore[attr-defined]
-        return found
-
-    def outputs(self) -> dict[str, Any]:
-        """Evaluate."""
-        labels = [n for n in self.numbers for _ in range(math.prod(self.shapes[n]))]
-        keys = [tuple(_key(value) for value in point.values()) for point in self.fixed]
-        model = self.model
-        box = DifferenceBox(
-            self.evaluate, self.columns(), labels, model._gradient, model._memory, keys, model._note
-        )
-        pieces = []
-        for name in self.active:
-            value, shape = self.inputs[name], component_shape(self.variables[name])
-            pieces.append(value.expand((*self.batch, *shape)).reshape((*self.batch, math.prod(shape))))
-        if pieces:
-            x = torch.cat(pieces, dim=-1)
-        else:
-            x = torch.zeros((*self.batch, 0), dtype=model.dtype, device=model.device)
-        y = black_box(x, box) if self.active else self._without_gradient(box, len(labels))
-        found: dict[str, Any] = {}
-        start = 0
-        for name in self.numbers:
-            size = math.prod(self.shapes[name])
-            part = y[..., start : start + size].to(model.dtype)
-            found[name] = part.reshape((*part.shape[:-1], *self.shapes[name]))
-            start += size
-        if len(found) < len(self.wanted):
-            found.update(self._plain_outputs(x, box))
-        return found
-
-    def _without_gradient(self, box: DifferenceBox, count: int) -> Tensor:
-        points = torch.zeros((len(self.fixed), 0), dtype=torch.float64)
-        return box.derivative(points, 0).reshape((*self.batch, count)).to(self.model.device)
-
-    def _plain_outputs(self, x: Tensor, box: DifferenceBox) -> dict[str, Any]:
-        """Return the outputs that are not floats, from the runs that were made anyway."""
-        if in_transform():
-            return {}
-        rows = x.detach().reshape((len(self.fixed), x.shape[-1]))
-        missing = [i for i in range(len(rows)) if i not in self.raw]
-        if missing:  # the numbers came from memory
-            for found in self.evaluate(rows[missing].cpu().double().numpy(), missing):
-                if isinstance(found, SimulatorError):
-                    raise found
-        found_plain = {}
-        for name in self.wanted:
-            if name in self.numbers:
-                continue
-            values = [self.raw[i][name] for i in range(len(rows))]
-            if not self.batch:
-                found_plain[name] = self.variables[name].validate_value(values[0], config="none")
-            elif isinstance(values[0], str):
-                raise ShapeError(f"output {name!r} is a string, which has no batch: evaluate the points one by one")
-            else:
-                found_plain[name] = torch.tensor(np.array(values)).reshape(self.batch)
-        return found_plain
-
-    def evaluate(self, rows: np.ndarray, owners: Sequence[int]) -> list[np.ndarray | SimulatorError]:
-        """Run rows of the differentiated numbers at the fixed inputs of their batch members."""
-        points = [self._point(row, owner) for row, owner in zip(rows, owners, strict=True)]
-        results = self.model._simulate(points, self.wanted)
-        found: list[np.ndarray | SimulatorError] = []
-        for owner, result in zip(owners, results, strict=True):
-            if isinstance(result, SimulatorError):
-                found.append(result)
-                continue
-            self.raw.setdefault(owner % len(self.fixed), result)
-            found.append(self._row(result))
-        return found
-
-    def _point(self, row: np.ndarray, owner: int) -> dict[str, Any]:
-        point = dict(self.fixed[owner % len(self.fixed)])
-        start = 0
-        for name in self.active:
-            shape = component_shape(self.variables[name])
-            size = math.prod(shape)
-            point[name] = _plain(row[start : start + size].reshape(shape))
-            start += size
-        return {name: point[name] for name in self.inputs}
-
-    def _row(self, result: Mapping[str, Any]) -> np.ndarray:
-        parts = []
-        for name in self.numbers:
-            value = np.asarray(result[name], dtype=float)
-            if value.shape != self.shapes[name]:
-                raise ShapeError(
-                    f"the simulator returned {name!r} of shape {value.shape}; its variable says {self.shapes[name]}"
-                )
-            parts.append(value.reshape(-1))
-        return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _wants_gradient(value: Any) -> bool:
-    """Tell whether a value takes part in differentiation now, in whatever mode."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return False
-    if is_wrapped(value):
-        return True
-    if value.requires_grad and torch.is_grad_enabled():
-        return True
-    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None
-
-
-def _plain(value: np.ndarray) -> Any:
-    return value.copy() if value.shape else value.item()
-
-
-def _key(value: Any) -> Any:
-    return value.tobytes() if isinstance(value, np.ndarray) else value
-
-

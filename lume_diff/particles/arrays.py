@@ -22,7 +22,7 @@ def _sum_of_squares(first: Tensor, *others: Tensor) -> Tensor:
     """Return the sum of squares, in the given order and without fused operations, as ParticleGroup adds them.
 
     The energy shows the last bit: beta_z varies by little more than its round-off along a relativistic bunch.
-    The sum is made in place, which saves fresh memory; no operation keeps it for its derivative.
+    The sum is made in place, which saves fresh memory; no operation keeps the sum for its derivative.
     """
     tensors = (first, *others)
     if any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors):
@@ -41,7 +41,7 @@ def momentum(px: Tensor, py: Tensor, pz: Tensor) -> Tensor:
 
 def energy(px: Tensor, py: Tensor, pz: Tensor, mass: float) -> Tensor:
     """Return the total energy [eV]."""
-    return torch.sqrt(_sum_of_squares(px, py, pz) + mass**2)
+    return _sum_of_squares(px, py, pz).add_(mass**2).sqrt_()
 
 
 def reference_momentum(reference_energy: Tensor, mass: float) -> Tensor:

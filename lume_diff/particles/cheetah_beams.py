@@ -49,6 +49,7 @@ def to_cheetah(bunch: TorchParticleGroup) -> cheetah.ParticleBeam:
     """
     import cheetah
 
+    check_reference_energy(bunch.reference_energy, bunch.mass, "to_cheetah")
     if is_concrete(bunch.pz) and bool((bunch.pz.detach() <= 0.0).any()):
         warnings.warn(
             f"{int((bunch.pz.detach() <= 0.0).sum())} particles have pz <= 0; Cheetah knows forward motion only and "
@@ -56,7 +57,6 @@ def to_cheetah(bunch: TorchParticleGroup) -> cheetah.ParticleBeam:
             PhysicsWarning,
             stacklevel=3,
         )
-    check_reference_energy(bunch.reference_energy, bunch.mass, "to_cheetah")
     bunch = bunch.on_z_plane()
     coordinates = to_coordinates(bunch)
     return cheetah.ParticleBeam(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from lume_diff.errors import ValidationError
@@ -85,6 +86,8 @@ def twiss_and_dispersion(cov: Covariance, plane: str, p0c: Tensor, mass: float) 
     """
     momentum = "p" + plane
     dd = cov("p", "p") / (p0c * p0c)
+    # A spread of the size of round-off is none: its correlations with x are random and would count in full.
+    dd = torch.where(dd < (8.0 * torch.finfo(dd.dtype).eps) ** 2, 0.0, dd)
     xd, pd = cov(plane, "p") / p0c, cov(momentum, "p") / (p0c * p0c)
     eta, etap = safe_divide(xd, dd, 0.0), safe_divide(pd, dd, 0.0)
     eb = cov(plane, plane) - xd * eta

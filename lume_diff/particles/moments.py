@@ -56,7 +56,7 @@ class TorchMoments(TensorBundle):
         >>> from lume_diff.particles import TorchMoments
         >>> moments = TorchMoments.from_twiss(beta_x=10.0, norm_emit_x=1e-6, beta_y=5.0, norm_emit_y=1e-6, energy=1e8)
         >>> moments["twiss_beta_x"]
-        tensor(10.0000, dtype=torch.float64)
+        tensor(10., dtype=torch.float64)
     """
 
     __slots__ = ("charge", "cov", "mean", "reference_energy", "reference_time", "s")
@@ -95,7 +95,7 @@ class TorchMoments(TensorBundle):
         shapes = {"mean's batch": tensors["mean"].shape[:-1], "cov's batch": tensors["cov"].shape[:-2]}
         batch = broadcast_batch(shapes | {name: tensors[name].shape for name in _BATCHED}, _OWNER)
         tails = {"mean": (6,), "cov": (6, 6)}
-        leaves = {name: tensor.expand(*batch, *tails.get(name, ())) for name, tensor in tensors.items()}
+        leaves = {name: tensor.expand((*batch, *tails.get(name, ()))) for name, tensor in tensors.items()}
         check_finite(leaves, _OWNER)
         check_bounds("charge", leaves["charge"], 0.0, None, _OWNER, "in C, taken positive for every species")
         check_reference_energy(leaves["reference_energy"], constants.mass, _OWNER)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,7 +48,7 @@ def sample_bunch(moments: TorchMoments, n_particles: int, seed: int = 0) -> Torc
     """
     if not isinstance(n_particles, int) or n_particles < _LEAST:
         raise ValidationError(f"n_particles={n_particles!r} of sample_bunch: expected an integer of at least {_LEAST}")
-    base = _whitened_normal(n_particles, seed).to(dtype=moments.dtype, device=moments.device)
+    base = torch.from_numpy(_whitened_normal(n_particles, seed)).to(dtype=moments.dtype, device=moments.device)
     coordinates = base @ factor_covariance(moments.cov).mT + moments.mean.unsqueeze(-2)
     weight = (moments.charge / n_particles).unsqueeze(-1)
     return from_coordinates(
@@ -62,15 +63,17 @@ def sample_bunch(moments: TorchMoments, n_particles: int, seed: int = 0) -> Torc
 
 
 @lru_cache(maxsize=4)
-def _whitened_normal(n: int, seed: int) -> Tensor:
-    """Return n normal numbers in six columns with mean 0 and covariance 1 (divisor n), float64, (n, 6)."""
-    generator = torch.Generator().manual_seed(seed)
-    sample = torch.randn(n, 6, generator=generator, dtype=torch.float64)
+def _whitened_normal(n: int, seed: int) -> np.ndarray:
+    """Return n normal numbers in six columns with mean 0 and covariance 1 (divisor n), float64, (n, 6).
+
+    numpy's, and kept as numpy's: a tensor would belong to the torch.func transform or inference mode it was made in.
+    """
+    sample = np.random.default_rng(seed).standard_normal((n, 6))
     for _ in range(2):  # The second pass removes the round-off of the first.
-        sample = sample - sample.mean(0)
-        root = torch.linalg.cholesky(sample.mT @ sample / n)
-        sample = torch.linalg.solve_triangular(root, sample.mT, upper=False).mT
-    return sample
+        sample = sample - sample.mean(axis=0)
+        root = np.linalg.cholesky(sample.T @ sample / n)
+        sample = np.linalg.solve(root, sample.T).T
+    return np.ascontiguousarray(sample)
 
 
 def factor_covariance(cov: Tensor) -> Tensor:

@@ -179,7 +179,9 @@ class BunchStatistics:
             defined = emit > 0.0
             emit = torch.where(defined, emit, 1.0)
             alpha = torch.where(defined, -self._cov(plane, "p" + plane) / self.bunch.mass / emit, 0.0)
-            return alpha, torch.where(defined, self._cov(plane, plane) / emit, 1.0), defined
+            beta = torch.where(defined, self._cov(plane, plane) / emit, 1.0)
+            # A lost bunch keeps finite arrays, so that what is made of them has a gradient of zero.
+            return alpha, beta, defined | (self.total <= 0.0)
 
         return self.cached(("mass_normalised_twiss", plane), compute)
 
