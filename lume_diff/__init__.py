@@ -1,62 +1,73 @@
-"""Differentiable-first virtual accelerators and digital twins."""
+"""Differentiable-first virtual accelerators and digital twins.
 
-from lume_diff.errors import (
-    CalibrationError,
-    GradientError,
-    LatticeError,
-    LumeDiffError,
-    MissingExtraError,
-    OutOfRangeWarning,
-    PhysicsWarning,
-    ReadOnlyError,
-    ShapeError,
-    SimulatorError,
-    UnitError,
-    UnknownVariableError,
-    ValidationError,
-)
-from lume_diff.models import BunchFromMoments, CheetahModel, LUMEModel, StagedModel, TorchModel
-from lume_diff.particles import TorchMoments, TorchParticleGroup
-from lume_diff.variables import (
-    BoolVariable,
-    EnumVariable,
-    IntVariable,
-    MomentsVariable,
-    ParticleGroupVariable,
-    StrVariable,
-    TorchNDVariable,
-    TorchScalarVariable,
-)
+Names load what they need when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lume_diff.archive import RunArchive
+    from lume_diff.blackbox import BlackBoxModel, FiniteDifference, Simulator
+    from lume_diff.errors import (
+        CalibrationError,
+        GradientError,
+        LatticeError,
+        LumeDiffError,
+        MissingExtraError,
+        OutOfRangeWarning,
+        PhysicsWarning,
+        ReadOnlyError,
+        ShapeError,
+        SimulatorError,
+        UnitError,
+        UnknownVariableError,
+        ValidationError,
+    )
+    from lume_diff.models import BunchFromMoments, CheetahModel, LUMEModel, StagedModel, TorchModel
+    from lume_diff.particles import TorchMoments, TorchParticleGroup
+    from lume_diff.variables import (
+        BoolVariable,
+        EnumVariable,
+        IntVariable,
+        MomentsVariable,
+        ParticleGroupVariable,
+        StrVariable,
+        TorchNDVariable,
+        TorchScalarVariable,
+    )
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BoolVariable",
-    "BunchFromMoments",
-    "CalibrationError",
-    "CheetahModel",
-    "EnumVariable",
-    "GradientError",
-    "IntVariable",
-    "LUMEModel",
-    "LatticeError",
-    "LumeDiffError",
-    "MissingExtraError",
-    "MomentsVariable",
-    "OutOfRangeWarning",
-    "ParticleGroupVariable",
-    "PhysicsWarning",
-    "ReadOnlyError",
-    "ShapeError",
-    "SimulatorError",
-    "StagedModel",
-    "StrVariable",
-    "TorchMoments",
-    "TorchModel",
-    "TorchNDVariable",
-    "TorchParticleGroup",
-    "TorchScalarVariable",
-    "UnitError",
-    "UnknownVariableError",
-    "ValidationError",
-]
+_HOMES = {
+    "lume_diff.archive": ("RunArchive",),
+    "lume_diff.blackbox": ("BlackBoxModel", "FiniteDifference", "Simulator"),
+    "lume_diff.errors": (
+        *("CalibrationError", "GradientError", "LatticeError", "LumeDiffError", "MissingExtraError"),
+        *("OutOfRangeWarning", "PhysicsWarning", "ReadOnlyError", "ShapeError", "SimulatorError", "UnitError"),
+        *("UnknownVariableError", "ValidationError"),
+    ),
+    "lume_diff.models": ("BunchFromMoments", "CheetahModel", "LUMEModel", "StagedModel", "TorchModel"),
+    "lume_diff.particles": ("TorchMoments", "TorchParticleGroup"),
+    "lume_diff.variables": (
+        *("BoolVariable", "EnumVariable", "IntVariable", "MomentsVariable", "ParticleGroupVariable", "StrVariable"),
+        *("TorchNDVariable", "TorchScalarVariable"),
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'lume_diff' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,44 @@
+"""The ``lume-diff`` command.
+
+Every command is a module of this package with a function that typer reads; torch and the models load inside it, so
+that ``--help`` and a mistyped option cost nothing.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from lume_diff.cli import demo, gradient, info
+from lume_diff.cli.terminal import CommandGroup, installed_version
+
+app = typer.Typer(
+    name="lume-diff",
+    cls=CommandGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lume-diff {installed_version('lume-diff')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error; may stand anywhere."),
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Differentiable virtual accelerators: look at a lattice, ask what moves an output, see it all work."""
+
+
+app.command("info")(info.info)
+app.command("gradient")(gradient.gradient)
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Run the ``lume-diff`` command."""
+    app()

@@ -1,0 +1,89 @@
+"""The demonstration as a user starts it: in a process of its own, from an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lume_diff.particles import TorchParticleGroup
+
+pytestmark = [pytest.mark.slow, pytest.mark.system]
+
+ROOT = Path(__file__).parents[2]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    return subprocess.run(
+        [sys.executable, "-m", "lume_diff.cli", "demo", *arguments],
+        cwd=folder,
+        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=180,
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("--seed", "7", "--target", "150")], ids=["default", "other"])
+def test_demo_checks_its_gradient_and_makes_the_beam_round(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = run_demo(tmp_path, "--out", "result", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not re.search("warning:|error:|failed:|Traceback", done.stderr), done.stderr
+    target = float(arguments[3]) if arguments else 200.0
+
+    knobs = re.findall(
+        r"^(Q\w+\.k1) +(injector|linac|diagnostics) +\S+ +([-+]\S+e\S+) +([-+]\S+e\S+) +(\S+e\S+)", done.stdout, re.M
+    )
+    assert {stage for _, stage, *_ in knobs} == {"injector", "linac", "diagnostics"}
+    for knob, _, backward, difference, relative in knobs:
+        assert float(backward) != 0.0
+        assert float(backward) == pytest.approx(float(difference), rel=1e-6), knob
+        assert float(relative) < 1e-6
+    sizes = re.findall(r"^sigma_[xy] \[µm\] +screen +(\S+) +(\S+) +(\S+)", done.stdout, re.M)
+    for before, after, wanted in sizes:
+        assert float(wanted) == target
+        assert abs(float(before) - target) > 1.0
+        assert float(after) == pytest.approx(target, rel=1e-3)
+    assert len(sizes) == 2
+    assert "runs of a stage" in done.stdout
+
+    folder = tmp_path / "result"
+    for name in ("beam_before_after.png", "envelope.png"):
+        assert (folder / name).read_bytes().startswith(PNG)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert summary["passed"] == {"gradient": True, "matching": True}
+    assert summary["gradient"]["worst_relative_difference"] < 1e-6
+    assert len(summary["gradient"]["knobs"]) == len(knobs) == 8
+    assert summary["matching"]["history"][-1]["charge"] > 0.99
+    assert "They agree" in (folder / "summary.txt").read_text(encoding="utf-8")
+
+
+def test_shipped_files_are_what_the_tool_makes(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(ROOT / "tools" / "make_demo_data.py"), str(tmp_path)], check=True, timeout=120)
+    shipped = ROOT / "lume_diff" / "data"
+    names = {path.name for path in shipped.iterdir()}
+    assert names == {path.name for path in tmp_path.iterdir()}
+    for name in names - {"beam.h5"}:
+        assert json.loads((shipped / name).read_text()) == json.loads((tmp_path / name).read_text())
+    ours, fresh = (TorchParticleGroup.from_openpmd(folder / "beam.h5") for folder in (shipped, tmp_path))
+    for name in ("x", "px", "y", "py", "z", "pz", "t", "weight"):
+        torch.testing.assert_close(getattr(ours, name), getattr(fresh, name), rtol=1e-9, atol=0.0)
+    assert (shipped / "beam.h5").stat().st_size <= 300_000
+
+
+def test_demo_repeats_itself(tmp_path: Path) -> None:
+    """The same seed gives the same settings, to the last digit."""
+    found = []
+    for name in ("one", "two"):
+        assert run_demo(tmp_path, "--out", name, "--seed", "3").returncode == 0
+        found.append(json.loads((tmp_path / name / "summary.json").read_text(encoding="utf-8")))
+    assert found[0]["matching"] == found[1]["matching"]
+    assert found[0]["gradient"] == found[1]["gradient"]
