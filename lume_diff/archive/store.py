@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sqlite3
@@ -204,7 +205,7 @@ class RunArchive:
             MissingExtraError: without pandas.
         """
         try:
-            import pandas
+            pandas = importlib.import_module("pandas")
         except ImportError as error:
             raise MissingExtraError("a data frame needs pandas: pip install pandas") from error
         return pandas.DataFrame(self.rows())
