@@ -71,7 +71,7 @@ def main() -> None:
     def raw(count: int) -> torch.Tensor:
         # A fresh non-leaf each time, because Cheetah's cache of transfer maps would hand out a freed graph.
         for name in names[:count]:
-            setattr(getattr(segment, name.removesuffix(".k1")), "k1", strengths[name] * 1.0)
+            getattr(segment, name.removesuffix(".k1")).k1 = strengths[name] * 1.0
         segment.track(beam)
         return segment.SCR1.reading.square().sum()
 
@@ -97,7 +97,9 @@ def main() -> None:
         ("beam size instead of the screen, forward", size, "forward", None),
     ]
     print(f"60 elements, {options.particles} particles, float64, one thread, torch {torch.__version__}")
-    print(f"raw Cheetah: forward {1e3 * reference['forward']:.2f} ms, with backward {1e3 * reference['backward']:.2f} ms")
+    print(
+        f"raw Cheetah: forward {1e3 * reference['forward']:.2f} ms, with backward {1e3 * reference['backward']:.2f} ms"
+    )
     print(f"same loss to {difference.item():.1e}\n")
     print(f"{'CheetahModel':46}  {'time [ms]':>9}  {'/ Cheetah':>9}  {'goal':>5}")
     for label, function, against, goal in rows:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lume_diff.archive import RunArchive
-    from lume_diff.blackbox import BlackBoxModel, FiniteDifference, Simulator
+    from lume_diff.blackbox import (
+        ATModel,
+        BlackBoxModel,
+        FiniteDifference,
+        ImpactXModel,
+        LumeModel,
+        MADXModel,
+        Simulator,
+        to_lume,
+    )
     from lume_diff.errors import (
         CalibrationError,
         GradientError,
@@ -43,7 +52,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "lume_diff.archive": ("RunArchive",),
-    "lume_diff.blackbox": ("BlackBoxModel", "FiniteDifference", "Simulator"),
+    "lume_diff.blackbox": (
+        *("ATModel", "BlackBoxModel", "FiniteDifference", "ImpactXModel", "LumeModel", "MADXModel", "Simulator"),
+        "to_lume",
+    ),
     "lume_diff.errors": (
         *("CalibrationError", "GradientError", "LatticeError", "LumeDiffError", "MissingExtraError"),
         *("OutOfRangeWarning", "PhysicsWarning", "ReadOnlyError", "ShapeError", "SimulatorError", "UnitError"),
@@ -58,7 +70,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)  # noqa: PLE0605
+__all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:

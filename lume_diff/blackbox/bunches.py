@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lume_diff.blackbox.difference import FiniteDifference
 from lume_diff.blackbox.engine import Column, Memory
-from lume_diff.blackbox.steps import calibrate
+from lume_diff.blackbox.noise import calibrate
 from lume_diff.blackbox.stencil import choose
 from lume_diff.errors import GradientError, PhysicsWarning, SimulatorError
 from lume_diff.models import GradientEntry
@@ -85,6 +85,7 @@ class BunchBox:
         memory: what the model remembers.
         keys: what else the results depend on, for each bunch of the batch.
         report: takes an entry for every derivative with respect to a machine's number.
+        is_active: whether a gradient reaches the particles themselves; without, only the machine's numbers are moved.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class BunchBox:
         memory: Memory,
         keys: Sequence[Any],
         report: Callable[[GradientEntry], None],
+        is_active: bool = True,
     ) -> None:
         self._evaluate = evaluate
         self._n = n_particles
@@ -105,6 +107,7 @@ class BunchBox:
         self._memory = memory
         self._keys = list(keys)
         self._report = report
+        self._is_active = is_active
 
     # -- as the node wants it --------------------------------------------------------------------------------
 
@@ -118,7 +121,7 @@ class BunchBox:
         return torch.from_numpy(found).to(points.device)
 
     def _refuse_where_there_is_none(self) -> None:
-        if self.method is None or self.method.particles == "stop":
+        if self.method is None or (self.method.particles == "stop" and self._is_active):
             raise GradientError(
                 "particles stop here: this black box gives them no gradient; build it with "
                 "gradient=FiniteDifference(particles='per_particle') or 'collective'"
@@ -131,7 +134,7 @@ class BunchBox:
 
     def _notes(self, bunch: Array, index: int) -> dict[Any, Any]:
         labels = tuple(column.label for column in self.columns)
-        return self._memory.at((self._keys[index % len(self._keys)], labels, hash(bunch.tobytes())))
+        return self._memory.at((self._keys[index % len(self._keys)], labels, self._is_active, hash(bunch.tobytes())))
 
     def alive(self, points: Tensor) -> Tensor:
         """Return who lives at the end, ``(bunches, n)``."""
@@ -192,15 +195,17 @@ class BunchBox:
         if "jacobian" not in notes:
             value, lives = self._value(bunch, index), notes["alive"]
             stencils = self._stencils(bunch, self.shifts(bunch, index))
+            columns = range(0 if self._is_active else N_IN, self.n_in)
             shifted = [
-                bunch + offset * stencil.step * np.eye(self.n_in)[c]
-                for c, stencil in enumerate(stencils)
-                for offset in stencil.offsets
+                bunch + offset * stencils[c].step * np.eye(self.n_in)[c]
+                for c in columns
+                for offset in stencils[c].offsets
                 if offset != 0
             ]
             found = iter(self._good(self._run(shifted, index)))
             jacobian = np.zeros((self._n, N_OUT, self.n_in))
-            for c, stencil in enumerate(stencils):
+            for c in columns:
+                stencil = stencils[c]
                 seen = [(value, lives) if offset == 0 else next(found) for offset in stencil.offsets]
                 slope = sum(w * rows for w, (rows, _) in zip(stencil.weights, seen, strict=True)) / stencil.step
                 through = lives & np.all([alive for _, alive in seen], axis=0)
@@ -251,7 +256,7 @@ class BunchBox:
 
     def _check(self, bunch: Array, index: int, jacobian: Array) -> None:
         """Measure once, in a random direction, how far the per-particle form is off."""
-        if self.method is None or not self.method.check or self._memory.discrepancy is not None:
+        if self.method is None or not self.method.check or self._memory.discrepancy is not None or not self._is_active:
             return
         shifts = self.shifts(bunch, index)[:N_IN]
         signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(self._n, N_IN)) * shifts
@@ -304,7 +309,8 @@ class BunchBox:
         found = []
         for index, (bunch, direction) in enumerate(zip(bunches, directions, strict=True)):
             rms = np.sqrt(np.mean(np.square(direction), axis=0))
-            shifts = self.shifts(bunch, index)
+            # Particles that cross a cell of the space-charge grid make kinks: a short way meets fewer of them.
+            shifts = 0.1 * self.shifts(bunch, index)
             with np.errstate(divide="ignore"):
                 step = np.where(rms > 0, shifts / rms, np.inf).min()
             if not np.isfinite(step):
@@ -343,11 +349,11 @@ class _Collective(torch.autograd.Function):
         ctx.save_for_forward(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         ctx.box._refuse_where_there_is_none()
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
         (x,) = ctx.saved_tensors
         return _Along.apply(x, tangent, ctx.box)
 
@@ -374,7 +380,7 @@ class _Along(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         raise GradientError("a second derivative through collective forces is not available")
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from lume_diff.blackbox.bunches import BunchBox, bunch_data, bunch_rows, collective_bunch
+from lume_diff.blackbox.bunches import COORDINATES_OUT, N_OUT, BunchBox, bunch_data, bunch_rows, collective_bunch
 from lume_diff.blackbox.engine import Column, DifferenceBox
 from lume_diff.blackbox.node import black_box
 from lume_diff.errors import ShapeError, SimulatorError
 from lume_diff.models.derivatives import component_shape
-from lume_diff.models.guards import warn_of_gradient
+from lume_diff.models.guards import refuse_gradient, warn_of_gradient
 from lume_diff.models.transforms import in_transform, is_wrapped, tensors_in
 from lume_diff.particles import TorchParticleGroup
 from lume_diff.variables import ParticleGroupVariable, TorchScalarVariable
@@ -49,6 +50,7 @@ class Call:
         self.active = [n for n, v in inputs.items() if n != self.bunch_name and _wants_gradient(v)]
         shapes = [self.variables[n].batch_shape(value) for n, value in inputs.items()]
         self.batch = tuple(torch.broadcast_shapes(*shapes)) if shapes else ()
+        self.bunch_is_active = self.bunch_name is not None and _wants_gradient(inputs[self.bunch_name])
         self.columns = self._columns()
         self.fixed = self._fixed_points()
         self.groups = self._plain_groups()
@@ -92,10 +94,8 @@ class Call:
         group: TorchParticleGroup = self.inputs[self.bunch_name]
         shape = (*self.batch, group.n_particle)
         with torch._C._DisableFuncTorch():
-            columns = {
-                name: _unwrapped(getattr(group, name)).detach().expand(shape).reshape(-1, group.n_particle).cpu().numpy()
-                for name in ("z", "weight", "alive")
-            }
+            fields = {name: _unwrapped(getattr(group, name)).detach() for name in ("z", "weight", "alive")}
+            columns = {name: v.expand(shape).reshape(-1, shape[-1]).cpu().numpy() for name, v in fields.items()}
             ids = group.id.cpu().numpy()
         return [
             {
@@ -147,21 +147,19 @@ class Call:
         if self.numbers or (rest and not self.bunches):
             found.update(self._number_outputs(x))
         if rest and not in_transform():
-            found.update(self._other_outputs(x, rest))
+            found.update(self._other_outputs(rest))
         return found
 
     def _number_outputs(self, x: Tensor) -> dict[str, Tensor]:
         labels = [n for n in self.numbers for _ in range(math.prod(self.shapes[n]))]
         model = self.model
+        dependent = self._bunch_dependent()
         keys = self.keys if self.bunch_name is None else [(k, self._bunch_digest(i)) for i, k in enumerate(self.keys)]
-        box = DifferenceBox(
-            self.evaluate, self.columns, labels, model._gradient, model._memory, keys, model._note
-        )
+        box = DifferenceBox(self.evaluate, self.columns, labels, model._gradient, model._memory, keys, model._note)
         if self.active:
             y = black_box(x, box)
         else:
-            points = torch.zeros((len(self.fixed), 0), dtype=torch.float64)
-            y = box.derivative(points, 0).reshape((*self.batch, len(labels))).to(model.device)
+            y = self._constant(box, len(labels))
         found = {}
         start = 0
         for name in self.numbers:
@@ -169,22 +167,60 @@ class Call:
             part = y[..., start : start + size].to(model.dtype)
             found[name] = part.reshape((*part.shape[:-1], *self.shapes[name]))
             start += size
+            if name in dependent:
+                message = (
+                    f"{name!r} depends on the bunch {self.bunch_name!r} inside the black box, and only the outgoing "
+                    "bunch has a gradient with respect to that: take it from the bunch (`derived`), or detach it"
+                )
+                anchors = tuple(t for t in tensors_in(self.inputs[str(self.bunch_name)]) if _wants_gradient(t))
+                found[name] = found[name] + refuse_gradient(anchors, message)
         return found
 
+    def _bunch_dependent(self) -> set[str]:
+        """Return the numbers that change with the bunch, found by moving it once; empty if it has no gradient."""
+        if self.bunch_name is None or not self.bunch_is_active:
+            return set()
+        known = self.model._memory.bunch_dependent
+        unknown = [name for name in self.numbers if name not in known]
+        if unknown:
+            rows = self._bunch_rows(0)
+            moved = rows * 1.01 + 0.1 * rows.std(axis=0) + 1e-6 * np.abs(rows).mean(axis=0)
+            numbers = self._plain_numbers()[0]
+            here, there = self._many([numbers, numbers], [0, 0], [rows, moved])
+            for name in unknown:
+                if isinstance(here, SimulatorError) or isinstance(there, SimulatorError):
+                    known[name] = True
+                else:
+                    known[name] = not np.array_equal(here[name], there[name])
+        return {name for name in self.numbers if known[name]}
+
+    def _plain_numbers(self) -> Array:
+        """Return the values of the numbers that are differentiated, ``(points, p)``."""
+        with torch._C._DisableFuncTorch():
+            plain = [
+                _unwrapped(self.inputs[n]).detach().expand((*self.batch, *component_shape(self.variables[n])))
+                for n in self.active
+            ]
+            rows = [value.reshape(len(self.fixed), -1).cpu().double() for value in plain]
+            return torch.cat(rows, dim=-1).numpy() if rows else np.zeros((len(self.fixed), 0))
+
     def _bunch_outputs(self, x: Tensor) -> dict[str, TorchParticleGroup]:
-        group: TorchParticleGroup = self.inputs[self.bunch_name]  # type: ignore[index]
+        if self.bunch_name is None:
+            return {name: self._source_bunch(name, x) for name in self.bunches}
+        group: TorchParticleGroup = self.inputs[self.bunch_name]
         model = self.model
         z = self._bunch_x(x)
         found = {}
         for name in self.bunches:
             box = BunchBox(
-                lambda points, owners, name=name: self.evaluate_bunch(points, owners, name),
+                functools.partial(self.evaluate_bunch, name=name),
                 group.n_particle,
                 self.columns,
                 model._gradient,
                 model._memory,
                 [(key, name) for key in self.keys],
                 model._note,
+                self.bunch_is_active,
             )
             collective = model._gradient is not None and model._gradient.particles == "collective"
             rows = collective_bunch(z, box) if collective else black_box(z, box)
@@ -199,27 +235,63 @@ class Call:
             return box.alive(plain.reshape(-1, plain.shape[-1])[:wanted])
 
     def _group(self, name: str, incoming: TorchParticleGroup, rows: Tensor, alive: Tensor) -> TorchParticleGroup:
-        x, px, y, py, z, t, pz = rows.unbind(-1)
-        lost = 1.0 - (incoming.weight * alive).sum(-1) / incoming.weight.sum(-1)
-        if not in_transform() and bool((lost > 0).any()):
-            message = f"particles are lost on the way to {name!r}: gradients leave out those that cross the edge"
-            x, px, y, py, z, t, pz = (warn_of_gradient(v, message, lost) for v in (x, px, y, py, z, t, pz))
-        energy, time = self._output_reference(name, incoming, rows, alive)
-        leaves = [x, y, z, px, py, pz, t, incoming.weight.expand(x.shape), incoming.alive * alive]
-        batch = x.shape[:-1]
-        references = [torch.full(batch, value, dtype=x.dtype, device=x.device) for value in (energy, time)]
+        weight = incoming.weight.expand(alive.shape)
+        x, px, y, py, z, t, pz = self._guarded(name, rows.unbind(-1), weight * incoming.alive * (1.0 - alive), weight)
+        energy, time = self._output_reference(name, incoming.mass, rows, alive)
+        leaves = [x, y, z, px, py, pz, t, weight.expand(x.shape), incoming.alive * alive]
+        references = [torch.full(x.shape[:-1], value, dtype=x.dtype, device=x.device) for value in (energy, time)]
         return TorchParticleGroup._from_leaves([*leaves, *references], incoming._static)
 
-    def _output_reference(
-        self, name: str, incoming: TorchParticleGroup, rows: Tensor, alive: Tensor
-    ) -> tuple[float, float]:
+    @staticmethod
+    def _guarded(name: str, columns: tuple[Tensor, ...], lost: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        """Make a gradient warn where particles are lost inside the black box."""
+        if in_transform() and any(is_wrapped(value) for value in (lost, weight)):
+            return columns
+        with torch._C._DisableFuncTorch():
+            share = float((lost.sum(-1) / weight.sum(-1)).max())
+        if not share > 0.0:
+            return columns
+        message = (
+            f"particles are lost on the way to {name!r} (lost fraction {share:.3g}): the gradient of what is left "
+            "leaves out the particles that cross the edge"
+        )
+        return warn_of_gradient(columns, message)
+
+    def _source_bunch(self, name: str, x: Tensor) -> TorchParticleGroup:
+        """Return a bunch that the simulator makes from numbers alone, ``(*batch, n)``."""
+        numbers = self._plain_numbers()
+        first = [self._result(row, owner)[name] for owner, row in enumerate(numbers)]
+        ids = np.asarray(first[0].id)
+        labels = [f"{name}.{coordinate}" for _ in ids for coordinate in COORDINATES_OUT]
+
+        def evaluate(rows: Array, owners: Sequence[int]) -> list[Array | SimulatorError]:
+            results = self._many(rows, owners, [None] * len(owners))
+            return [r if isinstance(r, SimulatorError) else bunch_rows(r[name], ids)[0].ravel() for r in results]
+
+        model = self.model
+        box = DifferenceBox(evaluate, self.columns, labels, model._gradient, model._memory, self.keys, model._note)
+        y = black_box(x, box) if self.active else self._constant(box, len(labels))
+        rows = y.reshape((*y.shape[:-1], len(ids), N_OUT)).to(model.dtype)
+        alive = np.stack([bunch_rows(group, ids)[1] for group in first]).reshape((*self.batch, len(ids)))
+        weight = np.stack([np.asarray(group.weight) for group in first]).reshape((*self.batch, len(ids)))
+        template = TorchParticleGroup.from_particle_group(first[0], dtype=model.dtype, device=model.device)
+        living = torch.from_numpy(alive.astype(float)).to(rows.dtype)
+        bunch = template._with(weight=torch.from_numpy(weight).to(rows.dtype), alive=torch.ones_like(living))
+        return self._group(name, bunch, rows, living)
+
+    def _constant(self, box: DifferenceBox, count: int) -> Tensor:
+        with torch._C._DisableFuncTorch():
+            points = torch.zeros((len(self.fixed), 0), dtype=torch.float64)
+            return box.derivative(points, 0).reshape((*self.batch, count)).to(self.model.device)
+
+    def _output_reference(self, name: str, mass: float, rows: Tensor, alive: Tensor) -> tuple[float, float]:
         """Return the reference of the outgoing bunch: the mean of the first one that came out, for ever."""
         known = self.model._output_references
         if name not in known:
             with torch._C._DisableFuncTorch():
                 plain = _unwrapped(rows).detach()
                 momenta = plain[..., [1, 3, 6]].square().sum(-1)
-                energy = (momenta + incoming.mass**2).sqrt()
+                energy = (momenta + mass**2).sqrt()
                 living = alive if alive.shape == energy.shape else torch.ones_like(energy)
                 total = living.sum().clamp_min(1.0)
                 known[name] = (
@@ -228,17 +300,16 @@ class Call:
                 )
         return known[name]
 
-    def _other_outputs(self, x: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    def _other_outputs(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the outputs that are not floats, from the runs that were made anyway."""
-        rows = x.detach().reshape((len(self.fixed), x.shape[-1])).cpu().double().numpy()
-        found = {}
-        results = [self._result(row, owner) for owner, row in enumerate(rows)]
+        found: dict[str, Any] = {}
+        results = [self._result(row, owner) for owner, row in enumerate(self._plain_numbers())]
         for name in names:
             values = [result[name] for result in results]
             if not self.batch:
                 found[name] = self.variables[name].validate_value(values[0], config="none")
             elif isinstance(values[0], str):
-                raise ShapeError(f"output {name!r} is a string, which has no batch: evaluate the points one by one")
+                found[name] = np.array(values, dtype=object).reshape(self.batch).tolist()
             else:
                 found[name] = torch.tensor(np.array(values)).reshape(self.batch)
         return found

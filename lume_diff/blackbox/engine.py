@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from lume_diff.blackbox.difference import FiniteDifference
-from lume_diff.blackbox.steps import Calibration, calibrate, step_classes
+from lume_diff.blackbox.noise import calibrate
 from lume_diff.blackbox.stencil import Stencil, choose, one_sided
+from lume_diff.blackbox.steps import Calibration, step_classes
 from lume_diff.errors import GradientError, SimulatorError
 from lume_diff.models import GradientEntry
 
@@ -55,6 +56,7 @@ class Memory:
         self._points: OrderedDict[Any, dict[Any, Any]] = OrderedDict()
         self.calibrations: dict[Any, Calibration] = {}
         self.discrepancy: float | None = None
+        self.bunch_dependent: dict[str, bool] = {}
 
     def at(self, key: Any) -> dict[Any, Any]:
         """Return the notes on a point, which the caller may write in."""
@@ -69,6 +71,7 @@ class Memory:
         self._points.clear()
         self.calibrations.clear()
         self.discrepancy = None
+        self.bunch_dependent.clear()
 
 
 #: Runs rows of numbers, ``(N, n_in)``, at the fixed inputs of point ``i``; a row that fails gives an error.
@@ -119,7 +122,9 @@ class DifferenceBox:
         return torch.from_numpy(take(rows)).to(device=points.device)
 
     def _notes(self, row: Array, index: int) -> dict[Any, Any]:
-        return self.memory.at((self._keys[index % len(self._keys)], tuple(c.label for c in self.columns), row.tobytes()))
+        return self.memory.at(
+            (self._keys[index % len(self._keys)], tuple(c.label for c in self.columns), row.tobytes())
+        )
 
     # -- values ----------------------------------------------------------------------------------------------
 
@@ -162,7 +167,7 @@ class DifferenceBox:
         if fixed is not None:
             return [(choose(self.method.scheme, fixed, room), everything)]
         known = self.calibration(row, index, column)
-        steps = known.steps(c.scale)
+        steps = known.steps(c.scale, scheme=self.method.scheme)
         return [(choose(self.method.scheme, step, room), members) for step, members in step_classes(steps)]
 
     def calibration(self, row: Array, index: int, column: int) -> Calibration:
@@ -180,16 +185,14 @@ class DifferenceBox:
 
             try:
                 self.memory.calibrations[key] = calibrate(probe, c.scale, self._room(row, column))
-            except ArithmeticError as error:
+            except GradientError as error:
                 raise GradientError(
                     f"no gradient with respect to {c.label!r} at {row[column]:.10g}: {error}; check its scale "
                     f"({c.scale:g}) and its limits"
                 ) from error
         return self.memory.calibrations[key]
 
-    def _fill(
-        self, rows: Array, values: Array, plan: list[tuple[int, int, Stencil, Array]], attempt: int
-    ) -> None:
+    def _fill(self, rows: Array, values: Array, plan: list[tuple[int, int, Stencil, Array]], attempt: int) -> None:
         """Run all stencils of a plan in one batch; those with a failed run are tried again elsewhere."""
         shifted, owners = [], []
         for i, column, stencil, _ in plan:
@@ -202,22 +205,20 @@ class DifferenceBox:
         found = iter(self._evaluate(np.array(shifted), owners) if shifted else [])
         again = []
         for i, column, stencil, members in plan:
-            seen = [values[i] if offset == 0 else next(found) for offset in stencil.offsets]
+            seen: list[Any] = [values[i] if offset == 0 else next(found) for offset in stencil.offsets]
             failures = [value for value in seen if isinstance(value, SimulatorError)]
             if failures:
                 again.append((i, column, self._second_try(rows[i], column, stencil, attempt, failures[0]), members))
                 continue
             # The step that was really taken, after rounding.
             exact = (rows[i][column] + stencil.step) - rows[i][column] or stencil.step
-            slope = sum(weight * value for weight, value in zip(stencil.weights, seen, strict=True)) / exact
+            slope = np.einsum("k,ko->o", np.array(stencil.weights), np.array(seen)) / exact
             self._notes(rows[i], i)["jacobian"][members, column] = slope[members]
             self._tell(column, stencil, members, slope)
         if again:
             self._fill(rows, values, again, attempt + 1)
 
-    def _second_try(
-        self, row: Array, column: int, stencil: Stencil, attempt: int, failure: SimulatorError
-    ) -> Stencil:
+    def _second_try(self, row: Array, column: int, stencil: Stencil, attempt: int, failure: SimulatorError) -> Stencil:
         room = self._room(row, column)
         if attempt == 0:
             return one_sided(stencil.step, room)
@@ -234,7 +235,7 @@ class DifferenceBox:
     def _tell(self, column: int, stencil: Stencil, members: Array, slope: Array) -> None:
         label = self.columns[column].label
         known = self.memory.calibrations.get((label, tuple(self.outputs)))
-        error = None if known is None else known.error(stencil.step)
+        error = None if known is None else known.error(stencil.step, stencil.scheme)
         for name in dict.fromkeys(self.outputs[m] for m in members):
             own = [m for m in members if self.outputs[m] == name]
             largest = max(own, key=lambda m: abs(slope[m]))
@@ -285,14 +286,13 @@ class DifferenceBox:
         return hessian
 
     def _second_step(self, row: Array, index: int, column: int) -> float:
-        """Return a step for second derivatives: they take the fourth root of the relative noise."""
+        """Return a step for second derivatives that suits most outputs."""
         assert self.method is not None
         c, (left, right) = self.columns[column], self._room(row, column)
         fixed = self.method.fixed_step(c.name, c.scale)
         if fixed is None:
-            known = self.calibration(row, index, column)
-            relative = known.noise / np.maximum(known.size, np.finfo(float).tiny)
-            fixed = float(np.clip(np.median(relative), 1e-16, 1e-2) ** 0.25 * c.scale)
+            steps = self.calibration(row, index, column).steps(c.scale, scheme="mixed" if self.n_in > 1 else "second")
+            fixed = float(np.exp(np.median(np.log(steps))))
         room = min(left, right)
         if room < 0.1 * fixed:
             raise GradientError(

@@ -15,7 +15,12 @@ from lume_diff.blackbox.simulator import FunctionSimulator, Simulator
 from lume_diff.errors import ValidationError
 from lume_diff.models import GradientEntry, GradientReport, LUMEModel
 from lume_diff.models.evaluation import Evaluation
+from lume_diff.models.guards import concrete, is_differentiated, refuse_gradient
+from lume_diff.particles import TorchParticleGroup
 from lume_diff.variables import ParticleGroupVariable, Variable
+
+#: Statistics that losses change although no coordinate does.
+_COUNTS = ("charge", "average_current", "n_alive", "n_dead")
 
 
 class BlackBoxModel(LUMEModel):
@@ -123,8 +128,20 @@ class BlackBoxModel(LUMEModel):
         for name in outputs:
             if name in self._derived:
                 bunch, key = self._derived[name]
-                found[name] = found[bunch].alive_only[key]
+                found[name] = self._statistic(name, found[bunch], key)
         return found
+
+    def _statistic(self, name: str, bunch: TorchParticleGroup, key: str) -> torch.Tensor:
+        """Return a statistic of the living; what only counts the lost has no gradient, and says so."""
+        value = bunch.alive_only[key]
+        differentiated = is_differentiated(bunch.x)
+        if key in _COUNTS and differentiated and bool((concrete(bunch.alive) < 1.0).any()):
+            message = (
+                f"{name!r} depends on the settings only through the particles at the edge of an aperture inside the "
+                "black box: it has no gradient"
+            )
+            return value + refuse_gradient((bunch.x,), message)
+        return value
 
     def _simulate(self, points: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> list[Any]:
         """Run a batch of points, counted; a failure stands in the list as an error."""

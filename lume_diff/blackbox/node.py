@@ -55,7 +55,7 @@ class _Derivative(torch.autograd.Function):
         ctx.save_for_forward(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
         if not ctx.needs_input_grad[0]:
             return None, None, None
         (x,) = ctx.saved_tensors
@@ -65,7 +65,7 @@ class _Derivative(torch.autograd.Function):
         return weighted.sum(tuple(range(batch, weighted.dim() - 1))), None, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
         (x,) = ctx.saved_tensors
         x, tangent = _primal(x), _primal(tangent)
         with _forward_gradients():

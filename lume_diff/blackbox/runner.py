@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +19,13 @@ Factory = Callable[[], Simulator]
 
 
 class Runner(ABC):
-    """Run a batch of points and return a result or an error for each, in order."""
+    """Run a batch of points and return a result or an error for each, in order; safe from several threads.
+
+    Attributes:
+        runs_made: how many runs were started so far, second tries included.
+    """
+
+    runs_made: int = 0
 
     @abstractmethod
     def run_many(self, points: Sequence[Inputs], outputs: Sequence[str]) -> list[Result | SimulatorError]:
@@ -49,6 +57,7 @@ class InProcess(Runner):
     def __init__(self, factory: Factory) -> None:
         self._factory = factory
         self._simulator: Simulator | None = None
+        self._lock = threading.RLock()
 
     @property
     def simulator(self) -> Simulator:
@@ -59,14 +68,25 @@ class InProcess(Runner):
 
     def run_many(self, points: Sequence[Inputs], outputs: Sequence[str]) -> list[Result | SimulatorError]:
         """Run the points one after the other."""
-        return [self._run(point, outputs) for point in points]
+        with self._lock:
+            return [self._run(point, outputs) for point in points]
 
     def _run(self, point: Inputs, outputs: Sequence[str]) -> Result | SimulatorError:
-        first = attempt(self.simulator, point, outputs)
+        first = self._try(point, outputs)
         if not isinstance(first, SimulatorError):
             return first
-        self.close()
-        return attempt(self.simulator, point, outputs)
+        try:
+            self.close()
+            return self._try(point, outputs)
+        except Exception as error:
+            failure = run_error(f"no fresh simulator could be made: {type(error).__name__}: {error}", point)
+            failure.__cause__ = error
+            return failure
+
+    def _try(self, point: Inputs, outputs: Sequence[str]) -> Result | SimulatorError:
+        simulator = self.simulator
+        self.runs_made += 1
+        return attempt(simulator, point, outputs)
 
     def identity(self) -> str:
         """Return the simulator's identity."""
@@ -86,7 +106,11 @@ class InProcess(Runner):
                 self._simulator = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_factory": self._factory, "_simulator": None}
+        return {"_factory": self._factory, "runs_made": self.runs_made}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_factory"])  # type: ignore[misc]
+        self.runs_made = state["runs_made"]
 
 
 def attempt(simulator: Simulator, point: Inputs, outputs: Sequence[str]) -> Result | SimulatorError:
@@ -94,23 +118,47 @@ def attempt(simulator: Simulator, point: Inputs, outputs: Sequence[str]) -> Resu
     try:
         result = simulator.run(dict(point), outputs)
     except Exception as error:
-        failure = SimulatorError(f"{type(error).__name__}: {error}; inputs were {describe(point)}")
+        failure = run_error(f"{type(error).__name__}: {error}", point)
         failure.__cause__ = error
         return failure
     if not isinstance(result, Mapping):
-        return SimulatorError(f"the simulator returned {type(result).__name__}; expected a dictionary of outputs")
+        return run_error(f"the simulator returned {type(result).__name__}; expected a dictionary of outputs", point)
     missing = [name for name in outputs if name not in result]
     if missing:
-        return SimulatorError(
-            f"the simulator did not return {missing[0]!r}; it returned {list(result)}; inputs were {describe(point)}"
-        )
+        return run_error(f"the simulator did not return {missing[0]!r}; it returned {list(result)}", point)
     for name in outputs:
-        value = result[name]
-        if isinstance(value, (float, np.floating, np.ndarray)) and not np.all(np.isfinite(value)):
-            return SimulatorError(
-                f"output {name!r} is not finite ({value!r}) where a number was promised; inputs were {describe(point)}"
-            )
+        if not _all_numbers(result[name]):
+            shown = textwrap.shorten(repr(result[name]), 200)
+            return run_error(f"output {name!r} is not finite ({shown}) where a number was promised", point)
     return dict(result)
+
+
+def _all_numbers(value: Any) -> bool:
+    """Tell whether floats are finite and nothing is missing; what is no float passes."""
+    if value is None:
+        return False
+    if isinstance(value, (list, tuple)):
+        return all(map(_all_numbers, value))
+    if isinstance(value, (float, complex, np.inexact)) or (isinstance(value, np.ndarray) and value.dtype.kind in "fc"):
+        return bool(np.isfinite(value).all())
+    return True
+
+
+def run_error(what: str, point: Inputs, *, log: str = "", exit_code: int | None = None) -> SimulatorError:
+    """Return the error for a run that failed.
+
+    Args:
+        what: went wrong.
+        point: the inputs that did it.
+        log: last lines that the simulator printed.
+        exit_code: of its process, negative for a signal.
+    """
+    text = f"{what}; inputs were {describe(point)}"
+    if log:
+        text += "; last lines of its log:\n" + textwrap.indent(log, "  | ")
+    error = SimulatorError(text)
+    error.__dict__.update(what=what, inputs=dict(point), log=log, exit_code=exit_code)
+    return error
 
 
 def describe(point: Inputs, most: int = 12) -> str:

@@ -20,6 +20,13 @@ class Stencil:
     weights: tuple[float, ...]
 
     @property
+    def scheme(self) -> str:
+        """The name that ``Calibration.error`` knows it by."""
+        if 0.0 not in self.offsets:
+            return "central" if len(self.offsets) == 2 else "fourth"
+        return "forward" if len(self.offsets) == 2 else "one_sided"
+
+    @property
     def runs(self) -> int:
         """How many runs it takes beyond the point itself."""
         return sum(offset != 0 for offset in self.offsets)

@@ -4,47 +4,41 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
-from lume_diff.errors import (
-    GradientError,
-    LumeDiffError,
-    ReadOnlyError,
-    ShapeError,
-    SimulatorError,
-    UnknownVariableError,
-    ValidationError,
-    unknown_variable,
-)
+from lume_diff.errors import GradientError, SimulatorError, UnknownVariableError, ValidationError
 from lume_diff.models.derivatives import TensorFunction, jacobian
-from lume_diff.models.evaluation import Evaluation
+from lume_diff.models.evaluation import Evaluation, check_batches, fits, guarded
+from lume_diff.models.memory import Memory
 from lume_diff.models.report import GradientReport
-from lume_diff.models.snapshot import from_plain, to_plain
-from lume_diff.models.transforms import detached, in_transform, map_tensors, tensors_in
+from lume_diff.models.snapshot import from_plain
+from lume_diff.models.transforms import copied, in_transform, marks, owned
 from lume_diff.variables import Variable
 
+_COUNTING = threading.Lock()
 
-class LUMEModel(nn.Module, ABC):
+
+class LUMEModel(Memory, ABC):
     """Give a simulator, a network or a chain of them one differentiable interface.
 
     A model has named variables: inputs, which can be written, and outputs, which cannot. ``forward`` maps
     inputs to outputs and keeps the graph; ``set`` and ``get`` do the same with a memory, as a machine has one.
 
     A subclass passes its variables to ``__init__`` and writes ``_run``, the expensive part, and ``_read``,
-    the cheap part that turns its result into outputs. Both are pure in inputs and parameters.
+    the cheap part that turns its result into outputs. Both are pure in inputs and parameters. ``_run`` may be called
+    from several threads at once; whatever exception it raises reaches the user as a ``SimulatorError`` that names
+    the inputs, except this package's own errors and warnings, which pass.
 
     Args:
         variables: what the model takes and gives; ``read_only`` tells the outputs.
         initial: values of inputs that have no ``default_value``, a bunch for instance.
         dtype: floating-point type of every value, ``torch.float64`` unless asked otherwise.
         device: where the values live.
-        validation: ``{name: "error" | "warn" | "none"}``, what a value outside its limits does; for variables
-            that are not named, writes raise and outputs warn.
+        validation: ``{name: "error" | "warn" | "none"}``, what a value outside its limits does, where it is not what
+            the variable's ``default_validation_config`` says (by default writes raise and outputs warn).
 
     Raises:
         ValidationError: for a name that appears twice or a default outside its limits.
@@ -59,32 +53,9 @@ class LUMEModel(nn.Module, ABC):
         device: torch.device | str | None = None,
         validation: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__()
-        self._variables: dict[str, Variable] = {}
-        for variable in variables:
-            if variable.name in self._variables:
-                raise ValidationError(f"variable {variable.name!r} is given twice: every name must be unique in a model")
-            self._variables[variable.name] = variable
-        self._input_names = tuple(name for name, v in self._variables.items() if not v.read_only)
-        self._output_names = tuple(name for name, v in self._variables.items() if v.read_only)
-        self._validation = dict(validation or {})
-        for name in self._validation:
-            self._variable(name)
-        self.dtype = dtype
-        self.device = torch.device(device) if device is not None else torch.device("cpu")
-        self._lock = threading.RLock()
-        self._evaluation: Evaluation | None = None
+        super().__init__(variables, initial=initial, dtype=dtype, device=device, validation=validation)
         self._runs = 0
         self._report = GradientReport()
-        defaults = {name: self._variables[name].default_value for name in self._input_names}
-        defaults.update(initial or {})
-        for name in initial or {}:
-            if name not in self._input_names:
-                raise unknown_variable(name, self._input_names, f"the inputs of {self._title()}")
-        self._baseline = {
-            name: None if value is None else self._checked_input(name, value) for name, value in defaults.items()
-        }
-        self._setpoints = dict(self._baseline)
 
     # -- what a subclass writes ------------------------------------------------------------------------------
 
@@ -96,71 +67,50 @@ class LUMEModel(nn.Module, ABC):
         inputs and parameters give the same state.
         """
 
-    def _read(self, state: Any, outputs: Sequence[str]) -> dict[str, Any]:
-        """Return the named outputs from a state; by default the state is the dictionary of all outputs."""
-        return {name: state[name] for name in outputs}
+    def _read(self, state: Any, outputs: Sequence[str]) -> Mapping[str, Any]:
+        """Return the named outputs, or more, from a state; by default the state is the dictionary of all outputs."""
+        return state
+
+    #: Outputs that a run makes only when it is asked for them: a write leaves them out, and reading one runs again.
+    _on_request: Container[str] = frozenset()
 
     def _reset_simulator(self) -> None:
         """Bring a simulator that has a memory back to its start; nothing to do for a pure one."""
 
-    # -- variables -------------------------------------------------------------------------------------------
-
-    @property
-    def supported_variables(self) -> Mapping[str, Variable]:
-        """All variables by name, as a view that cannot be changed."""
-        return MappingProxyType(self._variables)
-
-    @property
-    def input_names(self) -> list[str]:
-        """Names of the variables that can be written."""
-        return list(self._input_names)
-
-    @property
-    def output_names(self) -> list[str]:
-        """Names of the variables that can only be read."""
-        return list(self._output_names)
-
-    def _title(self) -> str:
-        return type(self).__name__
-
-    def _variable(self, name: str) -> Variable:
-        try:
-            return self._variables[name]
-        except (KeyError, TypeError):
-            raise unknown_variable(name, self._variables, self._title()) from None
-
     # -- evaluation ------------------------------------------------------------------------------------------
 
-    def forward(self, inputs: Mapping[str, Any] | None = None, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+    def forward(self, inputs: Mapping[str, Any] | None = None, outputs: Iterable[str] | None = None) -> dict[str, Any]:
         """Compute outputs from inputs, keep the graph, and write nothing.
 
         Args:
-            inputs: values by name, each with leading batch dimensions if wanted; the current set-points stand in
-                for inputs that are not passed.
-            outputs: names of what to compute; all outputs if None. Under a ``torch.func`` transform None means all
-                outputs that are tensors of floats.
+            inputs: values by name, each with leading batch dimensions if wanted; the current set-points, read once,
+                stand in for inputs that are not passed.
+            outputs: names of what to compute, inputs among them are passed on; all outputs if None. Under a
+                ``torch.func`` transform only those made of floats are returned, and numbers are not looked at.
 
         Returns:
             Values by name, in the units of their variables, with shapes ``(*batch, *shape)``.
 
         Raises:
             UnknownVariableError, ReadOnlyError, ValidationError, ShapeError: for input that does not fit.
-            SimulatorError: if the run fails.
+            SimulatorError: if the run fails; with the inputs that did it.
 
         Gradient:
             Exact for differentiable models, estimated for black boxes; see ``gradient_report``.
         """
-        checked = self._checked_inputs(inputs or {})
         wanted = self._wanted(outputs)
-        with self._lock:
-            setpoints, committed = self._setpoints, self._evaluation
-        merged = {**setpoints, **checked} if checked else dict(setpoints)
-        own = [name for name in wanted if name in self._output_names]
-        values: dict[str, Any] = {}
+        checked = self._checked_inputs({} if inputs is None else inputs)
+        return self._compute(self._merged(checked), wanted)
+
+    def _compute(self, inputs: dict[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+        """Compute at inputs that have been checked already, and write nothing."""
+        own = [name for name in wanted if name not in inputs]
+        values: Mapping[str, Any] = {}
         if own:
-            self._check_batches(merged)
-            values = self._evaluate(merged, own, committed, share_graphs=False).read(self, own)
-        return {name: values[name] if name in values else merged[name] for name in wanted}
+            check_batches(self._variables, inputs)
+            # Shares no graph with the memory, so that a backward here frees nothing there.
+            values = self._evaluate(inputs, own, self._evaluation, share_graphs=False).read(self, own)
+        return {name: copied(inputs[name]) if name in inputs else values[name] for name in wanted}
 
     def set(self, values: Mapping[str, Any]) -> None:
         """Write inputs as one transaction: validate all, run, commit.
@@ -168,60 +118,74 @@ class LUMEModel(nn.Module, ABC):
         If anything fails, inputs, outputs and simulator are exactly as they were.
 
         Args:
-            values: input values by name. Tensors that require a gradient keep their graph; others are copied.
+            values: input values by name. Tensors that require a gradient are kept with their graph, so that an
+                optimiser's step acts on the model; bunches are kept too; other tensors and arrays are copied.
 
         Raises:
             UnknownVariableError, ReadOnlyError, ValidationError, ShapeError: for input that does not fit.
-            SimulatorError: if the run fails.
+            SimulatorError: if the run fails; with the inputs that did it.
             GradientError: inside a ``torch.func`` transform, where a memory would leak the transform's values.
         """
-        if in_transform():
-            raise GradientError(
-                f"{self._title()}.set was called inside a torch.func transform, which must not write; "
-                "call model(inputs) or model.tensor_function(...) there"
-            )
-        checked = self._checked_inputs(values)
+        self._refuse_transform("set")
+        checked = {name: owned(value, values[name]) for name, value in self._checked_inputs(values).items()}
         with self._lock:
-            merged = {**self._setpoints, **checked}
-            self._check_batches(merged)
-            evaluation = self._evaluate(merged, self._output_names, self._evaluation)
-            self._setpoints, self._evaluation = merged, evaluation
+            self._commit(self._merged(checked))
+
+    def _commit(self, inputs: dict[str, Any]) -> None:
+        """Run at new set-points and, when that has worked, remember both."""
+        check_batches(self._variables, inputs)
+        before = marks(inputs.values())
+        outputs = [name for name in self._output_names if name not in self._on_request]
+        evaluation = self._evaluate(inputs, outputs, self._evaluation)
+        self._setpoints, self._evaluation, self._checked = inputs, evaluation, (inputs, before)
 
     def get(self, names: str | Iterable[str] | None = None) -> Any:
         """Read variables at the set-points.
 
-        An output is computed from the committed run once; a run whose graph a backward has freed, or whose
-        parameters have changed since, is made again.
+        An output is computed from the committed run once. The run is made again, and counted, when a backward has freed
+        its graph, when parameters or set-points were changed in place (an optimiser's step) and when gradients were
+        switched on or off. A set-point that such a step has taken out of its limits is treated as if it were written.
 
         Args:
             names: one name, several names, or None for everything.
 
         Returns:
-            The value for one name, a dictionary for several.
+            The value for one name, a dictionary for several. Inputs without a graph are copies.
 
         Raises:
             UnknownVariableError: for a name the model does not have.
+            ValidationError: for a set-point that was changed in place to a value outside its limits.
+            SimulatorError: if a run fails.
         """
         if isinstance(names, str):
             return self._get((names,))[names]
-        return self._get(tuple(self._variables) if names is None else tuple(names))
+        return self._get(tuple(self._variables) if names is None else self._names(names))
 
     def _get(self, names: tuple[str, ...]) -> dict[str, Any]:
-        with self._lock:
-            inputs = self._setpoints
-            outputs = [name for name in names if name not in inputs]
+        inputs: Mapping[str, Any] = self._setpoints
+        outputs = [name for name in names if name not in inputs]
+        values: Mapping[str, Any] = {}
+        if outputs:
             for name in outputs:
                 self._variable(name)
-            if not outputs:
-                return {name: inputs[name] for name in names}
-            evaluation = self._evaluation
-            if evaluation is None or not evaluation.is_current(self, inputs):
-                self._check_batches(inputs)
-                evaluation = self._evaluate(inputs, outputs, evaluation)
-                if not in_transform():
+            evaluation = self._committed(outputs)
+            inputs, values = evaluation.inputs, evaluation.read(self, outputs)
+        shown = self._shown(inputs, [name for name in names if name in inputs])
+        return {name: shown[name] if name in shown else values[name] for name in names}
+
+    def _committed(self, outputs: Sequence[str]) -> Evaluation:
+        """Return the committed run, made again where it does not hold any more."""
+        evaluation = self._evaluation
+        if evaluation is not None and evaluation.holds(self, self._setpoints, outputs):
+            return evaluation
+        with self._lock:
+            inputs, evaluation = self._merged({}), self._evaluation
+            if evaluation is None or not evaluation.holds(self, inputs, outputs):
+                check_batches(self._variables, inputs)
+                evaluation = self._evaluate(inputs, outputs, evaluation, share_graphs=not in_transform())
+                if evaluation.lasting:
                     self._evaluation = evaluation
-            values = evaluation.read(self, outputs)
-            return {name: inputs[name] if name in inputs else values[name] for name in names}
+            return evaluation
 
     def get_value(self, name: str) -> Any:
         """Read one variable; the same as ``get(name)``."""
@@ -232,11 +196,11 @@ class LUMEModel(nn.Module, ABC):
         self.set({name: value})
 
     def reset(self) -> None:
-        """Bring inputs back to their baseline and the simulator to its start."""
+        """Bring inputs back to their baseline and the simulator to its start; the next ``get`` runs it."""
         with self._lock:
             self._reset_simulator()
-            self._setpoints = dict(self._baseline)
-            self._evaluation = None
+            self._setpoints, self._evaluation = dict(self._baseline), None
+            self._checked = None
 
     def _evaluate(
         self,
@@ -247,82 +211,63 @@ class LUMEModel(nn.Module, ABC):
     ) -> Evaluation:
         """Run once.
 
-        ``previous`` is an evaluation whose parts a chain may use again where they still hold; without
-        ``share_graphs`` only those without a graph, so that a pure call never frees what the memory needs.
+        ``previous`` is an evaluation whose parts a chain may use again where they still hold; without ``share_graphs``
+        only those without a graph, so that a pure call never frees what the memory needs.
         """
-        del previous, share_graphs
-        return Evaluation(self, inputs, self._counted_run(inputs, outputs))
+        del previous
+        before = marks(inputs.values()) if share_graphs else ()
+        return Evaluation(self, inputs, self._counted_run(inputs, outputs), before, share_graphs, outputs)
+
+    def _take(self, evaluation: Evaluation, names: Sequence[str]) -> dict[str, Any]:
+        """Read outputs from a run, and from another one those that it was not asked for and does not make unasked."""
+        absent = [name for name in names if name in self._on_request and name not in evaluation.asked]
+        parts = [(evaluation.state, [name for name in names if name not in absent])]
+        if absent:
+            parts.append((self._counted_run(evaluation.inputs, absent), absent))
+        found: dict[str, Any] = {}
+        for state, wanted in parts:
+            if wanted:
+                found.update(guarded(self, evaluation.inputs, self._read, state, wanted))
+        return found
 
     def _counted_run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> Any:
-        self._runs += 1
-        try:
-            return self._run(inputs, outputs)
-        except (LumeDiffError, NotImplementedError, KeyboardInterrupt):
-            raise
-        except (ArithmeticError, OSError) as error:
-            raise SimulatorError(f"{self._title()} failed: {error}") from error
+        with _COUNTING:
+            self._runs += 1
+        return guarded(self, inputs, self._run, inputs, outputs)
 
     # -- checks ----------------------------------------------------------------------------------------------
 
-    def _checked_input(self, name: str, value: Any) -> Any:
-        variable = self._variable(name)
-        config = self._validation.get(name)
-        checked = variable.validate_value(value, dtype=self.dtype, device=self.device, config=config)
-        if isinstance(checked, torch.Tensor) and not checked.requires_grad and checked is value and not in_transform():
-            return checked.clone()
-        return checked
+    def _checked_outputs(self, values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """Return outputs as their variables describe them.
 
-    def _checked_inputs(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        if not isinstance(values, Mapping):
-            raise ValidationError(f"inputs must be a mapping of names to values, got {type(values).__name__}")
-        unknown = [name for name in values if name not in self._variables]
-        if unknown:
-            raise unknown_variable(unknown[0], self._input_names, f"the inputs of {self._title()}")
-        for name in values:
-            if self._variables[name].read_only:
-                raise ReadOnlyError(f"{name!r} is an output of {self._title()} and cannot be written")
-        return {name: self._checked_input(name, value) for name, value in values.items()}
-
-    def _check_batches(self, inputs: Mapping[str, Any]) -> None:
-        """Raise where the batch dimensions of the inputs do not broadcast."""
-        batch: tuple[int, ...] = ()
-        seen = ""
-        for name, value in inputs.items():
-            shape = self._variables[name].batch_shape(value) if value is not None else ()
-            if not shape or shape == batch:
-                continue
-            try:
-                batch = tuple(torch.broadcast_shapes(batch, shape))
-            except RuntimeError:
-                raise ShapeError(
-                    f"batch dimensions {tuple(shape)} of {name!r} do not broadcast with {batch} of {seen!r}: "
-                    "give both the same leading shape, or 1"
-                ) from None
-            seen = seen or name
-
-    def _checked_outputs(self, values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """Complain about outputs outside their declared limits, as the policy says."""
-        missing = [name for name in names if name not in values]
-        if missing:
-            raise SimulatorError(f"{self._title()} did not return its output {missing[0]!r}; it returned {list(values)}")
-        if in_transform():
-            return values
+        Numbers are looked at where the variable has a range, or the variable or the model a policy; NaN is outside.
+        """
+        found = {}
         for name in names:
-            variable = self._variables[name]
-            if getattr(variable, "value_range", None) is not None:
-                variable.validate_value(
-                    values[name], dtype=self.dtype, device=self.device, config=self._validation.get(name, "warn")
-                )
-        return values
+            if name not in values:
+                raise SimulatorError(f"{self._title()} did not return its output {name!r}; it returned {list(values)}")
+            value, variable = values[name], self._variables[name]
+            if not (name in self._unlimited and fits(variable, value, self.dtype)):
+                policy = "none" if name in self._unlimited else self._validation.get(name)
+                dtype, device = self._where(name)
+                value = variable.validate_value(value, dtype=dtype, device=device, config=policy)
+            found[name] = value
+        return found
 
-    def _wanted(self, outputs: Sequence[str] | None) -> list[str]:
+    def _wanted(self, outputs: Iterable[str] | None) -> list[str]:
         if isinstance(outputs, str):
             raise ValidationError(f"outputs must be a list of names, got the string {outputs!r}: write [{outputs!r}]")
-        if outputs is None:
-            return [n for n in self._output_names if not in_transform() or self._variables[n].is_differentiable]
-        for name in outputs:
+        wanted = list(self._output_names if outputs is None else self._names(outputs))
+        for name in wanted:
             self._variable(name)
-        return list(outputs)
+        return [n for n in wanted if self._variables[n].is_differentiable] if in_transform() else wanted
+
+    def _refuse_transform(self, what: str) -> None:
+        if in_transform():
+            raise GradientError(
+                f"{self._title()}.{what} was called inside a torch.func transform, which must not write; "
+                "call model(inputs) or model.tensor_function(...) there"
+            )
 
     # -- derivatives -----------------------------------------------------------------------------------------
 
@@ -338,15 +283,15 @@ class LUMEModel(nn.Module, ABC):
         Args:
             outputs: names of scalar or array outputs.
             inputs: names of scalar or array inputs.
-            at: inputs other than the set-points.
+            at: values of any inputs that are not to be those of the set-points.
             mode: ``"reverse"`` (a backward per output component), ``"forward"`` (a jvp per input component) or
-                ``"auto"``, the cheaper one; ``gradient_report`` tells which was taken and what it cost.
+                ``"auto"``, the cheaper one that works; ``gradient_report`` tells which was taken and what it cost.
 
         Returns:
             ``{output: {input: (*batch, *out_shape, *in_shape)}}`` in output unit per input unit, detached.
 
         Raises:
-            GradientError: for variables without a derivative (integers, strings, bunches).
+            GradientError: for variables without a derivative (integers, strings, bunches), and inside a transform.
         """
         return jacobian(self, outputs, inputs, at, mode)
 
@@ -390,75 +335,15 @@ class LUMEModel(nn.Module, ABC):
         with self._lock:
             self._evaluation = None
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return the set-points as plain numbers, lists and strings, fit for YAML.
-
-        Bunches are written in full only where they are not the baseline's.
-        """
-        with self._lock:
-            setpoints, baseline = self._setpoints, self._baseline
-
-        def is_baseline_bunch(name: str, value: Any) -> bool:
-            return value is baseline[name] and not isinstance(value, (torch.Tensor, str))
-
-        return {
-            name: to_plain(value)
-            for name, value in setpoints.items()
-            if value is not None and not is_baseline_bunch(name, value)
-        }
-
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Write back a snapshot as one transaction; inputs that it leaves out go to their baseline.
 
         Raises:
             UnknownVariableError, ValidationError, ShapeError: if the snapshot does not fit this model.
+            GradientError: inside a ``torch.func`` transform.
         """
-        values = {name: from_plain(self._variable(name), value, self.dtype) for name, value in snapshot.items()}
-        checked = self._checked_inputs(values)
+        self._refuse_transform("restore")
+        values = {n: from_plain(self._variable(n), v, self._where(n)[0]) for n, v in snapshot.items()}
+        checked = {name: owned(value, values[name]) for name, value in self._checked_inputs(values).items()}
         with self._lock:
-            merged = {**self._baseline, **checked}
-            self._check_batches(merged)
-            evaluation = self._evaluate(merged, self._output_names, None)
-            self._setpoints, self._evaluation = merged, evaluation
-
-    def detach_(self) -> LUMEModel:
-        """Cut the set-points from their graphs, in place."""
-        with self._lock:
-            self._setpoints = {n: map_tensors(torch.Tensor.detach, v) for n, v in self._setpoints.items()}
-            self._evaluation = None
-        return self
-
-    def _apply(self, fn: Any, recurse: bool = True) -> LUMEModel:
-        """Carry ``.to()``, ``.double()``, ``.cuda()`` to the values too."""
-        super()._apply(fn, recurse)
-        with self._lock:
-            probe = fn(torch.zeros((), dtype=self.dtype, device=self.device))
-            self.dtype, self.device = probe.dtype, probe.device
-            moved = {
-                id(v): v if isinstance(v, nn.Parameter) else map_tensors(fn, v)
-                for table in (self._setpoints, self._baseline)
-                for v in table.values()
-            }
-            self._setpoints = {name: moved[id(value)] for name, value in self._setpoints.items()}
-            self._baseline = {name: moved[id(value)] for name, value in self._baseline.items()}
-            self._evaluation = None
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        with self._lock:
-            state = dict(self.__dict__)
-        del state["_lock"]
-        state["_evaluation"] = None
-        state["_setpoints"], state["_baseline"] = detached(self._setpoints, self._baseline)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.RLock()
-
-    def __repr__(self) -> str:
-        graph = any(t.requires_grad for value in self._setpoints.values() for t in tensors_in(value))
-        return (
-            f"{self._title()}({len(self._input_names)} inputs, {len(self._output_names)} outputs, "
-            f"{str(self.dtype).removeprefix('torch.')}, {self.device}{', with graph' if graph else ''})"
-        )
+            self._commit({**self._baseline, **checked})

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lume_diff.errors import GradientError, ShapeError, ValidationError
-from lume_diff.models.report import JacobianCost
+from lume_diff.errors import GradientError, ShapeError, SimulatorError, ValidationError
+from lume_diff.models.evaluation import check_batches
+from lume_diff.models.report import JacobianCost, counted
+from lume_diff.models.transforms import in_transform
 from lume_diff.variables import TorchNDVariable, TorchScalarVariable, Variable
 
 if TYPE_CHECKING:
@@ -43,36 +45,55 @@ def jacobian(
     """Compute ``{output: {input: (*batch, *out_shape, *in_shape)}}``; see ``LUMEModel.jacobian``."""
     if mode not in ("auto", "forward", "reverse"):
         raise ValidationError(f"mode is {mode!r}; expected 'auto', 'forward' or 'reverse'")
+    if in_transform():
+        raise GradientError(
+            "jacobian was called inside a torch.func transform, which it would cut: call torch.func.jacrev or jacfwd "
+            "on model.tensor_function(inputs, outputs) there"
+        )
     _check_names(model, inputs, outputs)
-    in_shapes = {name: component_shape(model.supported_variables[name]) for name in inputs}
-    out_shapes = {name: component_shape(model.supported_variables[name]) for name in outputs}
-    columns = sum(math.prod(shape) for shape in in_shapes.values())
-    rows = sum(math.prod(shape) for shape in out_shapes.values())
-    chosen = mode if mode != "auto" else ("forward" if columns < rows else "reverse")
-
-    point = _point(model, inputs, in_shapes, at)
-    runs_before = model.runs
-    if chosen == "forward":
-        result = _forward_mode(model, outputs, point, in_shapes, out_shapes)
-    else:
-        result = _reverse_mode(model, outputs, point, in_shapes, out_shapes)
-    reason = f"{columns} input components against {rows} output components" if mode == "auto" else "as asked"
-    forward = chosen == "forward"
+    with torch.inference_mode(False):
+        point = _Point(model, inputs, outputs, at)
+        columns = sum(math.prod(shape) for shape in point.in_shapes.values())
+        rows = sum(math.prod(shape) for shape in point.out_shapes.values())
+        chosen, reason = mode, "as asked"
+        if mode == "auto":
+            chosen = "forward" if columns < rows else "reverse"
+            reason = f"{counted(columns, 'input component')} against {counted(rows, 'output component')}"
+        runs_before = model.runs
+        if chosen == "reverse":
+            result = _reverse_mode(point)
+        else:
+            try:
+                result = _forward_mode(point)
+            except (GradientError, SimulatorError) as error:
+                if mode == "forward":
+                    raise
+                chosen, reason = "reverse", f"forward mode does not work here: {_first_sentence(error)}"
+                result = _reverse_mode(point)
+    passes = {"forward": columns, "reverse": rows}
+    other = "reverse" if chosen == "forward" else "forward"
     model.gradient_report().jacobian = JacobianCost(
         mode=chosen,
-        passes=columns if forward else rows,
+        passes=passes[chosen],
         runs=model.runs - runs_before,
-        other_mode="reverse" if forward else "forward",
-        other_passes=rows if forward else columns,
+        other_mode=other,
+        other_passes=passes[other],
         reason=reason,
     )
     return result
+
+
+def _first_sentence(error: Exception) -> str:
+    text = str(error)
+    return text if len(text) <= 160 else text[:157] + "..."
 
 
 def _check_names(model: LUMEModel, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     for names, word in ((inputs, "inputs"), (outputs, "outputs")):
         if isinstance(names, str):
             raise ValidationError(f"{word} must be a list of names, got the string {names!r}: write [{names!r}]")
+        if not names:
+            raise ValidationError(f"{word} is empty: name at least one variable")
         for name in names:
             model._variable(name)
     for name in inputs:
@@ -80,91 +101,69 @@ def _check_names(model: LUMEModel, inputs: Sequence[str], outputs: Sequence[str]
             raise ValidationError(f"{name!r} is an output of the model; derivatives are taken with respect to inputs")
 
 
-def _point(
-    model: LUMEModel, inputs: Sequence[str], in_shapes: Mapping[str, tuple[int, ...]], at: Mapping[str, Any] | None
-) -> dict[str, torch.Tensor]:
-    """Return a value of its own for every batch member, ``(*batch, *in_shape)``, detached.
+class _Point:
+    """Where a Jacobian is taken: all inputs; what is differentiated has a value for every batch member."""
 
-    The inputs that are not differentiated are in the result too when they were given in ``at``.
-    """
-    given = model._checked_inputs(at or {})
-    setpoints = {name: given.get(name, model.get(name)) for name in model.input_names}
-    model._check_batches(setpoints)
-    batch: tuple[int, ...] = ()
-    for name, value in setpoints.items():
-        if value is not None:
-            batch = tuple(torch.broadcast_shapes(batch, model.supported_variables[name].batch_shape(value)))
-    point = {}
-    for name in inputs:
-        if setpoints[name] is None:
-            raise ValidationError(f"input {name!r} has no value: pass it in `at` or set it")
-        point[name] = setpoints[name].detach().expand((*batch, *in_shapes[name])).clone()
-    return {**given, **point}
+    def __init__(
+        self, model: LUMEModel, inputs: Sequence[str], outputs: Sequence[str], at: Mapping[str, Any] | None
+    ) -> None:
+        self.model = model
+        self.in_shapes = {name: component_shape(model.supported_variables[name]) for name in inputs}
+        self.out_shapes = {name: component_shape(model.supported_variables[name]) for name in outputs}
+        self.inputs = model._merged(model._checked_inputs({} if at is None else at))
+        self.batch = check_batches(model.supported_variables, self.inputs)
+        self.leaves: dict[str, torch.Tensor] = {}
+        for name, shape in self.in_shapes.items():
+            if self.inputs[name] is None:
+                raise ValidationError(f"input {name!r} has no value: pass it in `at` or set it")
+            self.leaves[name] = self.inputs[name].detach().expand((*self.batch, *shape)).clone()
+
+    def outputs(self, changed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the outputs, each ``(*batch, *out_shape)``."""
+        values = self.model._compute({**self.inputs, **changed}, list(self.out_shapes))
+        return {name: values[name].expand((*self.batch, *shape)) for name, shape in self.out_shapes.items()}
 
 
-def _reverse_mode(
-    model: LUMEModel,
-    outputs: Sequence[str],
-    point: Mapping[str, Any],
-    in_shapes: Mapping[str, tuple[int, ...]],
-    out_shapes: Mapping[str, tuple[int, ...]],
-) -> dict[str, dict[str, torch.Tensor]]:
+def _reverse_mode(point: _Point) -> dict[str, dict[str, torch.Tensor]]:
+    depth = len(point.batch)
     with torch.enable_grad():
-        leaves = {name: point[name].requires_grad_() for name in in_shapes}
-        values = model({**point, **leaves}, outputs=list(outputs))
-    result: dict[str, dict[str, torch.Tensor]] = {}
-    for output in outputs:
-        value, shape = values[output], out_shapes[output]
-        batch = value.shape[: value.dim() - len(shape)]
-        flat = value.reshape((*batch, -1))
-        row_list = []
-        for index in range(flat.shape[-1]):
-            if value.requires_grad:
-                found = torch.autograd.grad(
-                    flat[..., index].sum(), list(leaves.values()), retain_graph=True, allow_unused=True
-                )
-            else:
-                found = (None,) * len(leaves)
-            row_list.append(
-                [
-                    torch.zeros_like(leaf) if gradient is None else gradient
-                    for gradient, leaf in zip(found, leaves.values(), strict=True)
-                ]
-            )
-        result[output] = {
-            name: torch.stack([row[column] for row in row_list], dim=len(batch)).reshape((*batch, *shape, *in_shapes[name]))
-            for column, name in enumerate(in_shapes)
-        }
+        leaves = {name: leaf.requires_grad_() for name, leaf in point.leaves.items()}
+        values = point.outputs(leaves)
+        result: dict[str, dict[str, torch.Tensor]] = {}
+        for output, shape in point.out_shapes.items():
+            flat = values[output].reshape((*point.batch, math.prod(shape)))
+            rows = [
+                torch.autograd.grad(row.sum(), list(leaves.values()), retain_graph=True, materialize_grads=True)
+                if row.requires_grad
+                else [torch.zeros_like(leaf) for leaf in leaves.values()]
+                for row in flat.unbind(-1)
+            ]
+            result[output] = {
+                name: torch.stack(column, dim=depth).reshape((*point.batch, *shape, *point.in_shapes[name]))
+                for name, column in zip(leaves, zip(*rows, strict=True), strict=True)
+            }
     return result
 
 
-def _forward_mode(
-    model: LUMEModel,
-    outputs: Sequence[str],
-    point: Mapping[str, Any],
-    in_shapes: Mapping[str, tuple[int, ...]],
-    out_shapes: Mapping[str, tuple[int, ...]],
-) -> dict[str, dict[str, torch.Tensor]]:
-    columns: dict[str, dict[str, list[torch.Tensor]]] = {output: {name: [] for name in in_shapes} for output in outputs}
-
-    for name, shape in in_shapes.items():
+def _forward_mode(point: _Point) -> dict[str, dict[str, torch.Tensor]]:
+    columns: dict[str, dict[str, list[torch.Tensor]]] = {output: {} for output in point.out_shapes}
+    for name, shape in point.in_shapes.items():
 
         def along(value: torch.Tensor, name: str = name) -> dict[str, Any]:
-            return model({**point, name: value}, outputs=list(outputs))
+            return point.outputs({**point.leaves, name: value})
 
-        primal = point[name]
-        for index in range(math.prod(shape)):
-            tangent = torch.zeros_like(primal).reshape(*primal.shape[: primal.dim() - len(shape)], -1)
-            tangent[..., index] = 1.0
-            _, pushed = torch.func.jvp(along, (primal,), (tangent.reshape(primal.shape),))
-            for output in outputs:
-                columns[output][name].append(pushed[output].detach())
+        primal = point.leaves[name].detach()
+        for unit in torch.eye(math.prod(shape), dtype=primal.dtype, device=primal.device):
+            tangent_in = unit.reshape(shape).expand(primal.shape)
+            pushed = torch.func.jvp(along, (primal,), (tangent_in,))[1]
+            for output, tangent in pushed.items():
+                columns[output].setdefault(name, []).append(tangent.detach())
     return {
         output: {
-            name: torch.stack(columns[output][name], dim=-1).reshape((*columns[output][name][0].shape, *in_shapes[name]))
-            for name in in_shapes
+            name: torch.stack(found, dim=-1).reshape((*point.batch, *shape, *point.in_shapes[name]))
+            for name, found in columns[output].items()
         }
-        for output in outputs
+        for output, shape in point.out_shapes.items()
     }
 
 
@@ -197,10 +196,11 @@ class TensorFunction(nn.Module):
             values[name] = x[..., start : start + size].reshape((*batch, *shape))
             start += size
         found = self.model(values, outputs=self.output_names)
-        parts = []
-        for name, shape in zip(self.output_names, self._out_shapes, strict=True):
-            value = found[name]
-            inner = value.shape[: value.dim() - len(shape)]
-            flat = value.reshape((*inner, -1)) if shape else value.unsqueeze(-1)
-            parts.append(flat.expand(*torch.broadcast_shapes(inner, batch), flat.shape[-1]))
-        return torch.cat(parts, dim=-1)
+        shapes = zip(self.output_names, self._out_shapes, strict=True)
+        flat = [found[name].reshape(*_batch_of(found[name], shape), math.prod(shape)) for name, shape in shapes]
+        batch = torch.broadcast_shapes(batch, *(part.shape[:-1] for part in flat))
+        return torch.cat([part.expand(*batch, part.shape[-1]) for part in flat], dim=-1)
+
+
+def _batch_of(value: torch.Tensor, shape: tuple[int, ...]) -> torch.Size:
+    return value.shape[: value.dim() - len(shape)]

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 @dataclass(frozen=True)
 class GradientEntry:
     """One derivative: where it comes from, how far off it may be, and what it took.
@@ -51,8 +56,8 @@ class JacobianCost:
 
     def __str__(self) -> str:
         return (
-            f"Jacobian in {self.mode} mode: {self.passes} passes, {self.runs} runs "
-            f"({self.other_mode} mode would take {self.other_passes} passes); {self.reason}"
+            f"Jacobian in {self.mode} mode: {counted(self.passes, 'pass', 'passes')}, {counted(self.runs, 'run')} "
+            f"({self.other_mode} mode would take {counted(self.other_passes, 'pass', 'passes')}); {self.reason}"
         )
 
 

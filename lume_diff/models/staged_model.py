@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
+from torch.autograd import forward_ad
 
 from lume_diff.errors import LumeDiffError, UnknownVariableError, ValidationError, nearest_names, unknown_variable
 from lume_diff.models.base import LUMEModel
-from lume_diff.models.evaluation import Evaluation
+from lume_diff.models.evaluation import Evaluation, check_batches
 from lume_diff.models.report import GradientReport
-from lume_diff.models.stage_names import Owner, chain_variables, default_links, explicit_links
-from lume_diff.models.transforms import map_tensors, tensors_in
+from lume_diff.models.stage_names import Owner, chain_variables, check_stages, join, link_factor
+from lume_diff.models.transforms import in_transform
+from lume_diff.variables import MomentsVariable, ParticleGroupVariable
 
 
 class StagedModel(LUMEModel):
@@ -22,23 +26,42 @@ class StagedModel(LUMEModel):
 
     The chain is a ``LUMEModel`` with the variables of its stages, and can be a stage itself. Bare ``initial_*``
     means the first stage and bare ``final*`` the last; any other name that two stages share is
-    ``"<stage>/<name>"``. A write re-runs the stages that it changes and those downstream, no others.
+    ``"<stage>/<name>"``. The chain starts from the set-points that the stages have and keeps its own from then on.
+
+    Every stage keeps its own reference energy and time, so build it from the bunch that reaches it:
+    ``CheetahModel(linac, injector.get("final_particles"))``.
+
+    Only stages whose inputs or parameters changed run, and those downstream of them; writing a number that is there
+    already changes nothing. Values read after two writes share the graph of a stage that stayed the same, so that
+    backward passes through both need ``retain_graph``, or one sum.
 
     Args:
         stages: models in the order of the beam; a dictionary names them, a list calls them ``stage0, stage1, ...``.
         links: further values to hand over, ``{"stage/input": "stage/output"}``; by default ``final_particles`` goes
-            to ``initial_particles`` of the next stage, or ``final_moments`` to ``initial_moments``.
-        validation: see ``LUMEModel``.
+            to ``initial_particles`` of the next stage, or ``final_moments`` to ``initial_moments``. What is handed over
+            is converted to the taker's unit and dtype, and checked as if it were written.
+        validation: see ``LUMEModel``; for outputs it comes on top of what their stage does.
 
     Raises:
-        ValidationError: for no stages, a stage that hands nothing over, or a stage name with a slash.
+        ValidationError: for no stages, a stage that hands nothing over, one model in two stages, a stage name with a
+            slash, or a link between values of different kinds.
+        UnknownVariableError: for a link to something that is not there.
+        UnitError: for a link between units of different dimensions.
 
     Gradient:
         That of the stages, by the chain rule.
 
     Example:
-        >>> line = StagedModel({"injector": injector, "linac": linac})  # doctest: +SKIP
-        >>> line({"Q1.k1": k})["SCR1.image"].square().sum().backward()  # doctest: +SKIP
+        >>> from lume_diff.models import BunchFromMoments, TorchModel
+        >>> from lume_diff.variables import TorchScalarVariable
+        >>> phase = TorchScalarVariable(name="phase", default_value=0.1)
+        >>> energy = TorchScalarVariable(name="energy", unit="MeV")
+        >>> gun = TorchModel(lambda x: 100.0 * x.cos(), [phase], [energy])
+        >>> twiss = dict(norm_emit_x=1e-6, norm_emit_y=1e-6, beta_x=10.0, beta_y=5.0)
+        >>> bunch = BunchFromMoments(100, mean_energy=1e8, charge=1e-10, **twiss)
+        >>> line = StagedModel({"gun": gun, "bunch": bunch}, {"bunch/mean_energy": "gun/energy"})
+        >>> line.get("final_particles")["mean_energy"]
+        tensor(99500416.5278, dtype=torch.float64)
     """
 
     def __init__(
@@ -49,71 +72,99 @@ class StagedModel(LUMEModel):
         validation: Mapping[str, str] | None = None,
     ) -> None:
         named = dict(stages) if isinstance(stages, Mapping) else {f"stage{i}": s for i, s in enumerate(stages)}
-        _check_stages(named)
         self._build(named, dict(links or {}), validation)
 
-    def _build(
-        self, stages: dict[str, LUMEModel], links: dict[str, str], validation: Mapping[str, str] | None
-    ) -> None:
-        joined = {**default_links(stages), **explicit_links(stages, links)}
-        _check_joined(stages, joined)
+    def _build(self, stages: dict[str, LUMEModel], links: dict[str, str], validation: Mapping[str, str] | None) -> None:
+        check_stages(stages)
+        joined = join(stages, links)
         variables, owners = chain_variables(stages, joined)
-        initial = {}
-        for shown, owner in owners.items():
-            if owner.name in stages[owner.stage].input_names:
-                initial[shown] = stages[owner.stage].get(owner.name)
         lead = next(iter(stages.values()))
-        super().__init__(
-            variables.values(), initial=initial, dtype=lead.dtype, device=lead.device, validation=validation
-        )
+        super().__init__(variables.values(), dtype=lead.dtype, device=lead.device, validation=validation)
         self._links, self._joined, self._owners = links, joined, owners
+        self._known = {name: stage._variables for name, stage in stages.items()}
+        self._on_request = frozenset(n for n, owner in owners.items() if owner.name in stages[owner.stage]._on_request)
         self._stage_keys = {}
         for index, (name, stage) in enumerate(stages.items()):
             key = f"stage{index}_" + re.sub(r"\W", "_", name)
             self.add_module(key, stage)
             self._stage_keys[name] = key
-        for name, variable in variables.items():
-            owner = owners[name]
-            if not variable.read_only:
-                self._baseline[name] = stages[owner.stage]._baseline[owner.name]
+        self._setpoints = self._of_stages("_setpoints")
+        self._baseline = self._of_stages("_baseline")
+
+    def _first_values(self, initial: Mapping[str, Any]) -> dict[str, Any]:
+        # The stages' own objects are taken later, so that a stage sees which of its inputs stand at its baseline.
+        return {}
+
+    def _of_stages(self, table: str) -> dict[str, Any]:
+        stages = self.stages
+        owned = {shown: self._owners[shown] for shown in self._input_names}
+        return {shown: getattr(stages[owner.stage], table)[owner.name] for shown, owner in owned.items()}
+
+    def _follow_baseline(self) -> None:
+        """Take over the stages' baselines where they have new objects; set-points that stood there follow."""
+        old, self._baseline = self._baseline, self._of_stages("_baseline")
+        self._setpoints = {n: self._baseline[n] if v is old[n] else v for n, v in self._setpoints.items()}
+        self._evaluation = self._checked = None
 
     @property
     def stages(self) -> Mapping[str, LUMEModel]:
         """The stages by name, in the order of the beam."""
-        return MappingProxyType({name: self._modules[key] for name, key in self._stage_keys.items()})
+        return MappingProxyType({name: self._stage(name) for name in self._stage_keys})
+
+    def _stage(self, name: str) -> LUMEModel:
+        return cast(LUMEModel, self._modules[self._stage_keys[name]])
 
     def replace(self, stage: str, model: LUMEModel) -> None:
         """Put another model in the place of a stage, all or nothing.
 
-        Set-points of variables that stay keep their values.
+        The other stages keep their set-points and their runs; the new one brings its own set-points. Not to be called
+        while other threads read the chain.
 
         Raises:
-            UnknownVariableError: if there is no such stage.
+            UnknownVariableError: if there is no such stage, or a link needs what the new model does not have.
             ValidationError: if the new model cannot take or hand over what its neighbours need.
         """
         with self._lock:
             stages = dict(self.stages)
             if stage not in stages:
                 raise UnknownVariableError(f"{stage!r} is not a stage of this chain{nearest_names(stage, stages)}")
-            stages[stage] = model
+            if model is stages[stage] and model._variables is self._known[stage]:
+                return
             fresh = StagedModel.__new__(StagedModel)
-            fresh._build(stages, self._links, None)
-            kept = {
-                name: value
-                for name, value in self._setpoints.items()
-                if name in fresh._setpoints and self._owners[name].stage != stage
-            }
-            fresh._setpoints.update(kept)
-            fresh._validation = {name: how for name, how in self._validation.items() if name in fresh._variables}
-            lock, runs = self._lock, self.runs - sum(s.runs for s in stages.values())
-            self.__dict__.clear()
-            self.__dict__.update(fresh.__dict__)
-            self._lock, self._runs = lock, runs
+            fresh._build({**stages, stage: model}, self._links, None)
+            now = {owner: name for name, owner in fresh._owners.items() if owner.stage != stage}
+            kept = {name: now[owner] for name, owner in self._owners.items() if owner in now}
+            fresh._validation = {kept[name]: how for name, how in self._validation.items() if name in kept}
+            fresh._unlimited = fresh._unlimited.difference(fresh._validation)
+            fresh._setpoints |= {kept[name]: value for name, value in self._setpoints.items() if name in kept}
+            fresh._runs = self._runs + stages[stage].runs - model.runs
+            if self._evaluation is not None:
+                state = StagedState(fresh._setpoints, self._evaluation.state, True)
+                state.earlier.pop(stage, None)
+                fresh._evaluation = Evaluation(fresh, {}, state)  # holds for no inputs; its parts may be used again
+            old = self._stage_keys.values()
+            fresh._modules.update({key: child for key, child in self._modules.items() if key not in old})
+            self.__dict__.update({name: fresh.__dict__[name] for name in _REPLACED})
 
     # -- evaluation ------------------------------------------------------------------------------------------
 
+    def _where(self, name: str) -> tuple[torch.dtype, torch.device]:
+        owner = self._owners[name]
+        return self._stage(owner.stage)._where(owner.name)
+
+    def _policy(self, name: str) -> str | None:
+        owner = self._owners[name]
+        return self._validation.get(name) or self._stage(owner.stage)._policy(owner.name)
+
+    def _merged(self, checked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return set-points with checked values put in; an equal number stays the same object, its stage at rest."""
+        setpoints = self._setpoints
+        if checked and not in_transform() and forward_ad._current_level < 0:
+            checked = {n: setpoints[n] if _is_equal(setpoints[n], value) else value for n, value in checked.items()}
+        return super()._merged(checked)
+
     def _run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> StagedState:
-        return self._run_stages(inputs, outputs, None, share_graphs=False)
+        raise NotImplementedError("a chain runs its stages in _evaluate")
 
     def _evaluate(
         self,
@@ -122,66 +173,86 @@ class StagedModel(LUMEModel):
         previous: Evaluation | None,
         share_graphs: bool = True,
     ) -> Evaluation:
-        old = previous.state if previous is not None else None
-        return Evaluation(self, inputs, self._run_stages(inputs, outputs, old, share_graphs))
+        state = StagedState(inputs, None if previous is None else previous.state, share_graphs)
+        evaluation = Evaluation(self, inputs, state, lasting=share_graphs)
+        self._complete(state, outputs)
+        return evaluation
 
-    def _run_stages(
-        self, inputs: Mapping[str, Any], outputs: Sequence[str], old: StagedState | None, share_graphs: bool
-    ) -> StagedState:
+    def _complete(self, state: StagedState, outputs: Sequence[str]) -> None:
         """Evaluate the stages that the outputs need, each only if its inputs changed."""
-        stages = self.stages
-        wanted = self._wanted_by_stage(outputs)
-        own_inputs: dict[str, dict[str, Any]] = {name: {} for name in stages}
-        for shown, value in inputs.items():
-            owner = self._owners[shown]
-            own_inputs[owner.stage][owner.name] = value
-        state = StagedState()
-        for name, stage in stages.items():
-            if name not in wanted:
+        for name, wanted in self._wanted_by_stage(outputs).items():
+            if name in state:
                 continue
-            values = own_inputs[name]
-            for taker, giver in self._joined.items():
-                if taker.stage == name:
-                    values[taker.name] = _handed_over(state[giver.stage], stages[giver.stage], giver.name, stage)
-            before = old.get(name) if old is not None else None
-            usable = before is not None and (share_graphs or not before.needs_graph)
-            if usable and before.is_current(stage, values):
+            stage, share = self._stage(name), state.share_graphs
+            if stage._variables is not self._known[name]:
+                raise ValidationError(
+                    f"the variables of stage {name!r} have changed since the chain was built (a stage of its own was "
+                    f"replaced?): tell the chain by replace({name!r}, stages[{name!r}])"
+                )
+            values = self._stage_inputs(state, name)
+            before = state.earlier.pop(name, None)
+            if before is not None and (share or not before.needs_graph) and before.holds(stage, values, wanted):
                 state[name] = before
                 continue
-            with stage._lock:
-                stage._check_batches(values)
-                try:
-                    state[name] = stage._evaluate(values, wanted[name], before, share_graphs)
-                except LumeDiffError as error:
-                    error.add_note(f"in stage {name!r}")
-                    raise
-        return state
+            with _in_stage(name):
+                check_batches(stage._variables, values)
+                state[name] = stage._evaluate(values, wanted, before, share)
 
     def _wanted_by_stage(self, outputs: Sequence[str]) -> dict[str, list[str]]:
-        """Return which outputs of which stages it takes, hand-overs included."""
+        """Return which outputs of which stages it takes, hand-overs included, in the order of the beam."""
         wanted: dict[str, list[str]] = {}
         for shown in outputs:
             owner = self._owners[shown]
             wanted.setdefault(owner.stage, []).append(owner.name)
-        for name in reversed(self.stages):
+        for name in reversed(list(self._stage_keys)):
             if name not in wanted:
                 continue
             for taker, giver in self._joined.items():
                 if taker.stage == name and giver.name not in wanted.setdefault(giver.stage, []):
                     wanted[giver.stage].append(giver.name)
-        return wanted
+        return {name: wanted[name] for name in self._stage_keys if name in wanted}
 
-    def _read(self, state: StagedState, outputs: Sequence[str]) -> dict[str, Any]:
-        stages = self.stages
-        found = {}
-        for shown in outputs:
+    def _stage_inputs(self, state: StagedState, name: str) -> dict[str, Any]:
+        """Return the inputs of one stage: what belongs to it, and what earlier stages hand over."""
+        values: dict[str, Any] = dict.fromkeys(self._stage(name)._input_names)
+        for shown, value in state.inputs.items():
             owner = self._owners[shown]
-            found[shown] = state[owner.stage].read(stages[owner.stage], (owner.name,))[owner.name]
+            if owner.stage == name:
+                values[owner.name] = value
+        for taker, giver in self._joined.items():
+            if taker.stage == name:
+                values[taker.name] = self._handed_over(state[giver.stage], giver, taker)
+        return values
+
+    def _handed_over(self, evaluation: Evaluation, giver: Owner, taker: Owner) -> Any:
+        """Return an output of one stage as a later one takes it, converted and checked once."""
+        if (giver, taker) in evaluation.memo:
+            return evaluation.memo[giver, taker]
+        source, target = self._stage(giver.stage), self._stage(taker.stage)
+        with _in_stage(giver.stage):
+            value = evaluation.read(source, (giver.name,))[giver.name]
+        factor = link_factor(source._variables[giver.name], target._variables[taker.name])
+        with _in_stage(taker.stage):
+            value = target._checked_input(taker.name, value if factor == 1.0 else value * factor)
+        if evaluation.lasting and not in_transform():
+            evaluation.memo[giver, taker] = value
+        return value
+
+    def _take(self, evaluation: Evaluation, names: Sequence[str]) -> dict[str, Any]:
+        state: StagedState = evaluation.state
+        self._complete(state, names)
+        found = {}
+        for shown in names:
+            owner = self._owners[shown]
+            with _in_stage(owner.stage):
+                found[shown] = state[owner.stage].read(self._stage(owner.stage), (owner.name,))[owner.name]
         return found
 
-    def _reset_simulator(self) -> None:
-        for stage in self.stages.values():
-            stage._reset_simulator()
+    def _checked_outputs(self, values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """Judge by the chain's own policies; the stages have looked at everything already."""
+        return {**values, **super()._checked_outputs(values, [name for name in names if name in self._validation])}
+
+    # -- what it cost, and the rest --------------------------------------------------------------------------
 
     @property
     def runs(self) -> int:
@@ -189,11 +260,15 @@ class StagedModel(LUMEModel):
         return self._runs + sum(stage.runs for stage in self.stages.values())
 
     def gradient_report(self) -> GradientReport:
-        """Return the derivatives known in all stages, and the cost of the chain's last Jacobian."""
+        """Return the derivatives known in all stages, by the chain's names, and what its last Jacobian cost."""
+        shown = {owner: name for name, owner in self._owners.items()}
         entries, notes = [], []
         for name, stage in self.stages.items():
             report = stage.gradient_report()
-            entries += report.entries
+            for entry in report.entries:
+                ends = (Owner(name, entry.output), Owner(name, entry.input))
+                output, input = (shown.get(end, str(end)) for end in ends)
+                entries.append(replace(entry, output=output, input=input))
             notes += [f"{name}: {note}" for note in report.notes]
         self._report.entries, self._report.notes = entries, notes
         return self._report
@@ -201,19 +276,21 @@ class StagedModel(LUMEModel):
     def reference_energy(self, inputs: Mapping[str, Any] | None, elements: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return the reference energy [eV] at the entrance of elements, ``"<stage>/<element>"`` or the bare name.
 
+        A bare name means the first stage that has such an element. Nothing is tracked, except where a link gives a
+        stage its reference.
+
         Raises:
             UnknownVariableError: if no stage has the element.
         """
-        checked = self._checked_inputs(inputs or {})
-        merged = {**self._setpoints, **checked}
+        state = StagedState(self._merged(self._checked_inputs({} if inputs is None else inputs)), None, False)
         found = {}
         for element in elements:
-            stage_name, _, bare = element.rpartition("/")
-            candidates = {stage_name: self.stages[stage_name]} if stage_name in self.stages else self.stages
-            for name, stage in candidates.items():
-                own = {o.name: merged[shown] for shown, o in self._owners.items() if o.stage == name and shown in merged}
+            stage_name, separator, rest = element.partition("/")
+            is_qualified = bool(separator) and stage_name in self.stages
+            for name in [stage_name] if is_qualified else list(self.stages):
+                bare = rest if is_qualified else element
                 try:
-                    found[element] = stage.reference_energy(own, [bare])[bare]
+                    found[element] = self._stage(name).reference_energy(self._scalar_inputs(state, name), [bare])[bare]
                     break
                 except UnknownVariableError:
                     continue
@@ -221,9 +298,61 @@ class StagedModel(LUMEModel):
                 raise unknown_variable(element, (), "any stage with beamline elements")
         return found
 
+    def _scalar_inputs(self, state: StagedState, name: str) -> dict[str, Any]:
+        """Return the inputs of a stage except the beam that it is handed."""
+        stage = self._stage(name)
+        own = {shown: owner.name for shown, owner in self._owners.items() if owner.stage == name}
+        values = {own[shown]: value for shown, value in state.inputs.items() if shown in own}
+        for taker, giver in self._joined.items():
+            if taker.stage == name and not isinstance(stage._variables[taker.name], _BEAMS):
+                self._complete(state, [shown for shown, owner in self._owners.items() if owner == giver])
+                values[taker.name] = self._handed_over(state[giver.stage], giver, taker)
+        return {key: value for key, value in values.items() if value is not None}
+
+    @property
+    def simulator(self) -> Mapping[str, Any]:
+        """The native objects of the stages by name; call ``refresh()`` after changing one."""
+        return MappingProxyType({name: stage.simulator for name, stage in self.stages.items()})
+
+    def refresh(self) -> None:
+        """Read again what was changed on the native objects of all stages."""
+        with self._lock:
+            for stage in self.stages.values():
+                stage.refresh()
+            self._follow_baseline()
+
+    def _reset_simulator(self) -> None:
+        for stage in self.stages.values():
+            stage._reset_simulator()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        with self._lock:
+            self._follow_baseline()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._follow_baseline()
+
+
+#: What ``replace`` changes: everything that follows from the stages.
+_REPLACED = (
+    *("_variables", "_input_names", "_output_names", "_unlimited", "_validation", "dtype", "device"),
+    *("_baseline", "_setpoints", "_evaluation", "_checked", "_copies", "_runs"),
+    *("_joined", "_owners", "_known", "_on_request", "_stage_keys", "_modules"),
+)
+_BEAMS = (ParticleGroupVariable, MomentsVariable)
+
 
 class StagedState(dict[str, Evaluation]):
-    """The evaluations of the stages that have run."""
+    """The evaluations of the stages that have run, and those of an earlier run that may still hold."""
+
+    def __init__(self, inputs: Mapping[str, Any], previous: StagedState | None, share_graphs: bool) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.earlier: dict[str, Evaluation] = {} if previous is None else {**previous.earlier, **previous}
+        self.share_graphs = share_graphs
 
     @property
     def freed(self) -> bool:
@@ -231,42 +360,20 @@ class StagedState(dict[str, Evaluation]):
         return any(evaluation.freed for evaluation in self.values())
 
 
-def _handed_over(evaluation: Evaluation, giver: LUMEModel, name: str, taker: LUMEModel) -> Any:
-    """Return an output of one stage as the next one takes it: same dtype and device, converted once."""
-    value = evaluation.read(giver, (name,))[name]
-    if all(t.dtype == taker.dtype and t.device == taker.device for t in tensors_in(value) if t.is_floating_point()):
-        return value
-    key = f"{name} as {taker.dtype} on {taker.device}"
-    if key not in evaluation.memo:
-        evaluation.memo[key] = map_tensors(
-            lambda t: t.to(device=taker.device, dtype=taker.dtype if t.is_floating_point() else t.dtype), value
-        )
-    return evaluation.memo[key]
+@contextmanager
+def _in_stage(name: str) -> Iterator[None]:
+    """Say in an error's message in which stage it happened."""
+    try:
+        yield
+    except LumeDiffError as error:
+        error.args = (f"in stage {name!r}: {error}", *error.args[1:])
+        raise
 
 
-def _check_stages(stages: Mapping[str, LUMEModel]) -> None:
-    if not stages:
-        raise ValidationError("a StagedModel needs at least one stage, got none")
-    for name, stage in stages.items():
-        if not isinstance(stage, LUMEModel):
-            raise ValidationError(f"stage {name!r} is a {type(stage).__name__}; expected a LUMEModel")
-        if not name or "/" in name:
-            raise ValidationError(f"stage name {name!r} must be non-empty and without '/', which separates stage and variable")
-    if len({id(stage) for stage in stages.values()}) != len(stages):
-        raise ValidationError("one model stands in two stages: give each stage a model of its own (copy.deepcopy)")
-
-
-def _check_joined(stages: Mapping[str, LUMEModel], joined: Mapping[Owner, Owner]) -> None:
-    names = list(stages)
-    for before, after in zip(names, names[1:], strict=False):
-        if not any(taker.stage == after for taker in joined):
-            raise ValidationError(
-                f"stage {before!r} hands nothing over to {after!r}: one needs the output 'final_particles' (or "
-                f"'final_moments') and the other the input 'initial_particles' (or 'initial_moments'), or a link; "
-                f"{before!r} has outputs {_few(stages[before].output_names)}, "
-                f"{after!r} has inputs {_few(stages[after].input_names)}"
-            )
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+def _is_equal(old: Any, new: Any) -> bool:
+    """Tell whether two values are the same numbers, or the same text, and neither has a graph."""
+    if not isinstance(old, torch.Tensor) or not isinstance(new, torch.Tensor):
+        return isinstance(old, str) and old == new
+    if old.requires_grad or new.requires_grad or old.dtype != new.dtype or old.device != new.device:
+        return False
+    return torch.equal(old, new)

@@ -11,26 +11,34 @@ from torch import nn
 
 from lume_diff.errors import ShapeError, ValidationError
 from lume_diff.models.base import LUMEModel
-from lume_diff.models.derivatives import component_shape
-from lume_diff.variables import Variable
+from lume_diff.variables import TorchNDVariable, TorchScalarVariable, Variable
 
 Transformer = Callable[[torch.Tensor], torch.Tensor]
 
 
 class TorchModel(LUMEModel):
-    """Wrap a surrogate: a network, a fitted formula, any ``nn.Module``.
+    """Wrap a surrogate: a network, a fitted formula, any ``nn.Module`` or function of a tensor.
+
+    The module is put into evaluation mode, so that dropout and batch normalisation neither draw numbers nor learn when
+    the model is read; ``model.train()`` brings training mode back, and then two calls may differ.
 
     Args:
-        module: maps ``(batch, n_in)`` to ``(batch, n_out)``, or a dictionary of tensors to one, see ``layout``.
+        module: maps ``(batch, n_in)`` to ``(batch, n_out)`` or, for one output, ``(batch,)``; or a dictionary of
+            tensors to one, see ``layout``. Whatever the batch dimensions of the inputs, it is called once.
         input_variables: its inputs, in the order of the columns; arrays take as many columns as they have entries.
         output_variables: its outputs, likewise.
         input_transformers: applied to the inputs one after the other: callables, or BoTorch input transforms.
         output_transformers: applied to what the module returns; a BoTorch input transform is undone
             (``untransform``), so that the one fitted to the training data fits here.
-        layout: ``"tensor"``, or ``"dict"`` for a module that takes and gives ``{name: tensor}``.
+        layout: ``"tensor"``, or ``"dict"`` for a module that takes and gives ``{name: tensor}``, each
+            ``(*batch, *shape)``, and may take integers, truth values and strings too.
         dtype: by default that of the module's parameters, else ``torch.float64``.
         device: by default that of the module's parameters.
         validation: see ``LUMEModel``.
+
+    Raises:
+        ValidationError: for an unknown layout, variables that are no columns, or a dtype other than the module's.
+        ShapeError: from an evaluation, if the module returns something that is not the output variables.
 
     Gradient:
         Exact.
@@ -48,11 +56,11 @@ class TorchModel(LUMEModel):
 
     def __init__(
         self,
-        module: nn.Module,
+        module: nn.Module | Callable[[Any], Any],
         input_variables: Iterable[Variable],
         output_variables: Iterable[Variable],
-        input_transformers: Sequence[Transformer] = (),
-        output_transformers: Sequence[Transformer] = (),
+        input_transformers: Sequence[Transformer] | Transformer = (),
+        output_transformers: Sequence[Transformer] | Transformer = (),
         *,
         layout: str = "tensor",
         dtype: torch.dtype | None = None,
@@ -61,22 +69,33 @@ class TorchModel(LUMEModel):
     ) -> None:
         if layout not in ("tensor", "dict"):
             raise ValidationError(f"layout is {layout!r}; expected 'tensor' or 'dict'")
+        if not callable(module):
+            raise ValidationError(f"module is a {type(module).__name__}; expected an nn.Module or a function")
+        module = module if isinstance(module, nn.Module) else _Function(module)
         inputs = [variable.model_copy(update={"read_only": False}) for variable in input_variables]
         outputs = [variable.model_copy(update={"read_only": True}) for variable in output_variables]
+        if not inputs or not outputs:
+            raise ValidationError("a TorchModel needs at least one input variable and one output variable")
+        in_shapes = _columns_of(inputs) if layout == "tensor" else {}
+        out_shapes = _columns_of(outputs) if layout == "tensor" else {}
         parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
+        own = torch.float64 if parameter is None else parameter.dtype
+        if parameter is not None and dtype not in (None, own):
+            raise ValidationError(f"dtype is {dtype}, but the module's parameters are {own}: call model.to({dtype})")
         super().__init__(
             [*inputs, *outputs],
-            dtype=dtype or (parameter.dtype if parameter is not None else torch.float64),
-            device=device or (parameter.device if parameter is not None else None),
+            dtype=dtype or own,
+            device=device or (None if parameter is None else parameter.device),
             validation=validation,
         )
         self.module = module
         self.layout = layout
         self.input_transformers = _Transformers(input_transformers, undo=False)
         self.output_transformers = _Transformers(output_transformers, undo=True)
-        self._in_shapes = {v.name: component_shape(v) for v in inputs} if layout == "tensor" else {}
-        self._out_shapes = {v.name: component_shape(v) for v in outputs} if layout == "tensor" else {}
-        self._all_scalar = not any(self._in_shapes.values())
+        self._in_shapes, self._out_shapes = in_shapes, out_shapes
+        self._all_scalar = not any(in_shapes.values()), not any(out_shapes.values())
+        self._out_sizes = [math.prod(shape) for shape in out_shapes.values()]
+        self.eval()
 
     @property
     def simulator(self) -> nn.Module:
@@ -85,21 +104,26 @@ class TorchModel(LUMEModel):
 
     def _run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         del outputs
-        unset = [name for name, value in inputs.items() if value is None]
+        unset = [repr(name) for name, value in inputs.items() if value is None]
         if unset:
-            raise ValidationError(f"input {unset[0]!r} has no value: give the variable a default or set it")
+            raise ValidationError(
+                f"{'inputs' if len(unset) > 1 else 'input'} {', '.join(unset)} without a value: give the variables a "
+                "default, or set or pass a value"
+            )
         if self.layout == "dict":
-            return self.output_transformers(self.module(self.input_transformers(dict(inputs))))
+            found = self.output_transformers(self.module(self.input_transformers(dict(inputs))))
+            if not isinstance(found, Mapping):
+                raise ShapeError(f"the module returned a {type(found).__name__}; layout='dict' wants {{name: tensor}}")
+            return dict(found)
         columns = self._columns(inputs)
-        batch = columns.shape[:-1]
         rows = self.input_transformers(columns.reshape(-1, columns.shape[-1]))
-        found = self.output_transformers(self.module(rows))
-        return self._split(found, batch)
+        found = self.output_transformers(self.module(rows if rows.dtype is self.dtype else rows.to(self.dtype)))
+        return self._split(found, columns.shape[:-1])
 
     def _columns(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return all inputs side by side, ``(*batch, n_in)``."""
-        values = list(inputs.values())
-        if self._all_scalar:
+        """Return all inputs side by side in the order of the variables, ``(*batch, n_in)``."""
+        values = [inputs[name] for name in self._in_shapes]
+        if self._all_scalar[0]:
             if any(value.shape != values[0].shape for value in values):
                 values = list(torch.broadcast_tensors(*values))
             return torch.stack(values, dim=-1)
@@ -110,46 +134,67 @@ class TorchModel(LUMEModel):
         batch = torch.broadcast_shapes(*(value.shape[:-1] for value in flat))
         return torch.cat([value.expand(*batch, value.shape[-1]) for value in flat], dim=-1)
 
-    def _split(self, found: torch.Tensor, batch: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    def _split(self, found: Any, batch: torch.Size) -> dict[str, torch.Tensor]:
         """Return the columns of the module's answer by output name."""
-        sizes = [math.prod(shape) for shape in self._out_shapes.values()]
-        if found.dim() == 1 and len(sizes) == 1 and sizes[0] == 1:
+        width, count = sum(self._out_sizes), math.prod(batch)
+        if not isinstance(found, torch.Tensor):
+            raise ShapeError(f"the module returned a {type(found).__name__}; expected a tensor, or layout='dict'")
+        if width == 1 and found.shape == (count,):
             found = found.unsqueeze(-1)
-        if found.shape[-1] != sum(sizes):
+        if found.numel() != count * width or found.dim() == 0 or found.shape[-1] != width:
             raise ShapeError(
-                f"the module returned shape {tuple(found.shape)}; expected (..., {sum(sizes)}) for outputs "
-                f"{list(self._out_shapes)}: check the output variables or the output transformers"
+                f"the module returned shape {tuple(found.shape)} for {count} rows; expected ({count}, {width}) for "
+                f"outputs {list(self._out_shapes)}: check the output variables or the output transformers"
             )
-        found = found.reshape(*batch, found.shape[-1])
-        if len(sizes) == found.shape[-1] and not any(self._out_shapes.values()):
+        found = found.reshape(*batch, width)
+        if self._all_scalar[1]:
             return dict(zip(self._out_shapes, found.unbind(-1), strict=True))
-        parts = found.split(sizes, dim=-1)
+        parts = found.split(self._out_sizes, dim=-1)
         return {
             name: part.reshape((*batch, *shape))
             for (name, shape), part in zip(self._out_shapes.items(), parts, strict=True)
         }
 
 
+def _columns_of(variables: Iterable[Variable]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of variables that can be columns of a tensor."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for variable in variables:
+        if isinstance(variable, TorchNDVariable):
+            shapes[variable.name] = variable.shape
+        elif isinstance(variable, TorchScalarVariable):
+            shapes[variable.name] = ()
+        else:
+            raise ValidationError(
+                f"{variable.name!r} is a {type(variable).__name__}, which is no column of a tensor: use a "
+                "TorchScalarVariable or TorchNDVariable, or layout='dict'"
+            )
+    return shapes
+
+
 class _Transformers(nn.Module):
     """Apply transformers in a row; with ``undo`` those that can be undone are."""
 
-    def __init__(self, transformers: Sequence[Transformer], undo: bool) -> None:
+    def __init__(self, transformers: Sequence[Transformer] | Transformer, undo: bool) -> None:
         super().__init__()
-        if callable(transformers):
-            transformers = (transformers,)
-        self.steps = nn.ModuleList(t if isinstance(t, nn.Module) else _Step(t) for t in transformers)
+        is_one = callable(transformers) and not isinstance(transformers, nn.ModuleList)
+        steps: Iterable[Any] = (transformers,) if is_one else transformers  # type: ignore[assignment]
+        self.steps = nn.ModuleList(step if isinstance(step, nn.Module) else _Function(step) for step in steps)
         self.undo = undo
 
     def forward(self, values: Any) -> Any:
         for step in self.steps:
-            values = step.untransform(values) if self.undo and hasattr(step, "untransform") else step(values)
+            undone = getattr(step, "untransform", None) if self.undo else None
+            values = step(values) if undone is None else undone(values)
+            if isinstance(values, tuple):  # BoTorch's outcome transforms give variances as well
+                values = values[0]
         return values
 
 
-class _Step(nn.Module):
+class _Function(nn.Module):
     """Hold a plain callable where a module is wanted."""
 
-    def __init__(self, function: Transformer) -> None:
+    def __init__(self, function: Callable[[Any], Any]) -> None:
         super().__init__()
         self.function = function
         if hasattr(function, "untransform"):

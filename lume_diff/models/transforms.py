@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -43,17 +43,62 @@ def map_tensors(function: Any, value: Any) -> Any:
     return pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, torch.Tensor) else leaf, value)
 
 
+def mark(value: Any) -> Any:
+    """Return what changes when a value is changed in place, or starts to require a gradient."""
+    if isinstance(value, torch.Tensor):
+        return -1 if value.is_inference() else 2 * value._version + value.requires_grad
+    return tuple(mark(tensor) for tensor in tensors_in(value)) or None
+
+
+def marks(values: Collection[Any]) -> tuple[Any, ...]:
+    """Return the mark of every value, in their order."""
+    try:
+        return tuple([2 * v._version + v.requires_grad if isinstance(v, torch.Tensor) else mark(v) for v in values])
+    except RuntimeError:  # a tensor made in inference mode has no version
+        return tuple(map(mark, values))
+
+
+def copied(value: Any) -> Any:
+    """Return a tensor without a graph as a copy, anything else as it is."""
+    if isinstance(value, torch.Tensor) and not value.requires_grad and not in_transform():
+        return value.clone()
+    return value
+
+
+def owned(checked: Any, given: Any) -> Any:
+    """Return a value that a memory can keep: what has a graph as it is, other tensors in memory of their own.
+
+    Bunches, which are immutable, and parameters are kept as they are; tensors of inference mode, which autograd could
+    not use later, become ordinary ones.
+    """
+    if any(tensor.is_inference() for tensor in tensors_in(checked)):
+        with torch.inference_mode(False):
+            return map_tensors(torch.clone, checked)
+    if checked is not given or not isinstance(checked, torch.Tensor) or isinstance(checked, torch.nn.Parameter):
+        return checked
+    return checked if checked.requires_grad else checked.clone()
+
+
+def without_graph(value: Any) -> Any:
+    """Return a value cut from its graph in memory of its own; the same object where it has no graph."""
+    if any(tensor.requires_grad for tensor in tensors_in(value)):
+        return map_tensors(lambda tensor: tensor.detach().clone(), value)
+    return value
+
+
 def detached(*tables: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Return tables of values cut from every graph; what was one object stays one, leaves stay leaves."""
+    """Return tables of values that can be copied and pickled: what hangs on a graph is cut from it, leaves stay.
+
+    What was one object in the tables stays one.
+    """
     done: dict[int, Any] = {}
 
     def cut(tensor: torch.Tensor) -> torch.Tensor:
-        if isinstance(tensor, torch.nn.Parameter):
-            return tensor
-        keep = tensor.requires_grad and tensor.is_leaf
-        return tensor.detach().clone().requires_grad_(keep)
+        return tensor if tensor.is_leaf else tensor.detach().clone()
 
     def cut_once(value: Any) -> Any:
+        if all(tensor.is_leaf for tensor in tensors_in(value)):
+            return value
         if id(value) not in done:
             done[id(value)] = map_tensors(cut, value)
         return done[id(value)]

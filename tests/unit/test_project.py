@@ -30,13 +30,15 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAZY = {
     *("cheetah", "beamphysics", "matplotlib", "scipy", "pint", "h5py", "typer", "rich", "IPython", "pandas"),
     *("xopt", "botorch", "gpytorch", "p4p", "caproto", "pytao", "impact", "impactx", "at", "cpymad", "distributed"),
+    *("lume", "amrex", "cloudpickle"),
 }
-EXTRAS = {"xopt", "epics", "bmad", "impact", "impactx", "at", "madx", "dask", "test", "all"}
+EXTRAS = {"xopt", "epics", "bmad", "impact", "impactx", "at", "madx", "lume", "dask", "test", "all"}
 # Optional modules whose distribution has another name, for when they are not installed.
 OPTIONAL = {
     "at": "accelerator-toolbox",
     "impact": "lume-impact",
     "impactx": "impactx-noacc",
+    "lume": "lume-base",
     **{name: name for name in ("xopt", "botorch", "gpytorch", "p4p", "caproto", "pytao", "cpymad", "distributed")},
 }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lume_diff.models.line.apertures import Cut
 from lume_diff.particles import TorchMoments, TorchParticleGroup
 from lume_diff.particles.bundle import Static
 from lume_diff.particles.constants import c_light
@@ -15,78 +17,121 @@ from lume_diff.particles.coordinates import from_coordinates, reference_momentum
 from lume_diff.particles.statistics import BunchStatistics
 
 
-@dataclass(frozen=True)
 class Reference:
-    """The reference particle at one place.
+    """The reference particle at one place; time and path length are computed when asked for.
 
-    Attributes:
+    Args:
         energy: total energy [eV], ``(*batch,)``.
-        time: arrival time [s], ``(*batch,)``.
-        s: path length [m], ``(*batch,)``.
+        time: arrival time [s], ``(*batch,)``, or what gives it.
+        s: path length [m], ``(*batch,)``, or what gives it.
     """
 
-    energy: Tensor
-    time: Tensor
-    s: Tensor
+    def __init__(self, energy: Tensor, time: Tensor | Callable[[], Tensor], s: Tensor | Callable[[], Tensor]) -> None:
+        self.energy, self._time, self._s = energy, time, s
+
+    @property
+    def time(self) -> Tensor:
+        """Arrival time [s], ``(*batch,)``."""
+        return self._time if isinstance(self._time, Tensor) else self._time()
+
+    @property
+    def s(self) -> Tensor:
+        """Path length [m], ``(*batch,)``."""
+        return self._s if isinstance(self._s, Tensor) else self._s()
 
 
 @dataclass(frozen=True)
 class TrackedBunch:
-    """Particles ``(*batch, n, 7)`` in Cheetah's coordinates.
+    """Particles in Cheetah's coordinates (x, px, y, py, tau, p, 1) at the reference, a row for each coordinate.
 
-    What a statistic does not need is not computed: a beam size touches neither momenta nor times.
+    What a statistic does not need is not computed: a beam size touches neither momenta nor times, and behind a linear
+    stretch the horizontal one takes one row of the map.
 
     Attributes:
-        particles: (x, px, y, py, tau, p, 1) at the reference.
+        rows: coordinates behind the last element that is not linear, ``(*batch, 7, n)``.
+        matrix: the map from there to here, ``(*batch, 7, 7)``; None for none.
         weight: charge [C], ``(*batch, n)``.
         alive: survival probability, ``(*batch, n)``.
         born: survival probability at the entrance of the line.
         reference: where and at which energy and time.
         static: species, mass, charge number and ids.
+        cuts: where hard apertures have cut the bunch.
+        sharp: survival probability with hard edges where the apertures are soft.
     """
 
-    particles: Tensor
+    rows: Tensor
+    matrix: Tensor | None
     weight: Tensor
     alive: Tensor
     born: Tensor
     reference: Reference
     static: Static
+    cuts: tuple[Cut, ...] = ()
+    sharp: Tensor | None = None
     _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def from_group(cls, group: TorchParticleGroup, reference_energy: Tensor, reference_time: Tensor) -> TrackedBunch:
         """Return a bunch in the coordinates of a stage's own, fixed reference."""
         group = group.on_z_plane()
+        old = len(group.batch_shape)
+        batch = torch.broadcast_shapes(reference_energy.shape, reference_time.shape, group.batch_shape)
+        if batch != group.batch_shape:
+            group = group._map(lambda leaf: leaf.expand(*batch, *leaf.shape[old:]))
         placed = group._with(
-            reference_energy=reference_energy.expand(torch.broadcast_shapes(reference_energy.shape, group.batch_shape)),
-            reference_time=reference_time.expand(torch.broadcast_shapes(reference_time.shape, group.batch_shape)),
+            reference_energy=reference_energy.expand(batch), reference_time=reference_time.expand(batch)
         )
-        coordinates = to_coordinates(placed)
-        particles = torch.cat((coordinates, torch.ones_like(coordinates[..., :1])), dim=-1)
+        columns = to_coordinates(placed).mT
+        rows = torch.cat((columns, torch.ones_like(columns[..., :1, :])), dim=-2)
         reference = Reference(reference_energy, reference_time, group.z[..., 0])
-        return cls(particles, group.weight, group.alive, group.alive, reference, group._static)
+        cuts = Cut.noted(group)
+        return cls(rows, None, group.weight, group.alive, group.alive, reference, group._static, cuts)
 
-    def moved(self, particles: Tensor, reference: Reference, alive: Tensor | None = None) -> TrackedBunch:
-        """Return the bunch somewhere else."""
-        return replace(
-            self, particles=particles, reference=reference, alive=self.alive if alive is None else alive, _cache={}
-        )
+    def moved(self, particles: Tensor, reference: Reference, **changes: Any) -> TrackedBunch:
+        """Return the bunch behind an element that is not linear, with particles ``(*batch, n, 7)``."""
+        return replace(self, rows=particles.mT, matrix=None, reference=reference, _cache={}, **changes)
+
+    def passed(self, reference: Reference, **changes: Any) -> TrackedBunch:
+        """Return the bunch behind something that leaves the coordinates as they are."""
+        return replace(self, reference=reference, _cache={}, **changes)
 
     def transported(self, matrix: Tensor, reference: Reference) -> TrackedBunch:
         """Return the bunch behind a linear stretch with map ``(*batch, 7, 7)``."""
-        return self.moved(self.particles @ matrix.mT, reference)
+        total = matrix if self.matrix is None else matrix @ self.matrix
+        return replace(self, matrix=total, reference=reference, _cache={})
+
+    @property
+    def particles(self) -> Tensor:
+        """All coordinates, ``(*batch, n, 7)``."""
+        return self._all_rows().mT
+
+    def _all_rows(self) -> Tensor:
+        return self.rows if self.matrix is None else self._once("rows", lambda: self.matrix @ self.rows)
+
+    def coordinate(self, index: int) -> Tensor:
+        """Return one coordinate of all particles, ``(*batch, n)``."""
+        if self.matrix is None or "rows" in self._cache:
+            return self._all_rows()[..., index, :]
+        matrix = self.matrix
+        return self._once(f"row {index}", lambda: (matrix[..., index : index + 1, :] @ self.rows)[..., 0, :])
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Leading dimensions of the coordinates."""
+        shape = self.rows.shape[:-2]
+        return shape if self.matrix is None else torch.broadcast_shapes(shape, self.matrix.shape[:-2])
 
     # What BunchStatistics wants of a bunch, in openPMD's units
 
     @property
     def x(self) -> Tensor:
         """Horizontal position [m], ``(*batch, n)``."""
-        return self.particles[..., 0]
+        return self.coordinate(0)
 
     @property
     def y(self) -> Tensor:
         """Vertical position [m], ``(*batch, n)``."""
-        return self.particles[..., 2]
+        return self.coordinate(2)
 
     @property
     def z(self) -> Tensor:
@@ -100,12 +145,12 @@ class TrackedBunch:
     @property
     def px(self) -> Tensor:
         """Horizontal momentum [eV/c], ``(*batch, n)``."""
-        return self.particles[..., 1] * self._p0c
+        return self._once("px", lambda: self.coordinate(1) * self._p0c)
 
     @property
     def py(self) -> Tensor:
         """Vertical momentum [eV/c], ``(*batch, n)``."""
-        return self.particles[..., 3] * self._p0c
+        return self._once("py", lambda: self.coordinate(3) * self._p0c)
 
     @property
     def pz(self) -> Tensor:
@@ -115,7 +160,7 @@ class TrackedBunch:
     @property
     def t(self) -> Tensor:
         """Time of arrival [s], ``(*batch, n)``."""
-        return self.reference.time.unsqueeze(-1) + self.particles[..., 4] / c_light
+        return self._once("t", lambda: self.reference.time.unsqueeze(-1) + self.coordinate(4) / c_light)
 
     @property
     def mass(self) -> float:
@@ -160,7 +205,9 @@ class TrackedBunch:
 
     def statistic(self, key: str) -> Tensor:
         """Return a statistic of the living by openPMD name."""
-        statistics: BunchStatistics = self._once("statistics", lambda: BunchStatistics(self, alive_only=True))  # type: ignore[arg-type]
+        statistics = BunchStatistics(self, alive_only=True)  # type: ignore[arg-type]
+        # Only what it has computed is kept: kept itself, it and the bunch would keep each other from being freed.
+        statistics._cache = self._once("statistics", dict)
         return statistics[key]
 
     @property
@@ -211,6 +258,10 @@ class TrackedMoments:
         """Return the moments somewhere else."""
         return replace(self, mean=mean, cov=cov, reference=reference, _cache={})
 
+    def passed(self, reference: Reference) -> TrackedMoments:
+        """Return the moments behind something that leaves them as they are."""
+        return replace(self, reference=reference, _cache={})
+
     def transported(self, matrix: Tensor, reference: Reference) -> TrackedMoments:
         """Return the moments behind a linear stretch with map ``(*batch, 7, 7)``."""
         mean = (matrix @ self.mean.unsqueeze(-1)).squeeze(-1)
@@ -239,7 +290,10 @@ class TrackedMoments:
                 [
                     self.mean[..., :6].expand(*batch, 6),
                     self.cov[..., :6, :6].expand(*batch, 6, 6),
-                    *(v.expand(batch) for v in (self.charge, self.reference.energy, self.reference.time, self.reference.s)),
+                    *(
+                        v.expand(batch)
+                        for v in (self.charge, self.reference.energy, self.reference.time, self.reference.s)
+                    ),
                 ],
                 self.static,
             )

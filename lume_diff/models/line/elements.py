@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -138,8 +139,10 @@ class Element:
 
     Attributes:
         name: the knob's name; pieces of a split element (``Q1#1``, ``Q1#2``) share it.
-        kind: name of Cheetah's class.
+        kind: name of Cheetah's class, with the module for one that is not Cheetah's own.
         values: its numbers, by attribute name.
+        trained: the ``nn.Parameter`` that holds a number, and which entry of it, by attribute name.
+        attributes: the numbers that can be set on it.
         options: what else Cheetah knows of it, by Cheetah's names.
         is_active: whether it is switched on.
         native: a copy of the Cheetah element, for what only Cheetah can do.
@@ -148,19 +151,31 @@ class Element:
     name: str
     kind: str
     values: dict[str, Tensor]
+    trained: dict[str, tuple[nn.Parameter, int | None]] = field(default_factory=dict)
+    attributes: tuple[Attribute, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     is_active: bool = True
     native: Any = None
 
     @property
-    def attributes(self) -> tuple[Attribute, ...]:
-        """The numbers that can be set on it."""
-        return ATTRIBUTES.get(self.kind, ())
-
-    @property
     def length(self) -> Tensor:
         """Its length [m]."""
         return self.values["length"]
+
+    def number(self, name: str) -> Tensor:
+        """Return one of its numbers as it is now: of a parameter, what its owner has trained it to."""
+        if name not in self.trained:
+            return self.values[name]
+        parameter, component = self.trained[name]
+        return parameter if component is None else parameter[..., component]
+
+    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the trainable parameters that its owner has put in it, by Cheetah's names."""
+        features = {attribute.name: attribute.feature for attribute in self.attributes}
+        for name, (parameter, _) in self.trained.items():
+            yield features.get(name, name), parameter
+        if self.native is not None:
+            yield from self.native.named_parameters()
 
     def option(self, name: str, default: Any = None) -> Any:
         """Return one of Cheetah's settings that is not a number."""
@@ -173,6 +188,25 @@ class Element:
         binning = self.options["binning"]
         return int(width // binning), int(height // binning)
 
+    def convert(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Carry ``.to()`` to its numbers, after the parameters themselves have been converted."""
+        for name, value in self.values.items():
+            self.values[name] = self.number(name) if name in self.trained else fn(value)
+        if self.native is not None:
+            self.native._apply(fn)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave graphs behind: a tensor that hangs on one cannot be copied."""
+        values = {
+            name: value.detach() if value.requires_grad and not value.is_leaf else value
+            for name, value in self.values.items()
+        }
+        return {**self.__dict__, "values": values}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.values.update({name: self.number(name) for name in self.trained})
+
 
 def read_segment(segment: cheetah.Segment, dtype: torch.dtype, device: torch.device) -> list[Element]:
     """Return the elements of a segment, nested segments unrolled, in the order of the beam.
@@ -181,10 +215,12 @@ def read_segment(segment: cheetah.Segment, dtype: torch.dtype, device: torch.dev
     neither changed nor kept; trainable parameters are, since their owner goes on training them.
 
     Raises:
-        LatticeError: for an empty segment, or an element whose class is not known and not a Cheetah element.
+        LatticeError: for an empty segment, NaN, or infinity in anything but an aperture.
         ValidationError: for a trainable parameter of another dtype.
     """
-    elements = [_read_element(native, dtype, device) for native in _flattened(segment)]
+    import cheetah
+
+    elements = [_read_element(native, dtype, device, cheetah) for native in _flattened(segment)]
     if not elements:
         raise LatticeError(f"segment {segment.name!r} has no elements: a line needs at least one")
     return elements
@@ -198,41 +234,76 @@ def _flattened(segment: cheetah.Segment) -> Iterator[Any]:
             yield element
 
 
-def _read_element(native: Any, dtype: torch.dtype, device: torch.device) -> Element:
-    kind = type(native).__name__
-    attributes = ATTRIBUTES.get(kind, ())
-    values = {"length": _cast(native.length, f"{native.name}.length", dtype, device)}
-    for attribute in attributes:
-        value = getattr(native, attribute.feature)
-        if attribute.component is not None:
-            if isinstance(value, nn.Parameter):
-                raise ValidationError(
-                    f"{native.name}.{attribute.feature} is a vector nn.Parameter, which cannot be split into "
-                    f"{attribute.name} and its partner; make it a plain tensor and set {native.name}.{attribute.name}"
-                )
-            value = value[..., attribute.component]
-        values[attribute.name] = _cast(value, f"{native.name}.{attribute.name}", dtype, device)
-    if kind == "CustomTransferMap":
-        values["transfer_map"] = _cast(native.predefined_transfer_map, f"{native.name}.transfer_map", dtype, device)
-    options = {name: getattr(native, name) for name in _OPTIONS if hasattr(native, name)}
-    switched = bool(native.is_active) if kind in SWITCHED else True
-    copy = native.clone() if kind not in ATTRIBUTES or kind == "SpaceChargeKick" else None
-    return Element(native.name.partition("#")[0], kind, values, options, switched, copy)
+def _read_element(native: Any, dtype: torch.dtype, device: torch.device, cheetah: Any) -> Element:
+    owner = next(kind for kind in type(native).__mro__ if getattr(cheetah.accelerator, kind.__name__, None) is kind)
+    kind, is_known = type(native).__name__, type(native) is owner and owner.__name__ in ATTRIBUTES
+    attributes = ATTRIBUTES.get(owner.__name__, ())
+    element = Element(
+        name=native.name.partition("#")[0],
+        kind=kind if is_known else f"{type(native).__module__}.{kind}",
+        values={},
+        attributes=attributes,
+        options={name: getattr(native, name) for name in _OPTIONS if hasattr(native, name)},
+        is_active=bool(native.is_active) if is_known and kind in SWITCHED else True,
+        native=None if is_known and kind != "SpaceChargeKick" else _copy(native),
+    )
+    features = {"length": ("length", None), **{a.name: (a.feature, a.component) for a in attributes}}
+    if is_known and kind == "CustomTransferMap":
+        features["transfer_map"] = ("predefined_transfer_map", None)
+    for name, (feature, component) in features.items():
+        value = getattr(native, feature)
+        if isinstance(value, nn.Parameter):
+            _check_parameter(value, f"{native.name}.{feature}", dtype, device)
+            element.trained[name] = (value, component)
+            element.values[name] = element.number(name)
+        else:
+            element.values[name] = _cast(value if component is None else value[..., component], dtype, device)
+        _check_number(element.values[name], f"{native.name}.{name}", may_be_infinite=owner.__name__ == "Aperture")
+    return element
 
 
-def _cast(value: Tensor, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if isinstance(value, nn.Parameter):
-        if value.dtype != dtype or value.device != device:
-            raise ValidationError(
-                f"{name} is an nn.Parameter of {value.dtype} on {value.device}, the model is {dtype} on {device}: "
-                f"convert the segment first, segment.to(dtype={dtype}), or build the model with dtype={value.dtype}"
-            )
-        return value
+def _check_number(value: Tensor, name: str, may_be_infinite: bool) -> None:
+    value = value.detach()
+    if bool(value.isnan().any()) or (not may_be_infinite and bool(value.isinf().any())):
+        raise LatticeError(f"{name} is {value.tolist()}: expected finite numbers in a segment")
+
+
+def _copy(native: Any) -> Any:
+    """Return a copy of a Cheetah element that shares its trainable parameters."""
+    clone = native.clone()
+    for name, parameter in native._parameters.items():
+        if parameter is not None:
+            setattr(clone, name, parameter)
+    return clone
+
+
+def _check_parameter(value: nn.Parameter, name: str, dtype: torch.dtype, device: torch.device) -> None:
+    if value.dtype != dtype or value.device != device:
+        raise ValidationError(
+            f"{name} is an nn.Parameter of {value.dtype} on {value.device}, the model is {dtype} on {device}: "
+            f"convert the segment first, segment.to(dtype={dtype}), or build the model with dtype={value.dtype}"
+        )
+
+
+def _cast(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     if value.numel() == 1:  # Some of Cheetah's readers write (1,) where they mean a number.
         value = value.reshape(())
     if value.requires_grad:
         return value.to(dtype=dtype, device=device)
     return value.detach().to(dtype=dtype, device=device).clone()
+
+
+def without_graphs(segment: cheetah.Segment) -> cheetah.Segment:
+    """Return a copy of a segment that can be copied and pickled: with its parameters, without what hangs on a graph."""
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in segment.parameters()}
+    for native in segment.modules():
+        memo[id(getattr(native, "_cache", memo))] = {}  # Cheetah's transfer maps
+        memo[id(getattr(native, "_read_beam", memo))] = None  # what a screen has seen
+        for tensor in native._buffers.values():
+            if tensor is not None and not tensor.is_leaf:
+                memo[id(tensor)] = tensor.detach().clone()
+    memo.pop(id(memo), None)
+    return copy.deepcopy(segment, memo)
 
 
 def knobs(elements: Iterable[Element]) -> dict[str, tuple[Attribute, list[int]]]:

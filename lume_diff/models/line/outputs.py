@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +85,7 @@ class OutputTable:
         Raises:
             UnknownVariableError: for an element or a key that does not exist, with the nearest names.
         """
+        variable: Variable
         if name == "final_particles" and self._has_particles:
             variable = ParticleGroupVariable(name=name, read_only=True, description="bunch at the end of the line")
             return Output(variable, "particles", self._count)
@@ -96,9 +97,10 @@ class OutputTable:
             return self._along(quantity)
         position = self._count if place == FINAL else self._last.get(place, -1) + 1
         if position == 0:
-            known = (*self._last, FINAL) if quantity else (f"{n}.sigma_x" for n in (*self._last, FINAL))
+            wanted, places = place or name, (*self._last, FINAL)
+            known = places if quantity else [f"{n}.sigma_x" for n in places]
             raise UnknownVariableError(
-                f"output {name!r}: there is no element {place or name!r} in the line{nearest_names(place or name, known)}"
+                f"output {name!r}: there is no element {wanted!r} in the line{nearest_names(wanted, known)}"
             )
         own = {o.variable.name: o for o in self._of_place(place, position)}
         if place != FINAL:
@@ -129,8 +131,13 @@ class OutputTable:
                 found.append(Output(variable, "bpm", position, axis))
         if element.kind == "Screen" and self._has_particles:
             nx, ny = element.pixels
+            is_density = element.option("method") == "kde"
             image = TorchNDVariable(
-                name=f"{name}.image", shape=(ny, nx), unit="C", read_only=True, description="charge in each pixel"
+                name=f"{name}.image",
+                shape=(ny, nx),
+                unit="1" if is_density else "C",
+                read_only=True,
+                description="share of the charge in each pixel, smoothed" if is_density else "charge in each pixel",
             )
             found.append(Output(image, "image", position))
         if self._has_particles:
@@ -165,6 +172,3 @@ class OutputTable:
 def stack_along(values: Iterable[Tensor]) -> Tensor:
     """Stack values at places along the line as the last dimension."""
     return torch.stack(torch.broadcast_tensors(*values), dim=-1)
-
-
-Reader = Callable[[str], Tensor]

@@ -1,0 +1,158 @@
+"""Time worker processes: how much of the ideal they reach, what a call costs, how soon they are back after a failure.
+
+    python benchmarks/workers.py [--workers 2] [--runs 200] [--rounds 5]
+
+"of ideal" is runs x 10 ms / workers over the time taken; "of bare" is the time of the same work as one long run in each
+worker, measured in turns with it, over the time taken: it tells what handing out costs when something else uses the
+cores as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lume_diff.blackbox.executors import ExecutorRunner
+from lume_diff.blackbox.runner import InProcess, Runner
+from lume_diff.blackbox.simulator import Simulator
+from lume_diff.blackbox.workers import WorkerPool
+
+RUN = 0.01  # [s]
+
+
+class Busy(Simulator):
+    """Take 10 ms, computing or asleep, as many times as asked, or go wrong once."""
+
+    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        """Do what the inputs say."""
+        for _ in range(int(inputs.get("times", 0))):
+            if inputs["asleep"]:
+                time.sleep(RUN)
+            else:
+                end = time.perf_counter() + RUN
+                while time.perf_counter() < end:
+                    pass
+        if "once" in inputs and not Path(inputs["once"]).exists():
+            Path(inputs["once"]).touch()
+            if inputs["what"] == "raise":
+                raise ArithmeticError
+            if inputs["what"] == "exit":
+                os._exit(3)
+            if inputs["what"] == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(100.0)
+        return {"y": inputs.get("x", 0.0)}
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Return how long a call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+@contextmanager
+def runners(workers: int) -> Iterator[dict[str, Runner]]:
+    """Open one runner of each kind, warm."""
+    with (
+        WorkerPool(Busy, workers) as pool,
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as processes,
+        ThreadPoolExecutor(workers) as threads,
+    ):
+        found = {
+            "in this process": InProcess(Busy),
+            "WorkerPool": pool,
+            "ProcessPoolExecutor": ExecutorRunner(Busy, processes),
+            "ThreadPoolExecutor": ExecutorRunner(Busy, threads),
+        }
+        pool.start()
+        for runner in found.values():
+            runner.run_many([{"times": 5, "asleep": True}] * workers, ["y"])
+        yield found
+
+
+def efficiency(found: Mapping[str, Runner], workers: int, runs: int, rounds: int) -> None:
+    """Print the share of the ideal throughput."""
+    print(f"\n{runs} runs of 10 ms on {workers} workers{'of ideal':>20}{'best':>8}{'of bare':>9}")
+    ideal = runs * RUN / workers
+    for asleep in (False, True):
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in found if name != "in this process"}
+        for _ in range(rounds):
+            bare = [{"times": runs // workers, "asleep": asleep}] * workers
+            for name, record in times.items():
+                longest = seconds(lambda name=name, bare=bare: found[name].run_many(bare, ["y"]))
+                batch = [{"times": 1, "asleep": asleep}] * runs
+                record.append((longest, seconds(lambda name=name, batch=batch: found[name].run_many(batch, ["y"]))))
+        for name, record in times.items():
+            if name == "ThreadPoolExecutor" and not asleep:
+                continue  # threads cannot compute at once
+            share = [ideal / took for _, took in record]
+            against = np.median([longest / took for longest, took in record])
+            label = f"  {name}, {'asleep' if asleep else 'computing'}"
+            print(f"{label:<39}{np.median(share):>8.1%}{max(share):>8.1%}{against:>9.1%}")
+
+
+def overhead(found: Mapping[str, Runner], rounds: int) -> None:
+    """Print the time of a call to a simulator that does nothing."""
+    payloads = {
+        "1 number": 1.0,
+        "6 x 10 000 numbers": np.ones((6, 10_000)),
+        "1000 x 1000 numbers": np.ones((1000, 1000)),
+    }
+    print(f"\n{'there and back [us]':<24}" + "".join(f"{name:>22}" for name in found))
+    for label, value in payloads.items():
+        count = 300 if isinstance(value, float) else 20
+        row = []
+        for runner in found.values():
+            one = [{"x": value}]
+            times = [seconds(lambda r=runner, p=one: r.run_many(p, ["y"])) for _ in range(count * rounds)]
+            row.append(1e6 * float(np.median(times)))
+        print(f"{label:<24}" + "".join(f"{time_us:>22.1f}" for time_us in row))
+
+
+def recovery(workers: int, rounds: int) -> None:
+    """Print the time from a failure to the result of the second try."""
+    print("\nstart and recovery [s]")
+    starts = []
+    for _ in range(rounds):
+        with WorkerPool(Busy, workers) as pool:
+            starts.append(seconds(pool.start))
+    print(f"  start of {workers} workers at once{np.median(starts):>20.2f}")
+    with tempfile.TemporaryDirectory() as folder, WorkerPool(Busy, workers, timeout=2.0) as pool:
+        pool.start()
+        for what in ("raise", "exit", "kill", "hang"):
+            times = []
+            for number in range(rounds):
+                point = {"what": what, "once": f"{folder}/{what}{number}"}
+                times.append(seconds(lambda p=point: pool.run_many([p], ["y"])) - (2.0 if what == "hang" else 0.0))
+            note = " after its timeout" if what == "hang" else ""
+            print(f"  {what + note:<40}{np.median(times):>8.3f}")
+
+
+def main() -> None:
+    """Print all tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    with runners(arguments.workers) as found:
+        efficiency(found, arguments.workers, arguments.runs, arguments.rounds)
+        overhead(found, arguments.rounds)
+    recovery(arguments.workers, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

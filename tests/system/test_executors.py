@@ -1,0 +1,111 @@
+"""Simulators in the processes of foreign executors: a process pool, and Dask on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from lume_diff.blackbox.executors import ExecutorRunner
+from lume_diff.blackbox.simulator import Simulator
+from lume_diff.errors import SimulatorError
+
+pytestmark = pytest.mark.system
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+LIMIT = 90.0  # [s] for a test
+
+
+class Toy(Simulator):
+    """Multiply, and note in a file each time one is made."""
+
+    def __init__(self, notes: Path) -> None:
+        self.gain = 2.0
+        with notes.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        time.sleep(inputs.get("nap", 0.0))
+        if inputs["a"] < 0:
+            raise ArithmeticError("negative")
+        if inputs["a"] > 1000:
+            os._exit(3)
+        return {"y": self.gain * inputs["a"], "pid": os.getpid()}
+
+
+@pytest.fixture(autouse=True)
+def _limit() -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"the test took more than {LIMIT:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def points(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"a": float(index), **more} for index in range(count)]
+
+
+def check(runner: ExecutorRunner, notes: Path) -> None:
+    """Check what holds for every executor with two processes."""
+    batch = points(30, nap=0.02)
+    batch[5] = {"a": -1.0}
+    results = runner.run_many(batch, ["y"])
+    error = results.pop(5)
+    assert [result["y"] for result in results] == [2.0 * i for i in range(30) if i != 5]
+    assert isinstance(error, SimulatorError)
+    assert "ArithmeticError: negative; inputs were a=-1" in str(error)
+    assert runner.runs_made == 31
+    made = notes.read_text().split()
+    pids = {str(result["pid"]) for result in results}
+    assert len(pids) == 2
+    assert str(os.getpid()) not in pids
+    assert len(made) == 3  # one a process and a fresh one
+    assert set(made) == pids
+    runner.simulator.gain = 3.0
+    assert runner.simulator.gain == 3.0
+    again = runner.run_many(points(20, nap=0.02), ["y"])
+    assert [result["y"] for result in again] == [3.0 * i for i in range(20)]
+    assert len(notes.read_text().split()) == 3
+    runner.reset()
+    assert [result["y"] for result in runner.run_many(points(4), ["y"])] == [0.0, 2.0, 4.0, 6.0]
+
+
+def test_process_pool(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+        check(ExecutorRunner(lambda: Toy(notes), executor), notes)
+
+
+def test_process_pool_that_breaks_costs_errors(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        runner = ExecutorRunner(lambda: Toy(tmp_path / "notes"), executor)
+        results = runner.run_many([{"a": 1.0}, {"a": 1001.0}, {"a": 2.0}], ["y"])
+        assert "the executor failed: BrokenProcessPool" in str(results[1])
+        assert results[1].inputs == {"a": 1001.0}  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of Dask and what it runs on
+def test_dask_cluster(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs Dask: pip install lume-diff[dask]")
+    notes = tmp_path / "notes"
+    options = {"dashboard_address": None, "local_directory": str(tmp_path)}
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, **options) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        check(ExecutorRunner(lambda: Toy(notes), client.get_executor()), notes)
