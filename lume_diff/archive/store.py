@@ -87,7 +87,7 @@ class RunArchive:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version not in (0, _VERSION):
                 raise ValidationError(
-                    f"archive {str(self.path)!r} has format {version}; this lume_diff reads {_VERSION}: use another file"
+                    f"archive {str(self.path)!r} has format {version}, expected {_VERSION}: use another file"
                 )
             connection.executescript(_SCHEMA)
             connection.execute(f"PRAGMA user_version={_VERSION}")

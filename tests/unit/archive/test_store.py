@@ -48,7 +48,8 @@ def test_values_survive_to_the_last_bit() -> None:
             np.testing.assert_array_equal(found[name], value)
             assert found[name].dtype == value.dtype
         else:
-            assert found[name] == value and type(found[name]) is type(value)
+            assert found[name] == value
+            assert type(found[name]) is type(value)
     for field in ("x", "px", "t", "id", "status", "weight"):
         np.testing.assert_array_equal(getattr(found["bunch"], field), getattr(bunch(), field))
 
