@@ -70,7 +70,45 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)
+__all__ = [
+    "ATModel",
+    "BlackBoxModel",
+    "BoolVariable",
+    "BunchFromMoments",
+    "CalibrationError",
+    "CheetahModel",
+    "EnumVariable",
+    "FiniteDifference",
+    "GradientError",
+    "ImpactXModel",
+    "IntVariable",
+    "LUMEModel",
+    "LatticeError",
+    "LumeDiffError",
+    "LumeModel",
+    "MADXModel",
+    "MissingExtraError",
+    "MomentsVariable",
+    "OutOfRangeWarning",
+    "ParticleGroupVariable",
+    "PhysicsWarning",
+    "ReadOnlyError",
+    "RunArchive",
+    "ShapeError",
+    "Simulator",
+    "SimulatorError",
+    "StagedModel",
+    "StrVariable",
+    "TorchMoments",
+    "TorchModel",
+    "TorchNDVariable",
+    "TorchParticleGroup",
+    "TorchScalarVariable",
+    "UnitError",
+    "UnknownVariableError",
+    "ValidationError",
+    "to_lume",
+]
 
 
 def __getattr__(name: str) -> Any:
