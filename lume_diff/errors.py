@@ -8,7 +8,8 @@ variable, the value received, what was expected, and the fix.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class LumeDiffError(Exception):
@@ -40,7 +41,19 @@ class LatticeError(LumeDiffError, ValueError):
 
 
 class SimulatorError(LumeDiffError, RuntimeError):
-    """A simulator that failed; carries the inputs that did it."""
+    """A simulator that failed; carries the inputs that did it.
+
+    Attributes:
+        what: what happened, in words.
+        inputs: the plain inputs of the run.
+        log: the last lines that the simulator printed.
+        exit_code: that of the process it ran in, negative for a signal; None where no process ended.
+    """
+
+    what: str = ""
+    inputs: Mapping[str, Any] | None = None
+    log: str = ""
+    exit_code: int | None = None
 
 
 class GradientError(LumeDiffError, RuntimeError):

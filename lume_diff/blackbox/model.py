@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import torch
 
+from lume_diff.archive import RunArchive
+from lume_diff.blackbox.archived import Archived
 from lume_diff.blackbox.call import Call
 from lume_diff.blackbox.difference import FiniteDifference
 from lume_diff.blackbox.engine import Memory
+from lume_diff.blackbox.executors import ExecutorRunner
 from lume_diff.blackbox.runner import InProcess, Runner
 from lume_diff.blackbox.simulator import FunctionSimulator, Simulator
+from lume_diff.blackbox.workers import WorkerPool
 from lume_diff.errors import ValidationError
 from lume_diff.models import GradientEntry, GradientReport, LUMEModel
 from lume_diff.models.evaluation import Evaluation
@@ -36,9 +42,15 @@ class BlackBoxModel(LUMEModel):
         gradient: how derivatives are taken; None for a box that raises ``GradientError`` when differentiated.
         derived: outputs that are statistics of a bunch the simulator returns, ``{name: (bunch output, openPMD key)}``;
             they are computed here, of the living, with exact derivatives.
+        workers: how many processes of its own the simulator runs in; 0 for this process. What is changed on
+            ``simulator`` is replayed in all of them.
+        timeout: how long a run may take [s]; needs workers.
+        executor: a ``concurrent.futures.Executor`` to run in instead (Dask's, MPI's), without timeout.
+        archive: path of a file that keeps every run, so that none is made twice, or a ``RunArchive``.
         dtype, device, validation: see ``LUMEModel``.
 
     Raises:
+        ValidationError: for options that do not go together.
         SimulatorError: from any evaluation, if the simulator fails twice at a point; with the inputs that did it.
 
     Gradient:
@@ -69,12 +81,16 @@ class BlackBoxModel(LUMEModel):
         *,
         derived: Mapping[str, tuple[str, str]] | None = None,
         initial: Mapping[str, Any] | None = None,
+        workers: int = 0,
+        timeout: float | None = None,
+        executor: Executor | None = None,
+        archive: str | os.PathLike[str] | RunArchive | None = None,
         dtype: torch.dtype = torch.float64,
         device: torch.device | str | None = None,
         validation: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(variables, initial=initial, dtype=dtype, device=device, validation=validation)
-        self._runner: Runner = InProcess(factory)
+        self._runner = _runner(factory, workers, timeout, executor, archive)
         self._gradient = gradient
         self._memory = Memory()
         self._entries: dict[tuple[str, str], GradientEntry] = {}
@@ -144,9 +160,13 @@ class BlackBoxModel(LUMEModel):
         return value
 
     def _simulate(self, points: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> list[Any]:
-        """Run a batch of points, counted; a failure stands in the list as an error."""
-        self._runs += len(points)
+        """Run a batch of points; a failure stands in the list as an error."""
         return list(self._runner.run_many(points, outputs))
+
+    @property
+    def runs(self) -> int:
+        """How many times the simulator has run, second tries included; runs from the archive do not count."""
+        return self._runner.runs_made
 
     # -- derivatives -----------------------------------------------------------------------------------------
 
@@ -198,3 +218,30 @@ class BlackBoxModel(LUMEModel):
         state["_memory"] = Memory()
         state["_memory"].calibrations.update(self._memory.calibrations)
         return state
+
+
+def _runner(
+    factory: Callable[[], Simulator],
+    workers: int,
+    timeout: float | None,
+    executor: Executor | None,
+    archive: str | os.PathLike[str] | RunArchive | None,
+) -> Runner:
+    """Return who runs the simulator."""
+    if timeout is not None and (not workers or executor is not None):
+        raise ValidationError(
+            f"timeout is {timeout!r}, but only worker processes can be stopped: give workers=1 or more, and no executor"
+        )
+    if workers and executor is not None:
+        raise ValidationError(f"workers is {workers!r} and an executor is given: choose one of them")
+    runner: Runner
+    if executor is not None:
+        runner = ExecutorRunner(factory, executor)
+    elif workers:
+        runner = WorkerPool(factory, workers, timeout)
+    else:
+        runner = InProcess(factory)
+    if archive is None:
+        return runner
+    kept = archive if isinstance(archive, RunArchive) else RunArchive(archive)
+    return Archived(runner, kept, chunk=1 if executor is None and not workers else max(workers, 8))

@@ -129,15 +129,19 @@ class LUMEModel(Memory, ABC):
         self._refuse_transform("set")
         checked = {name: owned(value, values[name]) for name, value in self._checked_inputs(values).items()}
         with self._lock:
-            self._commit(self._merged(checked))
+            self._commit(self._merged(checked), {n: self._source(values[n], value) for n, value in checked.items()})
 
-    def _commit(self, inputs: dict[str, Any]) -> None:
-        """Run at new set-points and, when that has worked, remember both."""
+    def _commit(self, inputs: dict[str, Any], sources: Mapping[str, tuple[Any, Any] | None]) -> None:
+        """Run at new set-points and, when that has worked, remember them."""
         check_batches(self._variables, inputs)
         before = marks(inputs.values())
         outputs = [name for name in self._output_names if name not in self._on_request]
         evaluation = self._evaluate(inputs, outputs, self._evaluation)
         self._setpoints, self._evaluation, self._checked = inputs, evaluation, (inputs, before)
+        if sources or self._sources:
+            self._sources = {
+                name: source for name, source in {**self._sources, **sources}.items() if source is not None
+            }
 
     def get(self, names: str | Iterable[str] | None = None) -> Any:
         """Read variables at the set-points.
@@ -168,6 +172,7 @@ class LUMEModel(Memory, ABC):
         if outputs:
             for name in outputs:
                 self._variable(name)
+            self._follow_sources()
             evaluation = self._committed(outputs)
             inputs, values = evaluation.inputs, evaluation.read(self, outputs)
         shown = self._shown(inputs, [name for name in names if name in inputs])
@@ -200,7 +205,7 @@ class LUMEModel(Memory, ABC):
         with self._lock:
             self._reset_simulator()
             self._setpoints, self._evaluation = dict(self._baseline), None
-            self._checked = None
+            self._checked, self._sources = None, {}
 
     def _evaluate(
         self,
@@ -346,4 +351,4 @@ class LUMEModel(Memory, ABC):
         values = {n: from_plain(self._variable(n), v, self._where(n)[0]) for n, v in snapshot.items()}
         checked = {name: owned(value, values[name]) for name, value in self._checked_inputs(values).items()}
         with self._lock:
-            self._commit({**self._baseline, **checked})
+            self._commit({**self._baseline, **checked}, dict.fromkeys(self._sources))

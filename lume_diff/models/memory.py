@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,6 +17,7 @@ from lume_diff.models.transforms import (
     detached,
     in_transform,
     map_tensors,
+    mark,
     marks,
     owned,
     tensors_in,
@@ -72,6 +73,7 @@ class Memory(nn.Module):
         self._evaluation: Evaluation | None = None
         self._checked: tuple[Mapping[str, Any], tuple[Any, ...]] | None = None
         self._copies: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._sources: dict[str, tuple[Any, Any]] = {}
         self._baseline = self._first_values(initial or {})
         self._setpoints = dict(self._baseline)
 
@@ -146,6 +148,7 @@ class Memory(nn.Module):
 
     def _merged(self, checked: Mapping[str, Any]) -> dict[str, Any]:
         """Return the set-points, read once, with checked values put in; what changed in place is checked again."""
+        self._follow_sources(checked)
         setpoints, kept = self._setpoints, self._checked
         now = marks(setpoints.values())
         if kept is None or kept[0] is not setpoints:
@@ -158,6 +161,24 @@ class Memory(nn.Module):
             if checked.keys().isdisjoint(changed):
                 self._checked = setpoints, now
         return {**setpoints, **checked} if checked else setpoints
+
+    def _source(self, given: Any, checked: Any) -> tuple[Any, Any] | None:
+        """Return what a set-point was converted from, if that can be changed in place by an optimiser, and its mark."""
+        if checked is given or not any(tensor.requires_grad for tensor in tensors_in(given)):
+            return None
+        return given, mark(given)
+
+    def _follow_sources(self, replaced: Container[str] = ()) -> None:
+        """Convert again what was converted, from single precision say, out of tensors that have changed in place."""
+        if all(mark(given) == seen for given, seen in self._sources.values()):
+            return
+        with self._lock:
+            fresh = {}
+            for name, (given, seen) in self._sources.items():
+                if name not in replaced and mark(given) != seen:
+                    fresh[name] = owned(self._checked_input(name, given), given)
+                    self._sources = {**self._sources, name: (given, mark(given))}
+            self._setpoints = {**self._setpoints, **fresh}
 
     def _shown(self, inputs: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
         """Return set-points as a reader gets them: without a graph as copies, kept while nobody writes to them."""
@@ -198,6 +219,7 @@ class Memory(nn.Module):
                 for name, value in self._setpoints.items()
             }
             self._evaluation = self._checked = None
+            self._sources = {}
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
@@ -217,7 +239,7 @@ class Memory(nn.Module):
         with self._lock:
             state = dict(self.__dict__)
         del state["_lock"]
-        state.update(_evaluation=None, _checked=None, _copies={})
+        state.update(_evaluation=None, _checked=None, _copies={}, _sources={})
         state["_setpoints"], state["_baseline"] = detached(state["_setpoints"], state["_baseline"])
         return state
 

@@ -137,6 +137,7 @@ class StagedModel(LUMEModel):
             fresh._validation = {kept[name]: how for name, how in self._validation.items() if name in kept}
             fresh._unlimited = fresh._unlimited.difference(fresh._validation)
             fresh._setpoints |= {kept[name]: value for name, value in self._setpoints.items() if name in kept}
+            fresh._sources = {kept[name]: source for name, source in self._sources.items() if name in kept}
             fresh._runs = self._runs + stages[stage].runs - model.runs
             if self._evaluation is not None:
                 state = StagedState(fresh._setpoints, self._evaluation.state, True)
@@ -339,7 +340,7 @@ class StagedModel(LUMEModel):
 #: What ``replace`` changes: everything that follows from the stages.
 _REPLACED = (
     *("_variables", "_input_names", "_output_names", "_unlimited", "_validation", "dtype", "device"),
-    *("_baseline", "_setpoints", "_evaluation", "_checked", "_copies", "_runs"),
+    *("_baseline", "_setpoints", "_evaluation", "_checked", "_copies", "_sources", "_runs"),
     *("_joined", "_owners", "_known", "_on_request", "_stage_keys", "_modules"),
 )
 _BEAMS = (ParticleGroupVariable, MomentsVariable)

@@ -143,6 +143,16 @@ def test_a_beam_energy_error_acts_in_every_stage() -> None:
     assert abs(found[0].item()) > 1e-5
 
 
+def test_the_reference_energy_follows_a_cavity_as_in_one_line() -> None:
+    found = []
+    for model in (one_line(True), staged(True)):
+        voltage = t(5e6).requires_grad_()
+        energy = model.reference_energy({"C1.voltage": voltage}, ["Q3"])["Q3"]
+        found.append(torch.stack([energy, *torch.autograd.grad(energy, voltage)]))
+    assert found[0][1] > 0.5
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=0)
+
+
 def test_a_chain_in_a_chain_has_the_same_gradient() -> None:
     flat, lines = staged(True), lines_of(True)
     nested = StagedModel({"front": StagedModel({name: lines[name] for name in ("s0", "s1")}), "end": lines["s2"]})

@@ -68,9 +68,11 @@ class Upstream:
 
     def last(self, incoming: Tracked, limit: int) -> tuple[int, TrackedBunch] | None:
         """Return the last place up to ``limit`` where the bunch is known, and the bunch there."""
-        if self._kept is None or self._kept[0] is not incoming:
+        kept = self._kept  # read once: another thread may replace it
+        if kept is None or kept[0] is not incoming:
             return None
-        return max(((place, bunch) for place, bunch in list(self._kept[1].items()) if place <= limit), default=None)
+        place = max((place for place in kept[1] if place <= limit), default=None)
+        return None if place is None else (place, kept[1][place])
 
     def keep(self, incoming: Tracked, place: int, bunch: Tracked) -> None:
         """Remember the bunch at one place, for a few places."""
@@ -79,7 +81,8 @@ class Upstream:
         tensors = (bunch.rows, bunch.matrix, bunch.alive, bunch.weight)
         if any(tensor is not None and tensor.requires_grad for tensor in tensors):
             return
-        known = self._kept[1] if self._kept is not None and self._kept[0] is incoming else {}
+        kept = self._kept
+        known = kept[1] if kept is not None and kept[0] is incoming else {}
         # The reference belongs to the run, and with it what the run was given.
         bunch = bunch.passed(incoming.reference)
         self._kept = incoming, {**(known if len(known) < 4 else {}), place: bunch}

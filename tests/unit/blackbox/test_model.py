@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,3 +225,45 @@ def test_an_output_that_is_missing_is_named() -> None:
     box = BlackBoxModel.from_function(lambda a: {"x": a}, inputs=[scalar("a", 1.0)], outputs=[scalar("y")])
     with pytest.raises(SimulatorError, match="'y'"):
         box.get("y")
+
+
+def square(a: float) -> dict[str, float]:
+    return {"y": a**2}
+
+
+def test_worker_processes_give_the_same_gradient() -> None:
+    options = {"inputs": [scalar("a", 1.5)], "outputs": [scalar("y")]}
+    with BlackBoxModel.from_function(square, **options, workers=2, timeout=60.0) as box:
+        a = torch.tensor(1.5, dtype=D, requires_grad=True)
+        box({"a": a})["y"].backward()
+        assert a.grad is not None
+        assert abs(a.grad.item() - 3.0) < 1e-8
+        assert box.runs > 2
+
+
+def test_an_archive_saves_every_run(tmp_path: Path) -> None:
+    options = {"inputs": [scalar("a", 1.5)], "outputs": [scalar("y")], "archive": tmp_path / "runs.db"}
+    gradients, runs = [], []
+    for _ in range(2):
+        box = BlackBoxModel.from_function(square, **options)
+        a = torch.tensor(1.5, dtype=D, requires_grad=True)
+        box({"a": a})["y"].backward()
+        gradients.append(a.grad)
+        runs.append(box.runs)
+    assert runs[0] > 2
+    assert runs[1] == 0
+    assert gradients[0] is not None
+    assert torch.equal(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"timeout": 1.0}, id="timeout-without-workers"),
+        pytest.param({"workers": -1}, id="workers"),
+        pytest.param({"workers": 2, "executor": ThreadPoolExecutor(1)}, id="workers-and-executor"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        BlackBoxModel.from_function(square, inputs=[scalar("a", 1.5)], outputs=[scalar("y")], **options)

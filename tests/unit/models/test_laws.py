@@ -41,6 +41,12 @@ def make_line(tag: str = "", beam: str = "final_particles") -> CheetahModel:
     return CheetahModel(make_segment(tag), make_bunch().get(beam))
 
 
+def make_trainable_line() -> CheetahModel:
+    segment = make_segment("")
+    segment.Q1.k1 = nn.Parameter(t(-2.0))
+    return CheetahModel(segment, make_bunch().get("final_particles"))
+
+
 def make_network(dtype: torch.dtype = F64) -> TorchModel:
     torch.manual_seed(2)
     net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2)).to(dtype)
@@ -103,6 +109,7 @@ CASES: dict[str, dict[str, Case]] = {
     "CheetahModel": {
         "particles": (make_line, KNOBS),
         "moments": (lambda: make_line(beam="final_moments"), KNOBS),
+        "trainable": (make_trainable_line, KNOBS),
     },
     "StagedModel": {
         "particles": (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import cheetah
 import pytest
@@ -125,6 +127,30 @@ def test_what_is_behind_unchanged_steps_is_kept_and_never_stale(beam: cheetah.Pa
     other.particles = other.particles * t((2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0))
     wider = model({"initial_particles": TorchParticleGroup.from_cheetah(other), "Q5.k1": 2.0}, outputs=OUTPUTS)
     assert_same(wider, fresh(other, {"Q5.k1": t(2.0)}))
+
+
+def test_threads_do_not_mix_what_is_kept(beam: cheetah.ParticleBeam) -> None:
+    model = CheetahModel(cheetah.Segment(line()), beam, outputs=OUTPUTS)
+    bunch = model.get("initial_particles")
+    calls = [
+        {"initial_particles": bunch.replace(x=bunch.x * (1.0 + scale)), name: model.get(name) * 1.1 + 1e-3}
+        for scale in (0.0, 0.5, 1.0)
+        for name in ("Q5.k1", "Q1.k1", "B1.angle")
+    ]
+    expected = [model(values, outputs=OUTPUTS) for values in calls]
+
+    def work(number: int) -> None:
+        for turn in range(20):
+            which = (number + turn) % len(calls)
+            assert_same(model(calls[which], outputs=OUTPUTS), expected[which])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_switches_upstream_are_noticed(beam: cheetah.ParticleBeam) -> None:

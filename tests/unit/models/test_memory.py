@@ -234,3 +234,39 @@ def test_an_output_that_needs_a_run_of_its_own_gets_one_when_it_is_read(make: An
     assert a.grad.item() == 8.0
     assert model({"a": 1.0}, outputs=["dump", "y"])["dump"].shape == (2,)
     assert model.runs == 4
+
+
+# -- set-points that were converted
+
+
+@pytest.mark.parametrize("make", [lambda leaf: leaf, lambda leaf: [leaf, leaf]], ids=["single precision", "a list"])
+@pytest.mark.parametrize("chained", [False, True], ids=["model", "chain"])
+def test_a_step_on_what_was_converted_is_noticed(make: Any, chained: bool) -> None:
+    model = StagedModel({"only": Machine()}) if chained else Machine()
+    leaf = torch.tensor(2.0, requires_grad=True)  # torch's default is single precision
+    optimiser = torch.optim.SGD([leaf], lr=0.25)
+    model.set({"a": make(leaf)})
+    model.get("y").mean().backward()
+    optimiser.step()
+    assert leaf.item() == 1.0
+    assert model.get("y").mean().item() == model()["y"].mean().item() == 11.0
+    assert (model.get("a").mean().item(), model.get("a").dtype) == (1.0, F64)
+    with torch.no_grad():
+        leaf.fill_(3.0)
+    model.reset()
+    assert model.get("y").item() == 11.0
+
+
+def test_a_step_out_of_the_limits_on_what_was_converted_is_refused(machine: Machine) -> None:
+    leaf = torch.tensor(2.0, requires_grad=True)
+    machine.set({"a": leaf})
+    with torch.no_grad():
+        leaf.fill_(20.0)
+    for attempt in (lambda: machine.get("y"), machine, lambda: machine.set({"b": 1.0})):
+        with pytest.raises(ValidationError, match=r"'a': 20\.0 is outside"):
+            attempt()
+    machine.set({"a": 3.0})
+    assert machine.get("y").item() == 19.0
+    with torch.no_grad():
+        leaf.fill_(1.0)
+    assert machine.get("y").item() == 19.0
