@@ -35,7 +35,20 @@ _HOME_OF = {
     "to_lume": "lume",
 }
 
-__all__ = sorted(_HOME_OF)  # noqa: PLE0605
+__all__ = [
+    "ATModel",
+    "BlackBoxModel",
+    "ExecutorRunner",
+    "FiniteDifference",
+    "FunctionSimulator",
+    "ImpactXModel",
+    "LumeModel",
+    "MADXModel",
+    "Simulator",
+    "SimulatorProxy",
+    "WorkerPool",
+    "to_lume",
+]
 
 
 def __getattr__(name: str) -> Any:
