@@ -119,6 +119,7 @@ class Calibration:
 
     Example:
         >>> import numpy as np
+        >>> from lume_diff.blackbox.noise import calibrate
         >>> found = calibrate(lambda offsets: np.sin(0.3 + offsets)[:, None], scale=1.0)
         >>> found.runs
         12

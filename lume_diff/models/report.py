@@ -77,7 +77,7 @@ class GradientReport:
             widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
             lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         else:
-            lines.append("gradients are exact (autograd)")
+            lines.append("gradients are exact (autograd)" + (", but for the notes above" if self.notes else ""))
         if self.jacobian is not None:
             lines.append(str(self.jacobian))
         return "\n".join(lines)

@@ -170,6 +170,9 @@ def test_transforms_of_a_call_return_its_float_outputs(kind: str) -> None:
     x = torch.tensor(0.3, dtype=F64)
     found = torch.func.jacrev(lambda a: model({first: a}))(x)
     assert list(found) == [n for n in model.output_names if "label" not in n]
+    asked = torch.func.jacrev(lambda a: model({first: a}, outputs=[*model.output_names, *model.input_names]))(x)
+    assert not {"label", "on", "mode"} & set(asked)
+    assert asked[first] == 1.0
     for name, value in model.jacobian(list(found), [first], at={first: x}).items():
         torch.testing.assert_close(found[name].detach(), value[first], rtol=1e-9, atol=1e-12)
     mapped = torch.func.vmap(lambda a: model({first: a}))(torch.stack([x, -x]))
