@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lume_diff.errors import LatticeError, UnknownVariableError, nearest_names
-from lume_diff.models.line.elements import SWITCHED
+from lume_diff.models.line.elements import SWITCHED, Attribute
 from lume_diff.models.line.maps import LineMaps
 from lume_diff.models.line.outputs import FINAL, LINE
 from lume_diff.particles import TorchMoments, TorchParticleGroup
@@ -23,6 +23,9 @@ from lume_diff.variables import (
 #: Names of the inputs that are not knobs.
 GROUP, MOMENTS = "initial_particles", "initial_moments"
 REFERENCES = ("reference_energy", "reference_time")
+
+#: Typical change of the voltage of a cavity that is off [V].
+_LEAST_VOLTAGE = 1e5
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -66,7 +69,7 @@ def knob_variables(line: LineMaps, controls: Sequence[str] | None) -> tuple[list
                     name=name,
                     unit=attribute.unit,
                     default_value=float(value) if is_number and value.dim() == 0 else None,
-                    scale=attribute.scale,
+                    scale=_typical_change(attribute, value),
                     description=f"{attribute.description} of {element.kind} {element.name}",
                 )
             )
@@ -79,6 +82,13 @@ def knob_variables(line: LineMaps, controls: Sequence[str] | None) -> tuple[list
                 f"control {name!r} is not a knob of the line{nearest_names(name, [*values, *switches])}"
             )
     return variables, initial
+
+
+def _typical_change(attribute: Attribute, value: Tensor) -> float | None:
+    """Return the scale of a knob; a cavity that is off is one that may be switched on."""
+    if attribute.unit == "V" and bool((value == 0).all()):
+        return _LEAST_VOLTAGE
+    return attribute.scale
 
 
 def beam_variables(beam: TorchParticleGroup | TorchMoments, name: str) -> list[Variable]:
