@@ -78,7 +78,7 @@ class OutOfRangeWarning(UserWarning):
 
 def nearest_names(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return ``"; nearest: 'a', 'b'"`` for an unknown name, or a list of a few known ones."""
-    known = list(known)
+    name, known = str(name), [str(other) for other in known]
     close = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
     if not close:
         lowered = {k.lower(): k for k in known}

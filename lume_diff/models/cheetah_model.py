@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lume_diff.errors import LatticeError, ShapeError, UnknownVariableError, ValidationError, nearest_names
 from lume_diff.models.base import LUMEModel
@@ -147,21 +147,21 @@ class CheetahModel(LUMEModel):
         self._beam_name = beam_name
         self._incoming: tuple[Any, ...] | None = None
         self._upstream = Upstream()
-        self._adopted: list[str] = []
+        self._adopted: dict[str, tuple[int, str, nn.Parameter]] = {}
         self._adopt_parameters()
 
     def _adopt_parameters(self) -> None:
         """Make the segment's own trainable parameters those of the model, and the values of their knobs."""
         for key in self._adopted:
             self._parameters.pop(key, None)
-        self._adopted = []
+        self._adopted = {}
         for position, element in enumerate(self._line.elements):
             for feature, parameter in element.parameters():
                 key = f"{element.name}__{feature}".replace(".", "_")
                 if self._parameters.get(key, parameter) is not parameter:  # pieces, or names that differ by a dot
                     key = f"{key}__{position}"
                 self.register_parameter(key, parameter)
-                self._adopted.append(key)
+                self._adopted[key] = (position, feature, parameter)
         for name, value in knob_values(self._line).items():
             attribute, positions = self._line.knobs[name]
             if name in self._input_names and attribute.name in self._line.elements[positions[0]].trained:
@@ -181,9 +181,23 @@ class CheetahModel(LUMEModel):
         run.before(max((self._readings[name].place for name in outputs), default=self._line.count))
         return run
 
+    def _swapped(self) -> dict[str, Tensor]:
+        """Return the knobs whose parameter ``torch.func.functional_call`` has put something else in place of."""
+        found: dict[str, Tensor] = {}
+        for key, (position, feature, parameter) in self._adopted.items():
+            value = self._parameters[key]
+            if value is None or value is parameter:
+                continue
+            element = self._line.elements[position]
+            for attribute in element.attributes:
+                if attribute.feature == feature:
+                    part = value if attribute.component is None else value[..., attribute.component]
+                    found[f"{element.name}.{attribute.name}"] = part
+        return found
+
     def _changes(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, bool]]:
         """Return the knobs and the switches that are not as the segment has them."""
-        changed: dict[str, Tensor] = {}
+        changed: dict[str, Tensor] = self._swapped() if self._adopted else {}
         active: dict[str, bool] = {}
         baseline, knobs = self._baseline, self._line.knobs
         for name, value in inputs.items():

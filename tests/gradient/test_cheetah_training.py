@@ -358,3 +358,24 @@ def test_memory_does_not_grow() -> None:
     finally:
         gc.enable()
     assert counts[-1] <= counts[1]
+
+
+def test_functional_call_puts_other_parameters_in() -> None:
+    k1 = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+    magnet = cheetah.Quadrupole(torch.tensor(0.2, dtype=torch.float64), k1, name="Q1", dtype=torch.float64)
+    drift = cheetah.Drift(torch.tensor(1.0, dtype=torch.float64), name="D1", dtype=torch.float64)
+    beam = cheetah.ParticleBeam.from_parameters(
+        num_particles=500, energy=torch.tensor(1e8, dtype=torch.float64), dtype=torch.float64
+    )
+    segment = cheetah.Segment([magnet, drift], name="line1")
+    trained = CheetahModel(segment, beam, controls=[], outputs=["final.sigma_x"])
+    plain = CheetahModel(segment, beam, controls=["Q1.k1"], outputs=["final.sigma_x"])
+    (key,) = dict(trained.named_parameters())
+
+    def size(value: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(trained, {key: value}, kwargs={"outputs": ["final.sigma_x"]})["final.sigma_x"]
+
+    three = torch.tensor(3.0, dtype=torch.float64)
+    torch.testing.assert_close(size(three), plain({"Q1.k1": three})["final.sigma_x"], rtol=1e-12, atol=0)
+    slope = plain.jacobian(["final.sigma_x"], ["Q1.k1"], at={"Q1.k1": three})["final.sigma_x"]["Q1.k1"]
+    torch.testing.assert_close(torch.func.grad(size)(three), slope, rtol=1e-10, atol=0)

@@ -306,4 +306,5 @@ class TrackedMoments:
     @property
     def survival(self) -> Tensor:
         """The share of the charge that is left, ``(*batch,)``."""
-        return self.charge / self.born
+        is_charged = self.born > 0
+        return torch.where(is_charged, self.charge / torch.where(is_charged, self.born, 1.0), 1.0)
