@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from lume_diff.blackbox.bunches import COORDINATES_OUT, N_OUT, BunchBox, bunch_data, bunch_rows, collective_bunch
 from lume_diff.blackbox.engine import Column, DifferenceBox
 from lume_diff.blackbox.node import black_box
 from lume_diff.errors import ShapeError, SimulatorError
 from lume_diff.models.derivatives import component_shape
-from lume_diff.models.guards import refuse_gradient, warn_of_gradient
+from lume_diff.models.guards import concrete, is_differentiated, refuse_gradient, warn_of_gradient
 from lume_diff.models.transforms import in_transform, is_wrapped, tensors_in
 from lume_diff.particles import TorchParticleGroup
 from lume_diff.variables import ParticleGroupVariable, TorchScalarVariable
@@ -94,7 +93,7 @@ class Call:
         group: TorchParticleGroup = self.inputs[self.bunch_name]
         shape = (*self.batch, group.n_particle)
         with torch._C._DisableFuncTorch():
-            fields = {name: _unwrapped(getattr(group, name)).detach() for name in ("z", "weight", "alive")}
+            fields = {name: concrete(getattr(group, name)) for name in ("z", "weight", "alive")}
             columns = {name: v.expand(shape).reshape(-1, shape[-1]).cpu().numpy() for name, v in fields.items()}
             ids = group.id.cpu().numpy()
         return [
@@ -198,8 +197,7 @@ class Call:
         """Return the values of the numbers that are differentiated, ``(points, p)``."""
         with torch._C._DisableFuncTorch():
             plain = [
-                _unwrapped(self.inputs[n]).detach().expand((*self.batch, *component_shape(self.variables[n])))
-                for n in self.active
+                concrete(self.inputs[n]).expand((*self.batch, *component_shape(self.variables[n]))) for n in self.active
             ]
             rows = [value.reshape(len(self.fixed), -1).cpu().double() for value in plain]
             return torch.cat(rows, dim=-1).numpy() if rows else np.zeros((len(self.fixed), 0))
@@ -230,7 +228,7 @@ class Call:
 
     def _alive(self, box: BunchBox, z: Tensor) -> Tensor:
         with torch._C._DisableFuncTorch():
-            plain = _unwrapped(z)
+            plain = concrete(z)
             wanted = len(self.fixed) * z.shape[-2] if in_transform() else plain.numel() // plain.shape[-1]
             return box.alive(plain.reshape(-1, plain.shape[-1])[:wanted])
 
@@ -289,7 +287,7 @@ class Call:
         known = self.model._output_references
         if name not in known:
             with torch._C._DisableFuncTorch():
-                plain = _unwrapped(rows).detach()
+                plain = concrete(rows)
                 momenta = plain[..., [1, 3, 6]].square().sum(-1)
                 energy = (momenta + mass**2).sqrt()
                 living = alive if alive.shape == energy.shape else torch.ones_like(energy)
@@ -321,7 +319,7 @@ class Call:
         shape = (*self.batch, group.n_particle)
         with torch._C._DisableFuncTorch():
             columns = [
-                _unwrapped(getattr(group, name)).detach().expand(shape).reshape(-1, group.n_particle)[owner]
+                concrete(getattr(group, name)).expand(shape).reshape(-1, group.n_particle)[owner]
                 for name in ("x", "px", "y", "py", "t", "pz")
             ]
             return torch.stack(columns, dim=-1).cpu().double().numpy()
@@ -397,22 +395,8 @@ class Call:
 
 
 def _wants_gradient(value: Any) -> bool:
-    """Tell whether a value takes part in differentiation now, in whatever mode."""
-    for tensor in tensors_in(value):
-        if not tensor.is_floating_point():
-            continue
-        if is_wrapped(tensor) or (tensor.requires_grad and torch.is_grad_enabled()):
-            return True
-        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
-            return True
-    return False
-
-
-def _unwrapped(value: Tensor) -> Tensor:
-    """Return the plain tensor below all transforms."""
-    while is_wrapped(value):
-        value = torch._C._functorch.get_unwrapped(value)
-    return value
+    """Tell whether a value takes part in differentiation now, in whatever mode, or hides a batch of vmap's."""
+    return any(is_wrapped(t) or is_differentiated(t) for t in tensors_in(value) if t.is_floating_point())
 
 
 def _plain(value: Array) -> Any:
