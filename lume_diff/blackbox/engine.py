@@ -105,14 +105,14 @@ class DifferenceBox:
         self.columns = list(columns)
         self.outputs = list(outputs)
         self.n_in, self.n_out = len(self.columns), len(self.outputs)
-        self.method = method
+        self._method = method
         self.memory = memory
         self._keys = list(keys)
         self._report = report
 
     def derivative(self, points: Tensor, order: int) -> Tensor:
         """Return values, Jacobians or Hessians at ``(N, n_in)`` points; see ``node.Derivatives``."""
-        if order > 0 and self.method is None:
+        if order > 0 and self._method is None:
             raise GradientError(
                 "this black box was built without a gradient (gradient=None), so nothing can be differentiated "
                 f"through it with respect to {', '.join(c.label for c in self.columns)}; give it FiniteDifference()"
@@ -120,6 +120,11 @@ class DifferenceBox:
         rows = points.detach().cpu().double().numpy()
         take = {0: self._values, 1: self._jacobians, 2: self._hessians}[order]
         return torch.from_numpy(take(rows)).to(device=points.device)
+
+    @property
+    def method(self) -> FiniteDifference:
+        """How derivatives are taken; there is one where a derivative is asked for."""
+        return self._method or FiniteDifference()
 
     def _notes(self, row: Array, index: int) -> dict[Any, Any]:
         return self.memory.at(
@@ -160,7 +165,6 @@ class DifferenceBox:
 
     def _stencils(self, row: Array, index: int, column: int) -> list[tuple[Stencil, Array]]:
         """Return the stencils for one input and the outputs that each serves."""
-        assert self.method is not None
         c, room = self.columns[column], self._room(row, column)
         everything = np.arange(self.n_out)
         fixed = self.method.fixed_step(c.name, c.scale)
@@ -287,7 +291,6 @@ class DifferenceBox:
 
     def _second_step(self, row: Array, index: int, column: int) -> float:
         """Return a step for second derivatives that suits most outputs."""
-        assert self.method is not None
         c, (left, right) = self.columns[column], self._room(row, column)
         fixed = self.method.fixed_step(c.name, c.scale)
         if fixed is None:
