@@ -32,7 +32,7 @@ LAZY = {
     *("xopt", "botorch", "gpytorch", "p4p", "caproto", "pytao", "impact", "impactx", "at", "cpymad", "distributed"),
     *("lume", "amrex", "cloudpickle"),
 }
-EXTRAS = {"xopt", "epics", "bmad", "impact", "impactx", "at", "madx", "lume", "dask", "test", "all"}
+EXTRAS = {"xopt", "epics", "bmad", "impact", "impactx", "at", "madx", "lume", "ocelot", "dask", "test", "all"}
 # Optional modules whose distribution has another name, for when they are not installed.
 OPTIONAL = {
     "at": "accelerator-toolbox",
