@@ -54,6 +54,11 @@ import ctypes, os, signal, subprocess, sys, threading, time
 from lume_diff.blackbox.simulator import FunctionSimulator
 from lume_diff.blackbox.workers import WorkerPool
 
+# Whoever runs the tests in the background, or with nohup, has these ignored, and the script would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 

@@ -469,10 +469,14 @@ def test_interrupt_leaves_the_pool_usable(pool_of: Callable[..., WorkerPool]) ->
     pool = pool_of()
     pool.start()
     before = pool.pids()
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        pool.run_many(points(1, nap=100.0), ["y"])
-    timer.join()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    try:
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.run_many(points(1, nap=100.0), ["y"])
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert len(set(pool.pids()) & set(before)) == 1  # who had nothing to do lives on
     assert values(pool.run_many(points(4), ["y"])) == [0.0, 2.0, 4.0, 6.0]
