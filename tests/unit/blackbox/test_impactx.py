@@ -294,6 +294,8 @@ ALONE = """
     from impactx import elements as ix
     from lume_diff.blackbox.impactx import ImpactXModel
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+
     def theirs():
         sim = impactx.ImpactX()
         sim.verbose, sim.diagnostics, sim.tiny_profiler, sim.space_charge = 0, False, False, False
