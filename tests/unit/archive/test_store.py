@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -119,21 +118,18 @@ def test_rows_are_flat(tmp_path: Path) -> None:
     assert (row["a"], row["beam"], row["y"], row["seconds"]) == (1.0, "5 particles", "array (2, 3)", 0.5)
 
 
-def _fill(path: str, start: int) -> None:
-    archive = RunArchive(path)
-    for index in range(start, start + 50):
-        archive.put("code", {"a": float(index)}, {"y": float(index) ** 2})
-
-
 def test_two_processes_share_one_archive(tmp_path: Path) -> None:
     path = str(tmp_path / "runs.db")
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_fill, args=(path, start)) for start in (0, 25)]
+    program = (
+        "import sys\n"
+        "from lume_diff.archive import RunArchive\n"
+        "archive, start = RunArchive(sys.argv[1]), int(sys.argv[2])\n"
+        "for index in range(start, start + 50):\n"
+        "    archive.put('code', {'a': float(index)}, {'y': float(index) ** 2})\n"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", program, path, start]) for start in ("0", "25")]
     for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
+        assert process.wait(120) == 0
     archive = RunArchive(path)
     assert len(archive) == 75
     assert all(run.outputs["y"] == run.inputs["a"] ** 2 for run in archive)

@@ -233,7 +233,8 @@ def square(a: float) -> dict[str, float]:
 
 def test_worker_processes_give_the_same_gradient() -> None:
     options = {"inputs": [scalar("a", 1.5)], "outputs": [scalar("y")]}
-    with BlackBoxModel.from_function(square, **options, workers=2, timeout=60.0) as box:
+    # A lambda travels by value: the workers cannot import the tests.
+    with BlackBoxModel.from_function(lambda a: {"y": a**2}, **options, workers=2, timeout=60.0) as box:
         a = torch.tensor(1.5, dtype=D, requires_grad=True)
         box({"a": a})["y"].backward()
         assert a.grad is not None
