@@ -113,12 +113,16 @@ class BunchBox:
 
     def derivative(self, points: Tensor, order: int) -> Tensor:
         """Return rows, their Jacobians or their Hessians; see ``node.Derivatives``."""
-        bunches = points.detach().cpu().double().numpy().reshape(-1, self._n, self.n_in)
+        bunches = self._bunches(points)
         if order > 0:
             self._refuse_where_there_is_none()
         take = {0: self._value, 1: self._jacobian, 2: self._hessian}[order]
         found = np.concatenate([take(bunch, index) for index, bunch in enumerate(bunches)])
         return torch.from_numpy(found).to(points.device)
+
+    def _bunches(self, rows: Tensor) -> Array:
+        """Return rows ``(N, 6 + p)`` as plain bunches, ``(bunches, n, 6 + p)``."""
+        return rows.detach().cpu().double().numpy().reshape(-1, self._n, self.n_in)
 
     def _refuse_where_there_is_none(self) -> None:
         if self.method is None or (self.method.particles == "stop" and self._is_active):
@@ -138,7 +142,7 @@ class BunchBox:
 
     def alive(self, points: Tensor) -> Tensor:
         """Return who lives at the end, ``(bunches, n)``."""
-        bunches = points.detach().cpu().double().numpy().reshape(-1, self._n, self.n_in)
+        bunches = self._bunches(points)
         for index, bunch in enumerate(bunches):
             self._value(bunch, index)
         lives = np.stack([self._notes(bunch, index)["alive"] for index, bunch in enumerate(bunches)])
@@ -304,8 +308,8 @@ class BunchBox:
 
     def along(self, points: Tensor, tangents: Tensor) -> Tensor:
         """Return the derivative of all rows along one direction of the whole bunch, by 2 runs a bunch."""
-        bunches = points.detach().cpu().double().numpy().reshape(-1, self._n, self.n_in)
-        directions = tangents.detach().cpu().double().numpy().reshape(-1, self._n, self.n_in)
+        bunches = self._bunches(points)
+        directions = self._bunches(tangents)
         found = []
         for index, (bunch, direction) in enumerate(zip(bunches, directions, strict=True)):
             rms = np.sqrt(np.mean(np.square(direction), axis=0))
