@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lume_diff.blackbox.noise import calibrate
-from lume_diff.blackbox.steps import STENCILS, Calibration
+from lume_diff.blackbox.differences.noise import calibrate
+from lume_diff.blackbox.differences.steps import STENCILS, Calibration
 
 Array = np.ndarray
 Code = Callable[[float], Array]

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from lume_diff.blackbox.executors import ExecutorRunner
-from lume_diff.blackbox.runner import InProcess, Runner
+from lume_diff.blackbox.runners.executors import ExecutorRunner
+from lume_diff.blackbox.runners.pool import WorkerPool
+from lume_diff.blackbox.runners.runner import InProcess, Runner
 from lume_diff.blackbox.simulator import Simulator
-from lume_diff.blackbox.workers import WorkerPool
 
 RUN = 0.01  # [s]
 

@@ -9,30 +9,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lume_diff.blackbox.at import ATModel
+    from lume_diff.blackbox.at.model import ATModel
     from lume_diff.blackbox.difference import FiniteDifference
-    from lume_diff.blackbox.executors import ExecutorRunner
-    from lume_diff.blackbox.impactx import ImpactXModel
-    from lume_diff.blackbox.lume import LumeModel, to_lume
-    from lume_diff.blackbox.madx import MADXModel
+    from lume_diff.blackbox.impactx.model import ImpactXModel
+    from lume_diff.blackbox.lume.model import LumeModel, to_lume
+    from lume_diff.blackbox.madx.model import MADXModel
     from lume_diff.blackbox.model import BlackBoxModel
-    from lume_diff.blackbox.proxy import SimulatorProxy
+    from lume_diff.blackbox.runners.executors import ExecutorRunner
+    from lume_diff.blackbox.runners.pool import WorkerPool
+    from lume_diff.blackbox.runners.proxy import SimulatorProxy
     from lume_diff.blackbox.simulator import FunctionSimulator, Simulator
-    from lume_diff.blackbox.workers import WorkerPool
 
 _HOME_OF = {
-    "ATModel": "at",
+    "ATModel": "at.model",
     "BlackBoxModel": "model",
-    "ExecutorRunner": "executors",
+    "ExecutorRunner": "runners.executors",
     "FiniteDifference": "difference",
     "FunctionSimulator": "simulator",
-    "ImpactXModel": "impactx",
-    "LumeModel": "lume",
-    "MADXModel": "madx",
+    "ImpactXModel": "impactx.model",
+    "LumeModel": "lume.model",
+    "MADXModel": "madx.model",
     "Simulator": "simulator",
-    "SimulatorProxy": "proxy",
-    "WorkerPool": "workers",
-    "to_lume": "lume",
+    "SimulatorProxy": "runners.proxy",
+    "WorkerPool": "runners.pool",
+    "to_lume": "lume.model",
 }
 
 __all__ = [

@@ -12,8 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lume_diff.blackbox.bunches import COORDINATES_OUT, N_OUT, BunchBox, bunch_data, bunch_rows, collective_bunch
-from lume_diff.blackbox.engine import Column, DifferenceBox
+from lume_diff.blackbox.differences.bunches import (
+    COORDINATES_OUT,
+    N_OUT,
+    BunchBox,
+    bunch_data,
+    bunch_rows,
+    collective_bunch,
+)
+from lume_diff.blackbox.differences.engine import Column, DifferenceBox
 from lume_diff.blackbox.node import black_box
 from lume_diff.errors import ShapeError, SimulatorError
 from lume_diff.models.derivatives import component_shape

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from lume_diff.archive import RunArchive
-from lume_diff.blackbox.archived import Archived
 from lume_diff.blackbox.call import Call
 from lume_diff.blackbox.difference import FiniteDifference
-from lume_diff.blackbox.engine import Memory
-from lume_diff.blackbox.executors import ExecutorRunner
-from lume_diff.blackbox.runner import InProcess, Runner
+from lume_diff.blackbox.differences.engine import Memory
+from lume_diff.blackbox.runners.archived import Archived
+from lume_diff.blackbox.runners.executors import ExecutorRunner
+from lume_diff.blackbox.runners.pool import WorkerPool
+from lume_diff.blackbox.runners.runner import InProcess, Runner
 from lume_diff.blackbox.simulator import FunctionSimulator, Simulator
-from lume_diff.blackbox.workers import WorkerPool
 from lume_diff.errors import ValidationError
 from lume_diff.models import GradientEntry, GradientReport, LUMEModel
 from lume_diff.models.evaluation import Evaluation

@@ -8,7 +8,7 @@ import cheetah
 import pytest
 import torch
 
-from lume_diff.blackbox.at import ATModel
+from lume_diff.blackbox.at.model import ATModel
 from lume_diff.models import CheetahModel, StagedModel
 
 at = pytest.importorskip("at")

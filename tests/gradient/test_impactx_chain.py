@@ -19,7 +19,7 @@ pytest.importorskip("impactx")
 import cheetah
 from impactx import elements as ix
 
-from lume_diff.blackbox.impactx import ImpactXModel
+from lume_diff.blackbox.impactx.model import ImpactXModel
 
 pytestmark = pytest.mark.gradient
 KNOBS = ("QA.k1", "QB.k1", "QC.k1", "QD.k1")

@@ -15,7 +15,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from lume_diff.blackbox.executors import ExecutorRunner
+from lume_diff.blackbox.runners.executors import ExecutorRunner
 from lume_diff.blackbox.simulator import Simulator
 from lume_diff.errors import SimulatorError
 

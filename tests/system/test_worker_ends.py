@@ -52,7 +52,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
 _PREAMBLE = """
 import ctypes, os, signal, subprocess, sys, threading, time
 from lume_diff.blackbox.simulator import FunctionSimulator
-from lume_diff.blackbox.workers import WorkerPool
+from lume_diff.blackbox.runners.pool import WorkerPool
 
 # Whoever runs the tests in the background, or with nohup, has these ignored, and the script would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

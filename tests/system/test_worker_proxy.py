@@ -16,9 +16,9 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from lume_diff.blackbox.proxy import SimulatorProxy, ask, fetch
+from lume_diff.blackbox.runners.pool import WorkerPool
+from lume_diff.blackbox.runners.proxy import SimulatorProxy, ask, fetch
 from lume_diff.blackbox.simulator import Simulator
-from lume_diff.blackbox.workers import WorkerPool
 from lume_diff.errors import SimulatorError
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")]

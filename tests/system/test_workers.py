@@ -20,8 +20,8 @@ import cloudpickle
 import numpy as np
 import pytest
 
+from lume_diff.blackbox.runners.pool import WorkerPool
 from lume_diff.blackbox.simulator import FunctionSimulator, Simulator
-from lume_diff.blackbox.workers import WorkerPool
 from lume_diff.errors import SimulatorError, ValidationError
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")]

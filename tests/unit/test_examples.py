@@ -15,12 +15,12 @@ MODULES = [
     if ">>>" in path.read_text(encoding="utf-8")
 ]
 #: Modules whose examples run a code that is an extra.
-CODES = {"at": "at", "impactx": "impactx", "lume": "lume", "lume_adapter": "lume", "madx": "cpymad"}
+CODES = {"at": "at", "bmad": "pytao", "impact": "impact", "impactx": "impactx", "lume": "lume", "madx": "cpymad"}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_of_module(name: str) -> None:
-    if name.startswith("lume_diff.blackbox.") and (code := CODES.get(name.rpartition(".")[2])):
+    if name.startswith("lume_diff.blackbox.") and (code := CODES.get(name.split(".")[2])):
         pytest.importorskip(code, reason=f"the code of this extra is not installed: {code}")
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     result = doctest.testmod(importlib.import_module(name), optionflags=options)

@@ -75,7 +75,7 @@ def make_box() -> LUMEModel:
 
 def make_code() -> LUMEModel:
     at = pytest.importorskip("at", reason="pyAT is not installed")
-    from lume_diff.blackbox.at import ATModel
+    from lume_diff.blackbox.at.model import ATModel
 
     quadrupoles = [at.Quadrupole(name, 0.5, k1) for name, k1 in (("QF", 1.2), ("QD", -1.2))]
     drift = at.Drift("D", 1.0)
@@ -85,7 +85,7 @@ def make_code() -> LUMEModel:
 
 def make_lume() -> LUMEModel:
     pytest.importorskip("lume", reason="lume-base is not installed")
-    from lume_diff.blackbox.lume import LumeModel, to_lume
+    from lume_diff.blackbox.lume.model import LumeModel, to_lume
 
     return LumeModel(to_lume(make_network()))
 

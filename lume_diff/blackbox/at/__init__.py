@@ -1,0 +1,1 @@
+"""pyAT as a black box."""

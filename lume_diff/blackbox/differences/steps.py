@@ -1,0 +1,330 @@
+"""How noisy a code's outputs are, how they bend, and the step at which a difference is best.
+
+A difference of step ``h`` has two errors: noise of the code, which grows as ``h`` shrinks, and truncation, which grows
+with ``h``. ``noise.calibrate`` measures what both need, once for an input; :class:`Calibration` turns it into steps and
+error estimates for every output; :func:`step_classes` lets outputs share runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lume_diff.errors import GradientError, ValidationError
+
+Array = NDArray[Any]
+#: Evaluates a line of offsets from the point, ``(k,) -> (k, n_out)``; rows of NaN stand for runs that failed.
+Probe = Callable[[Array], Array]
+
+_SIGMAS = 3.0  # standard deviations of noise in an error estimate
+
+
+@dataclass(frozen=True)
+class Stencil:
+    """A difference formula: ``sum(weights * f(x + offsets * h)) / h**power``.
+
+    Its truncation error is ``coefficient * |f^(power + order)| * h**order``.
+    """
+
+    offsets: tuple[float, ...]
+    weights: tuple[float, ...]
+    power: int
+    order: int
+    coefficient: float
+
+    @property
+    def reach(self) -> float:
+        """The largest offset."""
+        return max(abs(offset) for offset in self.offsets)
+
+    @property
+    def noise(self) -> float:
+        """How many times the noise of a value, over ``h**power``, the noise of the difference is."""
+        return math.sqrt(sum(weight**2 for weight in self.weights))
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether all points lie on one side; with a negative step they lie on the other."""
+        return min(self.offsets) == 0
+
+
+STENCILS: dict[str, Stencil] = {
+    "forward": Stencil((0, 1), (-1, 1), 1, 1, 1 / 2),
+    "central": Stencil((-1, 1), (-1 / 2, 1 / 2), 1, 2, 1 / 6),
+    "one_sided": Stencil((0, 1, 2), (-3 / 2, 2, -1 / 2), 1, 2, 1 / 3),
+    "fourth": Stencil((-2, -1, 1, 2), (1 / 12, -2 / 3, 2 / 3, -1 / 12), 1, 4, 1 / 30),
+    "second": Stencil((-1, 0, 1), (1, -2, 1), 2, 2, 1 / 12),
+    "second_one_sided": Stencil((0, 1, 2, 3), (2, -5, 4, -1), 2, 2, 11 / 12),
+    # One input's part in the mixed difference of mixed_error: of (h, k), (-h, -k), the centre, (h, 0), (-h, 0), (0, k)
+    # and (0, -k).
+    "mixed": Stencil((1, -1, 0, 1, -1, 0, 0), (1 / 2, 1 / 2, 1, -1 / 2, -1 / 2, -1 / 2, -1 / 2), 2, 2, 7 / 12),
+}
+
+#: What takes the place of a formula that needs room on both sides.
+_ASIDE = {"central": "one_sided", "fourth": "one_sided", "second": "second_one_sided"}
+
+
+def _stencil(scheme: str) -> Stencil:
+    if scheme not in STENCILS:
+        raise ValidationError(f"scheme {scheme!r} is not known; expected one of {', '.join(map(repr, STENCILS))}")
+    return STENCILS[scheme]
+
+
+def no_room(room: tuple[float, float]) -> GradientError:
+    return GradientError(
+        f"distances to the bounds of {room[0]:g} and {room[1]:g} leave no room for a difference; move the point away "
+        "from them or widen them"
+    )
+
+
+@dataclass(frozen=True)
+class StepClass:
+    """Outputs that share the runs of one difference: its formula, its step and what is left of error.
+
+    Attributes:
+        scheme: key of :data:`STENCILS`.
+        step: in the unit of the input; negative where a one-sided formula looks towards the lower bound.
+        outputs: indices of the outputs, ``(n,)``.
+        error: estimated error of the derivative of each of them, ``(n,)``.
+    """
+
+    scheme: str
+    step: float
+    outputs: Array
+    error: Array
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is known of one input's effect on all outputs, in units of the input and the outputs.
+
+    An output that is not a number near the point has a noise of NaN and an error of infinity.
+
+    Attributes:
+        noise: standard deviation of the outputs' computational noise, ``(n_out,)``.
+        third: size of the third derivative, ``(n_out,)``; never below what the noise lets one see, as all of these.
+        size: size of the outputs, ``(n_out,)``.
+        runs: simulator runs that it took.
+        first: size of the first derivative, ``(n_out,)``.
+        second: size of the second derivative, ``(n_out,)``.
+        fourth: size of the fourth derivative, ``(n_out,)``.
+        fifth: size of the fifth derivative, ``(n_out,)``, extrapolated from the lower ones.
+        room: distances downwards and upwards up to which runs worked; infinite on a side that had no failures.
+
+    Example:
+        >>> import numpy as np
+        >>> from lume_diff.blackbox.differences.noise import calibrate
+        >>> found = calibrate(lambda offsets: np.sin(0.3 + offsets)[:, None], scale=1.0)
+        >>> found.runs
+        12
+        >>> (plan,) = found.plan(scale=1.0, point=0.3)
+        >>> h = plan.step
+        >>> slope = (np.sin(0.3 + h) - np.sin(0.3 - h)) / (2 * h)
+        >>> bool(abs(slope - np.cos(0.3)) < plan.error[0] < 1e-10)
+        True
+    """
+
+    noise: Array
+    third: Array
+    size: Array
+    runs: int
+    first: Array | None = None
+    second: Array | None = None
+    fourth: Array | None = None
+    fifth: Array | None = None
+    room: tuple[float, float] = (math.inf, math.inf)
+
+    def bend(self, order: int) -> Array:
+        """Return the size of a derivative, order 1 to 5, ``(n_out,)``.
+
+        One that was not measured is taken from the third and the size, as for ``size * sin(x / length)``.
+        """
+        known = (self.first, self.second, self.third, self.fourth, self.fifth)[order - 1]
+        if known is not None:
+            return known
+        with np.errstate(divide="ignore", invalid="ignore"):
+            length = np.cbrt(self.size / self.third)
+            return np.where(length > 0, self.third * length ** (3 - order), self.third)
+
+    def steps(self, scale: float, room: float = math.inf, scheme: str = "central") -> Array:
+        """Return the step of least expected error for each output.
+
+        Constant outputs, whose derivative is right at any step, get the median step of the others, to share its runs.
+
+        Args:
+            scale: typical change of the input, beyond which no point of the formula goes.
+            room: distance to the nearest bound, or to the farther one for a one-sided scheme.
+            scheme: key of :data:`STENCILS`.
+
+        Returns:
+            Steps, ``(n_out,)``, positive, in the unit of the input.
+
+        Source:
+            J. J. Moré and S. M. Wild, ACM Trans. Math. Softw. 38, 19 (2012), doi:10.1145/2168773.2168777: minimise
+            the mean square of truncation ``c F h**q`` and noise ``s eps / h**m`` together, ``h**(q + m) =
+            sqrt(m / q) s eps / (c F)``. Forward: ``8**(1/4) sqrt(eps / |f''|)``; central: ``(3 eps / |f'''|)**(1/3)``.
+        """
+        stencil = _stencil(scheme)
+        strength = math.sqrt(stencil.power / stencil.order) * stencil.noise / stencil.coefficient
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = strength * self.noise / self.bend(stencil.power + stencil.order)
+            best = ratio ** (1.0 / (stencil.power + stencil.order))
+        widest = min(scale, room) / stencil.reach
+        best = np.where((self.noise > 0) & np.isnan(best), widest, best)
+        free = ~(self.noise > 0)
+        limited = np.clip(best, 1e-12 * widest, widest)
+        shared = float(np.exp(np.median(np.log(limited[~free])))) if not free.all() else 1e-3 * widest
+        return np.where(free, shared, limited)
+
+    def error(self, step: Array | float, scheme: str = "central") -> Array:
+        """Return the estimated error of the derivative at a step, for each output.
+
+        It is meant as a bound: three standard deviations of the noise plus the whole truncation error, for a central
+        difference ``3 eps / (sqrt(2) h) + |f'''| h**2 / 6``.
+
+        Args:
+            step: in the unit of the input; one for all or ``(n_out,)``; the sign does not matter.
+            scheme: key of :data:`STENCILS`.
+
+        Returns:
+            ``(n_out,)``, unit of the output over unit of the input to the power of the derivative.
+        """
+        stencil, size = _stencil(scheme), np.abs(step)
+        truncation = stencil.coefficient * self.bend(stencil.power + stencil.order) * size**stencil.order
+        found = _SIGMAS * stencil.noise * self.noise / size**stencil.power + truncation
+        return np.where(np.isnan(found), math.inf, found)
+
+    def plan(
+        self,
+        scale: float,
+        room: tuple[float, float] = (math.inf, math.inf),
+        scheme: str = "central",
+        *,
+        point: float = 0.0,
+        ratio: float = 3.0,
+        most: int = 3,
+        tolerance: float = 0.0,
+    ) -> list[StepClass]:
+        """Return the differences to take: formula, step, and which outputs to read from it.
+
+        Near a bound a central difference shrinks or gives way to a one-sided one, whichever has the lesser error for
+        most outputs.
+
+        Args:
+            scale: typical change of the input.
+            room: distances to the lower and the upper bound.
+            scheme: ``"forward"``, ``"central"``, ``"fourth"`` or, for second derivatives, ``"second"``.
+            point: where the input stands; steps are then exact differences of floating-point numbers near it.
+            ratio: steps within this ratio are shared.
+            most: no more steps than this.
+            tolerance: relative error of a derivative that is good enough: where one step gives it to all
+                outputs, there is only that one.
+
+        Returns:
+            One or more, smallest step first; every output is in one of them.
+
+        Raises:
+            GradientError: no room on either side, or steps too small for the floating-point numbers near the point.
+        """
+        room = (min(room[0], self.room[0]), min(room[1], self.room[1]))
+        side = 1.0 if room[1] >= min(room[0], scale) else -1.0
+        near, wide = min(room), room[1] if side > 0 else room[0]
+        if aside := _ASIDE.get(scheme):
+            errors = [
+                np.median(self.error(self.steps(scale, space, name), name)) if space > 0 else math.inf
+                for name, space in ((scheme, near), (aside, wide))
+            ]
+            scheme = scheme if errors[0] <= errors[1] else aside
+        stencil = _stencil(scheme)
+        space, sign = (wide, side) if stencil.one_sided else (near, 1.0)
+        if not space > 0:
+            raise no_room(room)
+        groups = step_classes(self.steps(scale, space, scheme), ratio, most)
+        enough = tolerance * self.bend(stencil.power)
+        alone = [step for step, _ in groups if (self.error(step, scheme) <= enough).all()]
+        groups = [(alone[0], np.arange(len(self.noise)))] if alone else groups
+        found = []
+        for step, outputs in groups:
+            exact = (point + sign * step) - point
+            if exact == 0.0:
+                raise GradientError(
+                    f"a step of {step:g} does not change an input of {point:g}; give the variable a scale larger than "
+                    f"{scale:g}"
+                )
+            found.append(StepClass(scheme, exact, outputs, self.error(exact, scheme)[outputs]))
+        return found
+
+
+def mixed_error(a: Calibration, b: Calibration, step_a: float, step_b: float, value: Array) -> Array:
+    """Return the estimated error of a mixed second derivative, for each output.
+
+    The difference is ``(f(h, k) + f(-h, -k) + 2 f - f(h, 0) - f(-h, 0) - f(0, k) - f(0, -k)) / (2 h k)``, of which all
+    but two runs serve the pure second derivatives as well. Its best steps are those of the scheme ``"mixed"`` for each
+    input. Mixed fourth derivatives are not measured: they are taken from the value and the lengths over which the
+    outputs change, or as geometric means of the pure ones where that is more.
+
+    Args:
+        a: calibration of the one input.
+        b: calibration of the other.
+        step_a: step ``h`` of the one input.
+        step_b: step ``k`` of the other.
+        value: the derivative that was found, ``(n_out,)``.
+
+    Returns:
+        ``(n_out,)``, unit of the output over units of both inputs.
+    """
+    u, v = (
+        step / length_of(np.array([c.bend(n) for n in range(1, 5)]), step) for c, step in ((a, step_a), (b, step_b))
+    )
+    p, q = step_a * a.bend(4) ** 0.25, step_b * b.bend(4) ** 0.25
+    truncation = np.maximum(
+        np.abs(value) * (u**2 / 6 + u * v / 4 + v**2 / 6), p * q * (p**2 / 6 + p * q / 4 + q**2 / 6) / (step_a * step_b)
+    )
+    found = _SIGMAS * STENCILS["mixed"].noise * np.maximum(a.noise, b.noise) / (step_a * step_b) + truncation
+    return np.where(np.isnan(found), math.inf, found)
+
+
+def step_classes(steps: Array, ratio: float = 3.0, most: int = 3) -> list[tuple[float, Array]]:
+    """Group outputs whose best steps are within a ratio of each other, so that they share runs.
+
+    Args:
+        steps: best step of each output, ``(n_out,)``.
+        ratio: largest over smallest step in a group; widened until ``most`` groups are enough.
+        most: number of groups at most.
+
+    Returns:
+        ``[(step, indices of outputs)]``, smallest step first. The step lies below the geometric middle of the group,
+        since a step too large costs its square, one too small only itself.
+    """
+    order = np.argsort(steps, kind="stable")
+    sorted_steps = np.asarray(steps, dtype=float)[order]
+    while True:
+        starts = [0]
+        while (end := int(np.searchsorted(sorted_steps, ratio * sorted_steps[starts[-1]], "right"))) < len(order):
+            starts.append(end)
+            if len(starts) > most:
+                break
+        if len(starts) <= most:
+            break
+        ratio *= 1.5
+    bounds = [*starts, len(order)]
+    return [
+        (float(sorted_steps[low] ** 0.6 * sorted_steps[high - 1] ** 0.4), np.sort(order[low:high]))
+        for low, high in itertools.pairwise(bounds)
+    ]
+
+
+def length_of(sizes: Array, width: float) -> Array:
+    """Return the length over which outputs change: in units of it, orders 1 and 2 are as large as 3 and 4."""
+    length = np.full(sizes.shape[1], width)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for _ in range(4):
+            square = (sizes[0] + sizes[1] * length) / (sizes[2] + sizes[3] * length)
+            length = np.nan_to_num(np.sqrt(square), nan=1e9 * width, posinf=1e9 * width)
+    return length

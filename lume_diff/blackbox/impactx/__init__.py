@@ -1,0 +1,1 @@
+"""ImpactX as a black box."""

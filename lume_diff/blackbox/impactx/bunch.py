@@ -1,0 +1,105 @@
+"""A bunch before and behind an ImpactX lattice: openPMD's coordinates in and out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lume_diff.blackbox.impactx.engine import Reference, Snapshot
+from lume_diff.errors import ValidationError
+
+if TYPE_CHECKING:
+    from beamphysics import ParticleGroup
+
+Array = np.ndarray
+SPEED_OF_LIGHT = 299792458.0
+ELEMENTARY_CHARGE = 1.602176634e-19
+
+
+class Incoming:
+    """A bunch before a lattice in ImpactX's coordinates, and back in openPMD's behind it.
+
+    ImpactX has x and y [m], px and py in units of the reference momentum, c times the delay against the reference
+    particle [m], and its pt, minus the energy deviation in units of the reference momentum times c.
+
+    Args:
+        group: the bunch; one that is not on a plane of constant z is drifted to one.
+        energy: total, of the reference particle [eV].
+        time: at which the reference particle starts [s].
+
+    Raises:
+        ValidationError: if no particle lives, one flies backwards, or the reference energy is too low.
+    """
+
+    def __init__(self, group: ParticleGroup, energy: float, time: float) -> None:
+        if np.ptp(group.z) != 0.0:
+            group = group.copy()
+            group.drift_to_z()
+        mass = float(group.mass)
+        if not energy > mass:
+            raise ValidationError(f"reference_energy is {energy:g} eV; expected more than the rest energy, {mass:g} eV")
+        self._group, self._time = group, time
+        self._alive = np.flatnonzero(np.asarray(group.status) == 1)
+        if not len(self._alive):
+            raise ValidationError("no particle of the incoming bunch lives, so there is nothing to track")
+        if (group.pz[self._alive] <= 0.0).any():
+            raise ValidationError("particles of the incoming bunch fly backwards (pz <= 0), which ImpactX cannot track")
+        charge = float(np.sign(group.species_charge)) * round(abs(float(group.species_charge)) / ELEMENTARY_CHARGE)
+        self.reference = Reference(energy, mass, charge)
+        momentum = np.sqrt((energy - mass) * (energy + mass))
+        own = {name: np.asarray(getattr(group, name))[self._alive] for name in ("x", "px", "y", "py", "t", "energy")}
+        self.rows = np.stack(
+            [
+                own["x"],
+                own["px"] / momentum,
+                own["y"],
+                own["py"] / momentum,
+                SPEED_OF_LIGHT * (own["t"] - time),
+                (energy - own["energy"]) / momentum,
+            ],
+            axis=-1,
+        )
+        self.weight = np.asarray(group.weight)[self._alive] / (ELEMENTARY_CHARGE * abs(charge))
+
+    def behind(self, seen: Snapshot) -> ParticleGroup:
+        """Return the bunch behind an element, in the order in which it came in.
+
+        Particles that are lost have a status of 0 and stand where the reference particle is.
+        """
+        from beamphysics import ParticleGroup
+
+        mass = self.reference.mass
+        momentum, energy = mass * seen.beta_gamma, mass * seen.gamma
+        place = self._alive[seen.index]
+        x, px, y, py, t, pt = seen.rows.T
+        px, py = momentum * px, momentum * py
+        with np.errstate(invalid="ignore"):
+            own_energy = energy - momentum * pt
+            pz = np.sqrt((own_energy - mass) * (own_energy + mass) - px**2 - py**2)
+        good = np.isfinite(seen.rows).all(axis=1) & np.isfinite(pz)
+        count, due = len(self._group.x), self._time + seen.t / SPEED_OF_LIGHT
+        data: dict[str, Any] = {
+            name: _filled(count, place[good], value[good], at_reference)
+            for name, value, at_reference in (
+                ("x", x, 0.0),
+                ("px", px, 0.0),
+                ("y", y, 0.0),
+                ("py", py, 0.0),
+                ("pz", pz, momentum),
+                ("t", due + t / SPEED_OF_LIGHT, due),
+            )
+        }
+        data["z"] = np.full(count, self._group.z[0] + seen.s)
+        data["status"] = np.zeros(count, dtype=int)
+        data["status"][place[good]] = 1
+        data["weight"] = np.array(self._group.weight)
+        data["species"] = self._group.species
+        data["id"] = np.array(self._group.id)
+        return ParticleGroup(data=data)
+
+
+def _filled(count: int, place: Array, values: Array, rest: float) -> Array:
+    found = np.full(count, rest)
+    found[place] = values
+    return found

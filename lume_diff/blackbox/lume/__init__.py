@@ -1,0 +1,1 @@
+"""LUME models as black boxes, and lume_diff models for LUME."""

@@ -1,0 +1,1 @@
+"""MAD-X (cpymad) as a black box."""

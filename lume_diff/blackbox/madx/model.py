@@ -1,0 +1,351 @@
+"""MADXModel: a MAD-X deck as a model with gradients."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lume_diff.blackbox.codes.bunch_names import INCOMING, incoming_bunch
+from lume_diff.blackbox.codes.model import CodeModel, CodeSimulator
+from lume_diff.blackbox.codes.optics_names import INITIAL, MATRIX, Optics, OpticsNames
+from lume_diff.blackbox.codes.variables import check_names, is_periodic, knob_names, other_inputs, plan_outputs
+from lume_diff.blackbox.difference import FiniteDifference
+from lume_diff.blackbox.madx.knobs import Knob, KnobFinder, changed, values
+from lume_diff.blackbox.madx.session import MADXSession, deck_files
+from lume_diff.blackbox.madx.tracking import PTCTracker, check_species
+from lume_diff.errors import LatticeError, SimulatorError
+
+COORDINATES = "MAD-X's coordinates (x, px/p0, y, py/p0, -c dt, dE/(p0 c))"
+TABLE = "lume_diff_twiss"
+
+#: Our name -> MAD-X's column. Its dispersion is by the energy; beta makes it one by the momentum.
+_COLUMNS = {
+    **{f"beta_{plane}": f"bet{plane}" for plane in "xy"},
+    **{f"alpha_{plane}": f"alf{plane}" for plane in "xy"},
+    **{f"mu_{plane}": f"mu{plane}" for plane in "xy"},
+    **{f"eta_{plane}": f"d{plane}" for plane in "xy"},
+    **{f"etap_{plane}": f"dp{plane}" for plane in "xy"},
+    **{name: name for name in ("x", "px", "y", "py", "s")},
+}
+_WATCHING = ("marker", "monitor", "hmonitor", "vmonitor", "instrument")
+
+
+def MADXModel(
+    deck: str | Path | Sequence[str | Path],
+    sequence: str | None = None,
+    controls: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+    *,
+    beam: Any = None,
+    periodic: bool | None = None,
+    initial: Mapping[str, float] | None = None,
+    gradient: FiniteDifference | None = FiniteDifference(),  # noqa: B008 - immutable
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> CodeModel:
+    """Make a MAD-X deck a model: a ring or a line with its optics, or a line that tracks a bunch.
+
+    Names are lower-case, as MAD-X has them. Inputs are ``"<element>.<attribute>"``: ``k1`` [1/m^2], ``k1s``, ``k2``
+    [1/m^3], ``k3``, ``k1l`` and so on of multipoles, ``length`` [m], ``angle``, ``e1``, ``e2``, ``tilt``, ``hkick``,
+    ``vkick`` [rad], ``ks`` [1/m], ``voltage`` [V], ``frequency`` [Hz], ``lag`` [turns]; and the deck's variables
+    (``"kqf"``). An attribute that the deck binds to a variable is overridden where it differs from the deck's value.
+
+    Outputs are as of ``ATModel``: ``tune_x``, ``chroma_x``, ``"<element>.beta_x"``, ``"final.beta_x"``,
+    ``"line.beta_x"``, and with a bunch, which PTC tracks, ``final_particles``, ``"<element>.particles"`` and
+    ``"final.sigma_x"``. Dispersion and chromaticity are by the relative momentum. Tunes are MAD-X's phase advance over
+    the sequence, which has all digits where its summary has ten.
+
+    MAD-X runs in a child process, which is replaced when it dies. ``model.simulator`` is the ``Madx`` object; what is
+    commanded there counts after ``model.refresh()``, and is commanded again to every later process. A failed run ends
+    the process: take ``model.simulator`` anew then. A change of a length expands the sequence anew, which drops errors
+    that were assigned to it.
+
+    Args:
+        deck: the file, or several that are called in this order; with a BEAM command.
+        sequence: its name; None for the one in use, or the only one.
+        controls: names of the inputs; None for all strengths, lengths, angles, kicks and cavities, or the variables
+            that they are bound to.
+        outputs: names of the outputs; None for the ring's, the optics at markers, monitors and the end and along the
+            line, and statistics of the bunch at the end.
+        beam: the incoming bunch, see ``ATModel``; the reference energy is that of the BEAM command.
+        periodic: whether optics is the periodic solution; None for a ring where neither a beam nor a start is given.
+        initial: what a line starts with, see ``ATModel``.
+        gradient, dtype, device, options: see ``BlackBoxModel``.
+
+    Returns:
+        The model.
+
+    Raises:
+        MissingExtraError: if cpymad is not installed.
+        LatticeError: for a deck that is missing or that MAD-X does not take.
+        UnknownVariableError: for a control or an output that does not exist, with the nearest names.
+        ValidationError: for a control that is bound to another, or a BEAM of other particles than the bunch's.
+
+    Gradient:
+        Estimated, at 2 runs an input; a bunch passes at 12 more, whatever its size.
+
+    Source:
+        MAD-X, https://madx.web.cern.ch; cpymad, https://hibtc.github.io/cpymad.
+
+    Example:
+        >>> mad = MADXModel("fodo.madx", sequence="cell", controls=["qf.k1"], outputs=["tune_x"])  # doctest: +SKIP
+        >>> mad({"qf.k1": k1})["tune_x"].backward()  # doctest: +SKIP
+    """
+    check_names(controls, outputs)
+    files = _files(deck)
+    bunch = incoming_bunch(beam, dtype, device)
+    ring = is_periodic(periodic, beam, initial, controls)
+    session = MADXSession(files, sequence)
+    try:
+        with session.own_work():
+            if bunch is not None:
+                check_species(session, bunch.mass)
+            knobs = KnobFinder(session).choose(knob_names(controls, beam))
+            nodes, elements = session.node_names(), set(session.element_names())
+            last = {name: place for place, name in enumerate(nodes) if name in elements}
+            finder = OpticsNames(last, len(nodes) - 1, ring, COORDINATES)
+            plan = plan_outputs(outputs, finder, _watched(session), bunch)
+            energy, momentum = 1e9 * float(session.beam.energy), 1e9 * float(session.beam.pc)
+            others = other_inputs(plan, controls, initial, bunch, ring, energy, momentum)
+            present = values(session, knobs)
+            inputs = [knob.variable(present[knob.name]) for knob in knobs]
+        factory = _Factory(files, session.sequence, knobs, plan.optics, plan.places, ring)
+        if options.get("workers"):
+            session.close()
+        else:
+            factory.session = session
+        return CodeModel(
+            factory,
+            [*inputs, *others, *plan.variables],
+            gradient,
+            derived=plan.derived,
+            initial=None if bunch is None else {INCOMING: bunch},
+            dtype=dtype,
+            device=device,
+            **options,
+        )
+    except BaseException:
+        session.close()
+        raise
+
+
+def _files(deck: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the files of a deck; MAD-X would die of a missing one."""
+    if not isinstance(deck, (str, Path)) and not isinstance(deck, Sequence):
+        raise LatticeError(f"deck is a {type(deck).__name__}; expected a file of MAD-X commands, or a list of files")
+    files = [Path(file).absolute() for file in ([deck] if isinstance(deck, (str, Path)) else deck)]
+    if not files:
+        raise LatticeError("deck has no file; give one at least")
+    for file in files:
+        if not file.is_file():
+            raise LatticeError(f"deck {str(file)!r} does not exist; expected a file of MAD-X commands")
+    return files
+
+
+def _watched(session: MADXSession) -> list[str]:
+    """Return the names of markers and monitors."""
+    elements = session.madx.elements
+    return [name for name in session.element_names() if elements[name].base_type.name in _WATCHING]
+
+
+class _Factory:
+    """Make simulators, each with a MAD-X of its own that gets what was commanded by hand so far."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        sequence: str,
+        knobs: Sequence[Knob],
+        optics: Optics,
+        bunches: Mapping[str, int],
+        periodic: bool,
+    ) -> None:
+        self.files, self.sequence = list(files), sequence
+        self.parts = (tuple(knobs), optics, dict(bunches), periodic)
+        self.commands: list[str] = []
+        self.session: MADXSession | None = None  # one that is there already, for the first simulator
+
+    def __call__(self) -> MADXSimulator:
+        session, self.session = self.session, None
+        if session is None:
+            session = MADXSession(self.files, self.sequence, self.commands)
+        return MADXSimulator(session, self, *self.parts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "session": None, "commands": list(self.commands)}
+
+
+class MADXSimulator(CodeSimulator):
+    """Run MAD-X; see ``MADXModel``, which builds it.
+
+    Args:
+        session: MAD-X with the deck loaded.
+        factory: keeps what was commanded by hand.
+        knobs: what is set.
+        optics: what is computed.
+        bunches: name -> node of the bunches that are returned.
+        periodic: whether optics is the periodic solution.
+    """
+
+    def __init__(
+        self,
+        session: MADXSession,
+        factory: _Factory,
+        knobs: Sequence[Knob],
+        optics: Optics,
+        bunches: Mapping[str, int],
+        periodic: bool,
+    ) -> None:
+        self._session, self._factory = session, factory
+        self._replayed = list(factory.commands)
+        self._knobs, self._optics, self._bunches, self._periodic = tuple(knobs), optics, dict(bunches), periodic
+        self._known: tuple[list[str], dict[str, float]] | None = None
+        self._lock = threading.RLock()
+
+    @property
+    def native(self) -> Any:
+        """The Madx object."""
+        return self._living().madx
+
+    def _living(self) -> MADXSession:
+        """Return the session, a new one where MAD-X has died between runs."""
+        with self._lock:
+            if not self._session.madx:
+                self.close()
+                self._replayed = list(self._factory.commands)
+                self._session = MADXSession(self._factory.files, self._session.sequence, self._replayed)
+                self._known = None
+            return self._session
+
+    @property
+    def baseline(self) -> dict[str, float]:
+        """What stands in MAD-X now."""
+        with self._lock:
+            commands = self._living().commands
+            self._factory.commands = [*self._replayed, *commands]
+            if self._known is None or self._known[0] != commands:
+                with self._session.own_work():
+                    found = values(self._session, self._knobs)
+                    if self._bunches:
+                        found["reference_energy"] = self.reference_energy
+                self._known = (commands, found)
+            return dict(self._known[1])
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """Names of the elements."""
+        return tuple(self._living().element_names())
+
+    @property
+    def reference_energy(self) -> float:
+        """Total energy of the BEAM [eV]."""
+        return 1e9 * float(self._living().beam.energy)
+
+    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        """Compute optics and track the bunch.
+
+        Raises:
+            SimulatorError: with what MAD-X said.
+        """
+        with self._lock:
+            baseline = self.baseline
+            with self._session.own_work():
+                return self._run(inputs, baseline)
+
+    def _run(self, inputs: Mapping[str, Any], baseline: Mapping[str, float]) -> dict[str, Any]:
+        session = self._session
+        moving = changed(self._knobs, baseline, inputs)
+        pairs = [knob.commands(session, float(inputs[knob.name])) for knob in moving]
+        if self._bunches and float(inputs["reference_energy"]) != baseline["reference_energy"]:
+            pairs.append(self._energy_commands(float(inputs["reference_energy"])))
+        expand = [f"use, sequence={session.sequence}"] if any(knob.moves for knob in moving) else []
+        try:
+            session.command(*(there for there, _ in pairs), *expand)
+            for knob in moving:
+                knob.check(session, float(inputs[knob.name]))
+            table = self._twiss(inputs)
+            found = self._read(table)
+            if self._bunches:
+                tracker = PTCTracker(session, inputs[INCOMING], float(inputs["reference_time"]))
+                found |= tracker.run(self._bunches, table["s"])
+            return found
+        finally:
+            if session.madx:
+                session.command(*(back for _, back in pairs), *expand)
+
+    def _energy_commands(self, energy: float) -> tuple[str, str]:
+        beam = self._session.beam
+        which = "" if beam["sequence"] == "default_beam" else f", sequence={self._session.sequence}"
+        return f"beam{which}, energy={energy / 1e9!r}", f"beam{which}, energy={float(beam.energy)!r}"
+
+    def _twiss(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return the columns of the optics that are wanted, and always the path length."""
+        session = self._session
+        quantities = {*self._optics.quantities, "s"}
+        options = ["chrom"] if self._optics.needs_chromaticity else []
+        options += ["rmatrix"] if MATRIX in quantities else []
+        options += [] if self._periodic else self._start(inputs)
+        if TABLE in session.madx.table:
+            session.command(f"delete, table={TABLE}")
+        command = ", ".join(["twiss", f"sequence={session.sequence}", f"table={TABLE}", *options])
+        if not session.madx.input(command) or TABLE not in session.madx.table:
+            raise SimulatorError(f"TWISS failed, as it does where the lattice is not stable: {session.tail()}")
+        table = session.madx.table[TABLE]
+        beta, momentum = self._beam_numbers()
+        columns = {_COLUMNS[name] for name in quantities if name in _COLUMNS} | {"mux", "muy"}
+        native = {name: np.array(table[name], dtype=float) for name in columns}
+        if len(native["s"]) != self._optics.count + 1:
+            raise SimulatorError(
+                f"TWISS gave {len(native['s'])} rows and the sequence had {self._optics.count + 1} nodes: it was "
+                "changed; build a new model"
+            )
+        found = {name: native[column] for name, column in _COLUMNS.items() if column in native}
+        factors = {"mu": 2.0 * np.pi, "eta": beta, "etap": beta, "px": momentum, "py": momentum}
+        found = {name: values * factors.get(name.partition("_")[0], 1.0) for name, values in found.items()}
+        if MATRIX in quantities:
+            entries = [np.array(table[f"re{i}{j}"], dtype=float) for i in range(1, 7) for j in range(1, 7)]
+            found[MATRIX] = np.stack(entries, axis=-1).reshape(-1, 6, 6)
+        for plane in "xy":
+            found[f"tune_{plane}"] = native[f"mu{plane}"][-1]
+            if self._optics.needs_chromaticity:
+                found[f"chroma_{plane}"] = beta * np.array(table[f"dmu{plane}"], dtype=float)[-1]
+        return found
+
+    def _beam_numbers(self) -> tuple[float, float]:
+        beam = self._session.beam
+        return float(beam.beta), 1e9 * float(beam.pc)
+
+    def _start(self, inputs: Mapping[str, Any]) -> list[str]:
+        beta, momentum = self._beam_numbers()
+        units = {"eta": beta, "etap": beta, "px": momentum, "py": momentum}
+        start = {"beta_x": 1.0, "beta_y": 1.0}
+        start |= {
+            name.partition(".")[2]: float(value) for name, value in inputs.items() if name.startswith(f"{INITIAL}.")
+        }
+        return [f"{_COLUMNS[name]}={value / units.get(name.partition('_')[0], 1.0)!r}" for name, value in start.items()]
+
+    def _read(self, table: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        ring = {name: float(table[name]) for name in self._optics.ring}
+        return self._optics.gather(table, range(self._optics.count + 1), ring)
+
+    def close(self) -> None:
+        """End MAD-X."""
+        with self._lock:
+            self._factory.commands = [*self._replayed, *self._session.commands]
+            self._session.close()
+
+    def identity(self) -> str:
+        """Return MAD-X's version and a hash of the deck, of what was commanded by hand and of what is computed."""
+        digest = hashlib.sha256()
+        for file in deck_files(self._factory.files):
+            digest.update(file.read_bytes())
+        commands = [*self._replayed, *self._session.commands]
+        digest.update(repr((commands, self._session.sequence, self._optics, self._bunches, self._periodic)).encode())
+        return f"MAD-X {self._living().madx.version.release}:{digest.hexdigest()[:16]}"
