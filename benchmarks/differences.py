@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lume_diff.blackbox.differences.noise import calibrate
-from lume_diff.blackbox.differences.steps import STENCILS, Calibration
+from lume_diff.blackbox.differences.steps import Calibration
 
 Array = np.ndarray
 Code = Callable[[float], Array]
@@ -99,11 +99,10 @@ def differences(
     """
     count = len(calibration.noise)
     slope, error = np.empty(count), np.empty(count)
+    unseen = np.full(count, np.nan)  # the value at the point itself, which a central difference leaves out
     plan = calibration.plan(scale, point=x)
     for part in plan:
-        stencil = STENCILS[part.scheme]
-        values = evaluate(part.step * np.array(stencil.offsets))[:, part.outputs]
-        slope[part.outputs] = np.array(stencil.weights) @ values / part.step
+        slope[part.outputs] = part.derivative(unseen, list(evaluate(part.offsets)))[part.outputs]
         error[part.outputs] = part.error
     return slope, error, len(plan)
 

@@ -1,111 +1,181 @@
-"""Speed of CheetahModel against Cheetah itself on a 60-element line, in one run on one thread.
+"""Speed of CheetahModel against Cheetah itself on a 60-element line, both timed in turns in one run.
 
-Prints a table of times and ratios; ``--particles`` and ``--rounds`` change the size and the care taken.
+    python benchmarks/lines.py [--particles 10000] [--seconds 5] [--device cuda]
+
+Prints a table of times, ratios and goals. On the CPU one thread is used; on another device a second table gives the
+ratio to the CPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import cheetah
 import torch
+from _fodo import D, Work, bunch, fodo_line, in_turns, machine, raw_knobs, strength
 
 import lume_diff as ld
 
-D = torch.float64
+NAMES = [f"Q{cell}.k1" for cell in range(20)]
 
 
-def number(value: float) -> torch.Tensor:
-    """Return a float64 tensor."""
-    return torch.tensor(value, dtype=D)
+@dataclass
+class Row:
+    """A line of the table: the same quantity from Cheetah and from us, and by what factor we shall be faster."""
+
+    label: str
+    raw: Work
+    ours: Work
+    goal: float | None = None
 
 
-def fodo_line() -> cheetah.Segment:
-    """Return 20 cells of a quadrupole and two drifts, the last drift being a screen: 60 elements."""
-    elements: list[cheetah.Element] = []
-    for cell in range(20):
-        strength = 2.0 * (-1.0) ** cell
-        elements.append(cheetah.Quadrupole(number(0.1), number(strength), name=f"Q{cell}", dtype=D))
-        elements.append(cheetah.Drift(number(0.4), name=f"D{cell}", dtype=D))
-        elements.append(cheetah.Drift(number(0.1), name=f"E{cell}", dtype=D))
-    elements[-1] = cheetah.Screen((200, 200), torch.tensor([2e-5, 2e-5], dtype=D), is_active=True, name="SCR1", dtype=D)
-    return cheetah.Segment(elements, name="fodo").to(D)
+class Raw:
+    """Cheetah's own line: only the knobs that are passed are set, so that its cache keeps the maps of the others."""
+
+    def __init__(self, screen: bool, beam: cheetah.Beam, device: torch.device) -> None:
+        self.line, self.beam = fodo_line(60, screen).to(device), beam
+        self.clones: dict[tuple[str, ...], cheetah.Segment] = {}
+
+    def track(self, knobs: dict[str, torch.Tensor]) -> tuple[cheetah.Segment, cheetah.Beam]:
+        """Set knobs and track; every choice of knobs has a line of its own."""
+        segment = self.clones.get(tuple(knobs))
+        if segment is None:
+            segment = self.clones[tuple(knobs)] = self.line.clone()
+        raw_knobs(segment, knobs)
+        return segment, segment.track(self.beam)
 
 
-def bunch(particles: int) -> cheetah.ParticleBeam:
-    """Return a Gaussian bunch at 100 MeV."""
-    sizes = {name: number(1e-4) for name in ("sigma_x", "sigma_y", "sigma_tau")}
-    angles = {name: number(1e-5) for name in ("sigma_px", "sigma_py")}
-    return cheetah.ParticleBeam.from_parameters(
-        num_particles=particles, **sizes, **angles, sigma_p=number(1e-3), energy=number(1e8), dtype=D
+def images(particles: int, device: torch.device) -> tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]:
+    """Return Cheetah's and our sum of the squared pixels of the screen, as functions of knobs."""
+    beam = bunch(particles).to(device)
+    cheetahs = Raw(True, beam, device)
+    model = ld.CheetahModel(cheetahs.line.clone(), beam, controls=NAMES, outputs=["SCR1.image"], device=device)
+
+    def raw(knobs: dict[str, torch.Tensor]) -> torch.Tensor:
+        segment, _ = cheetahs.track(knobs)
+        return segment.SCR1.reading.square().sum((-2, -1))
+
+    def ours(knobs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return model(knobs, outputs=["SCR1.image"])["SCR1.image"].square().sum((-2, -1))
+
+    return raw, ours
+
+
+def sizes(particles: int, device: torch.device) -> tuple[Callable[..., torch.Tensor], ...]:
+    """Return the beam size behind the line without its screen: Cheetah's from particles, its from moments, and ours."""
+    beam = bunch(particles).to(device)
+    from_particles, from_moments = Raw(False, beam, device), Raw(False, beam.as_parameter_beam(), device)
+    model = ld.CheetahModel(from_particles.line.clone(), beam, controls=NAMES, outputs=["final.sigma_x"], device=device)
+    population = (1.0 - 1.0 / particles) ** 0.5  # Cheetah divides by n - 1
+
+    def ours(knobs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return model(knobs, outputs=["final.sigma_x"])["final.sigma_x"]
+
+    return (
+        lambda knobs: from_particles.track(knobs)[1].sigma_x * population,
+        lambda knobs: from_moments.track(knobs)[1].sigma_x * population,
+        ours,
     )
 
 
-def best_of(rounds: int, function: Callable[[], object]) -> float:
-    """Return the least time of a call [s], after a warm-up."""
-    function()
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def difference(raw: torch.Tensor, ours: torch.Tensor) -> float:
+    """Return the largest relative difference."""
+    return ((ours - raw).abs() / raw.abs()).max().item()
+
+
+def table(particles: int, batch: int, device: torch.device, seconds: float) -> dict[str, float]:
+    """Measure and print one table; return our own times [s]."""
+    knobs = {
+        name: torch.tensor(strength(cell), dtype=D, device=device, requires_grad=True)
+        for cell, name in enumerate(NAMES)
+    }
+    few, last = {name: knobs[name] for name in NAMES[:5]}, {name: knobs[name] for name in NAMES[15:]}
+    generator = torch.Generator().manual_seed(0)
+    spread = 1.0 + 0.1 * torch.randn(5, batch, generator=generator, dtype=D).to(device)
+    settings = {name: strength(cell) * spread[cell] for cell, name in enumerate(NAMES[:5])}
+
+    raw_image, our_image = images(particles, device)
+    raw_size, raw_moments, our_size = sizes(particles, device)
+    raw_few, our_few = sizes(particles, device)[::2]
+    raw_small, our_small = images(min(particles, 1000), device)
+    rows = [
+        Row("image, 20 knobs, forward", lambda: raw_image(knobs), lambda: our_image(knobs), 12.0),
+        Row(
+            "image, 20 knobs, forward and backward",
+            lambda: raw_image(knobs).backward(),
+            lambda: our_image(knobs).backward(),
+            10.0,
+        ),
+        Row(
+            "image, 5 knobs, forward and backward",
+            lambda: raw_image(few).backward(),
+            lambda: our_image(few).backward(),
+        ),
+        Row(
+            "image, the last 5 of 20 knobs, both ways",
+            lambda: raw_image(last).backward(),
+            lambda: our_image(last).backward(),
+        ),
+        Row("beam size, no screen, forward", lambda: raw_size(knobs), lambda: our_size(knobs), 40.0),
+        Row(
+            "beam size, no screen, forward and backward",
+            lambda: raw_size(knobs).backward(),
+            lambda: our_size(knobs).backward(),
+        ),
+        Row("beam size, Cheetah's from moments too", lambda: raw_moments(knobs), lambda: our_size(knobs)),
+        Row(
+            f"beam size, batch of {batch} x 5 knobs, forward",
+            lambda: raw_few(settings),
+            lambda: our_few(settings),
+            10.0,
+        ),
+        Row(
+            f"image of {min(particles, 1000)} particles, {batch} x 5 knobs",
+            lambda: raw_small(settings),
+            lambda: our_small(settings),
+            10.0,
+        ),
+    ]
+    print(f"60 elements, {particles} particles; {machine(device)}")
+    with torch.no_grad():
+        found = difference(raw_image(knobs), our_image(knobs)), difference(raw_few(settings), our_few(settings))
+    print(f"sum of the squared pixels is the same to {found[0]:.0e}, the beam size to {found[1]:.0e}\n")
+    print(f"{'':44}  {'Cheetah [ms]':>12}  {'ours [ms]':>10}  {'faster':>8}  {'goal':>6}")
+    mine = {}
+    for row in rows:
+        times = in_turns({"raw": row.raw, "ours": row.ours}, device, seconds)
+        mine[row.label] = times["ours"]
+        goal = "" if row.goal is None else f"{row.goal:.0f} x"
+        print(
+            f"{row.label:44}  {1e3 * times['raw']:12.2f}  {1e3 * times['ours']:10.3f}"
+            f"  {times['raw'] / times['ours']:6.1f} x  {goal:>6}",
+            flush=True,
+        )
+    return mine
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--particles", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=512, help="how many settings of 5 knobs at once")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long to time each row")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-
-    segment, beam = fodo_line(), bunch(options.particles)
-    names = [f"Q{cell}.k1" for cell in range(20)]
-    strengths = {name: number(2.0 * (-1.0) ** cell).requires_grad_() for cell, name in enumerate(names)}
-
-    def raw(count: int) -> torch.Tensor:
-        # A fresh non-leaf each time, because Cheetah's cache of transfer maps would hand out a freed graph.
-        for name in names[:count]:
-            getattr(segment, name.removesuffix(".k1")).k1 = strengths[name] * 1.0
-        segment.track(beam)
-        return segment.SCR1.reading.square().sum()
-
-    everything = ld.CheetahModel(segment.clone(), beam, controls=names, outputs=["SCR1.image", "final.sigma_x"])
-
-    def ours(count: int, first: int = 0) -> torch.Tensor:
-        inputs = {name: strengths[name] for name in names[first : first + count]}
-        return everything(inputs, outputs=["SCR1.image"])["SCR1.image"].square().sum()
-
-    def size() -> torch.Tensor:
-        return everything({name: strengths[name] for name in names}, outputs=["final.sigma_x"])["final.sigma_x"]
-
-    difference = (ours(20) - raw(20)).abs() / raw(20)
-    reference = {
-        "forward": best_of(options.rounds, lambda: raw(20)),
-        "backward": best_of(options.rounds, lambda: raw(20).backward()),
-    }
-    rows = [
-        ("20 knobs, forward", lambda: ours(20), "forward", 1.05),
-        ("20 knobs, forward and backward", lambda: ours(20).backward(), "backward", 1.05),
-        ("5 knobs, forward and backward", lambda: ours(5).backward(), "backward", 0.5),
-        ("the last 5 of the knobs, forward and backward", lambda: ours(5, 15).backward(), "backward", 0.25),
-        ("beam size instead of the screen, forward", size, "forward", None),
-    ]
-    print(f"60 elements, {options.particles} particles, float64, one thread, torch {torch.__version__}")
-    print(
-        f"raw Cheetah: forward {1e3 * reference['forward']:.2f} ms, with backward {1e3 * reference['backward']:.2f} ms"
-    )
-    print(f"same loss to {difference.item():.1e}\n")
-    print(f"{'CheetahModel':46}  {'time [ms]':>9}  {'/ Cheetah':>9}  {'goal':>5}")
-    for label, function, against, goal in rows:
-        seconds = best_of(options.rounds, function)
-        ratio = seconds / reference[against]
-        print(f"{label:46}  {1e3 * seconds:9.2f}  {ratio:9.3f}  {'' if goal is None else f'{goal:5.2f}'}")
+    torch.manual_seed(0)
+    device = torch.device(options.device)
+    here = table(options.particles, options.batch, device, options.seconds)
+    if device.type != "cpu":
+        print()
+        cpu = table(options.particles, options.batch, torch.device("cpu"), options.seconds)
+        print(f"\n{'ours':44}  {'CPU / ' + device.type:>12}")
+        for label, seconds in here.items():
+            print(f"{label:44}  {cpu[label] / seconds:10.1f} x")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Time worker processes: how much of the ideal they reach, what a call costs, how soon they are back after a failure.
+"""Time simulator runs: what a model adds, how much of the ideal workers reach, how soon they are back after a failure.
 
     python benchmarks/workers.py [--workers 2] [--runs 200] [--rounds 5]
 
@@ -10,6 +10,7 @@ cores as well.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import signal
 import tempfile
@@ -22,11 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from lume_diff.blackbox import BlackBoxModel
 from lume_diff.blackbox.runners.executors import ExecutorRunner
 from lume_diff.blackbox.runners.pool import WorkerPool
 from lume_diff.blackbox.runners.runner import InProcess, Runner
 from lume_diff.blackbox.simulator import Simulator
+from lume_diff.variables import TorchScalarVariable
 
 RUN = 0.01  # [s]
 
@@ -121,6 +125,50 @@ def overhead(found: Mapping[str, Runner], rounds: int) -> None:
         print(f"{label:<24}" + "".join(f"{time_us:>22.1f}" for time_us in row))
 
 
+def calls(rounds: int) -> None:
+    """Print what a model's call adds to a simulator in this process, for a function that takes about a microsecond."""
+    titles = ("function", 10), ("model(...)", 12), ("set + get", 11), ("gradient", 10)
+    print(f"\n{'a call beyond the function [us]':<34}" + "".join(f"{title:>{width}}" for title, width in titles))
+    for n_in, n_out in ((2, 1), (3, 2), (5, 3)):
+        names, outputs = [f"x{i}" for i in range(n_in)], [f"y{i}" for i in range(n_out)]
+
+        def function(outputs: Sequence[str] = outputs, **inputs: float) -> dict[str, float]:
+            total = sum(inputs.values())
+            return {name: total * place for place, name in enumerate(outputs)}
+
+        model = BlackBoxModel.from_function(
+            function,
+            inputs=[TorchScalarVariable(name=name, default_value=1.0, scale=0.1) for name in names],
+            outputs=[TorchScalarVariable(name=name) for name in outputs],
+        )
+        steps, base = itertools.count(1), dict.fromkeys(names, 1.0)
+
+        def fresh(steps: Iterator[int] = steps) -> dict[str, float]:
+            return {"x0": 1.0 + 1e-6 * next(steps)}
+
+        def call(model: BlackBoxModel = model, fresh: Any = fresh) -> None:
+            model(fresh())
+
+        def set_and_get(model: BlackBoxModel = model, fresh: Any = fresh, outputs: list[str] = outputs) -> None:
+            model.set(fresh())
+            model.get(outputs)
+
+        def gradient(model: BlackBoxModel = model, fresh: Any = fresh) -> None:
+            x = torch.tensor(fresh()["x0"], dtype=torch.float64, requires_grad=True)
+            model({"x0": x})["y0"].backward()
+
+        gradient()  # measures the noise
+        own = least(lambda f=function, b=base: f(**b), rounds)
+        added = [least(work, rounds) - own for work in (call, set_and_get)] + [least(gradient, rounds) - 3 * own]
+        row = "".join(f"{1e6 * t:>{width}.1f}" for t, (_, width) in zip((own, *added), titles, strict=True))
+        print(f"  {n_in} numbers in, {n_out} out".ljust(34) + row)
+
+
+def least(function: Callable[[], Any], rounds: int, repeats: int = 500) -> float:
+    """Return how long a call takes, the best of several rounds."""
+    return min(seconds(lambda: [function() for _ in range(repeats)]) for _ in range(rounds)) / repeats
+
+
 def recovery(workers: int, rounds: int) -> None:
     """Print the time from a failure to the result of the second try."""
     print("\nstart and recovery [s]")
@@ -148,6 +196,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    torch.set_num_threads(1)
+    calls(arguments.rounds)
     with runners(arguments.workers) as found:
         efficiency(found, arguments.workers, arguments.runs, arguments.rounds)
         overhead(found, arguments.rounds)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from lume_diff.blackbox import (
         ATModel,
         BlackBoxModel,
+        BmadModel,
         FiniteDifference,
+        ImpactTModel,
         ImpactXModel,
         LumeModel,
         MADXModel,
@@ -53,8 +55,17 @@ __version__ = "0.1.0"
 _HOMES = {
     "lume_diff.archive": ("RunArchive",),
     "lume_diff.blackbox": (
-        *("ATModel", "BlackBoxModel", "FiniteDifference", "ImpactXModel", "LumeModel", "MADXModel", "Simulator"),
-        "to_lume",
+        *(
+            "ATModel",
+            "BlackBoxModel",
+            "BmadModel",
+            "FiniteDifference",
+            "ImpactTModel",
+            "ImpactXModel",
+            "LumeModel",
+            "MADXModel",
+        ),
+        *("Simulator", "to_lume"),
     ),
     "lume_diff.errors": (
         *("CalibrationError", "GradientError", "LatticeError", "LumeDiffError", "MissingExtraError"),
@@ -73,6 +84,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "ATModel",
     "BlackBoxModel",
+    "BmadModel",
     "BoolVariable",
     "BunchFromMoments",
     "CalibrationError",
@@ -80,6 +92,7 @@ __all__ = [
     "EnumVariable",
     "FiniteDifference",
     "GradientError",
+    "ImpactTModel",
     "ImpactXModel",
     "IntVariable",
     "LUMEModel",

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lume_diff.blackbox.at.model import ATModel
+    from lume_diff.blackbox.bmad.model import BmadModel
     from lume_diff.blackbox.difference import FiniteDifference
+    from lume_diff.blackbox.impact.model import ImpactTModel
     from lume_diff.blackbox.impactx.model import ImpactXModel
     from lume_diff.blackbox.lume.model import LumeModel, to_lume
     from lume_diff.blackbox.madx.model import MADXModel
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
 _HOME_OF = {
     "ATModel": "at.model",
     "BlackBoxModel": "model",
+    "BmadModel": "bmad.model",
     "ExecutorRunner": "runners.executors",
     "FiniteDifference": "difference",
     "FunctionSimulator": "simulator",
+    "ImpactTModel": "impact.model",
     "ImpactXModel": "impactx.model",
     "LumeModel": "lume.model",
     "MADXModel": "madx.model",
@@ -38,9 +42,11 @@ _HOME_OF = {
 __all__ = [
     "ATModel",
     "BlackBoxModel",
+    "BmadModel",
     "ExecutorRunner",
     "FiniteDifference",
     "FunctionSimulator",
+    "ImpactTModel",
     "ImpactXModel",
     "LumeModel",
     "MADXModel",

@@ -22,7 +22,10 @@ class FiniteDifference:
             name in the input's unit, with ``"auto"`` for the others.
         particles: ``"per_particle"`` for codes without forces between particles, whose Jacobian is one 6 by 6 block
             a particle; ``"collective"`` for codes with such forces, in forward mode only; ``"stop"`` for no gradient.
-        check: whether to measure once, by 2 runs in a random direction, how far the per-particle form is off.
+        check: whether to measure once, by 2 runs in a random direction, how far the per-particle form is off, and by
+            2 runs an input how far the code's own derivatives are.
+        native: whether derivatives that the code has itself (``Simulator.jacobian``) take the place of differences
+            where there are some, but for a bunch with collective forces; ``gradient="native"`` is short for it.
 
     Raises:
         ValidationError: for an option that does not exist, or a step that is not positive.
@@ -36,6 +39,7 @@ class FiniteDifference:
     step: str | float | Mapping[str, float] = "auto"
     particles: str = "per_particle"
     check: bool = True
+    native: bool = False
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("scheme", self.scheme, SCHEMES), ("particles", self.particles, PARTICLES)):
@@ -52,3 +56,16 @@ class FiniteDifference:
             found = self.step.get(name, "auto")
             return None if found == "auto" else float(found)
         return None if self.step == "auto" else float(self.step) * scale
+
+
+def method_of(gradient: FiniteDifference | str | None) -> FiniteDifference | None:
+    """Return how derivatives are taken, for the short name too.
+
+    Raises:
+        ValidationError: for anything else.
+    """
+    if gradient == "native":
+        return FiniteDifference(native=True)
+    if gradient is None or isinstance(gradient, FiniteDifference):
+        return gradient
+    raise ValidationError(f"gradient is {gradient!r}; expected FiniteDifference(), 'native' or None")

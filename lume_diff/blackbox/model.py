@@ -11,8 +11,10 @@ import torch
 
 from lume_diff.archive import RunArchive
 from lume_diff.blackbox.call import Call
-from lume_diff.blackbox.difference import FiniteDifference
-from lume_diff.blackbox.differences.engine import Memory
+from lume_diff.blackbox.cost import derivative_cost
+from lume_diff.blackbox.difference import FiniteDifference, method_of
+from lume_diff.blackbox.differences.memory import Memory
+from lume_diff.blackbox.plain import plain_run
 from lume_diff.blackbox.runners.archived import Archived
 from lume_diff.blackbox.runners.executors import ExecutorRunner
 from lume_diff.blackbox.runners.pool import WorkerPool
@@ -20,6 +22,7 @@ from lume_diff.blackbox.runners.runner import InProcess, Runner
 from lume_diff.blackbox.simulator import FunctionSimulator, Simulator
 from lume_diff.errors import ValidationError
 from lume_diff.models import GradientEntry, GradientReport, LUMEModel
+from lume_diff.models.cost import DerivativeCost, Question
 from lume_diff.models.evaluation import Evaluation
 from lume_diff.models.guards import concrete, is_differentiated, refuse_gradient
 from lume_diff.particles import TorchParticleGroup
@@ -39,14 +42,16 @@ class BlackBoxModel(LUMEModel):
     Args:
         factory: makes the simulator; called again for a fresh one after a failure.
         variables: inputs and outputs; ``read_only`` tells the outputs.
-        gradient: how derivatives are taken; None for a box that raises ``GradientError`` when differentiated.
+        gradient: how derivatives are taken; ``"native"`` for those that the code has itself, each checked once, with
+            differences for the rest; None for a box that raises ``GradientError`` when differentiated.
         derived: outputs that are statistics of a bunch the simulator returns, ``{name: (bunch output, openPMD key)}``;
             they are computed here, of the living, with exact derivatives.
         workers: how many processes of its own the simulator runs in; 0 for this process. What is changed on
             ``simulator`` is replayed in all of them.
         timeout: how long a run may take [s]; needs workers.
         executor: a ``concurrent.futures.Executor`` to run in instead (Dask's, MPI's), without timeout.
-        archive: path of a file that keeps every run, so that none is made twice, or a ``RunArchive``.
+        archive: path of a file that keeps every run, so that none is made twice, and what was measured of noise and
+            curvature; or a ``RunArchive``.
         dtype, device, validation: see ``LUMEModel``.
 
     Raises:
@@ -77,7 +82,7 @@ class BlackBoxModel(LUMEModel):
         self,
         factory: Callable[[], Simulator],
         variables: Iterable[Variable],
-        gradient: FiniteDifference | None = FiniteDifference(),  # noqa: B008 - immutable
+        gradient: FiniteDifference | str | None = FiniteDifference(),  # noqa: B008 - immutable
         *,
         derived: Mapping[str, tuple[str, str]] | None = None,
         initial: Mapping[str, Any] | None = None,
@@ -90,12 +95,17 @@ class BlackBoxModel(LUMEModel):
         validation: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(variables, initial=initial, dtype=dtype, device=device, validation=validation)
+        self._gradient = method_of(gradient)
         self._runner = _runner(factory, workers, timeout, executor, archive)
-        self._gradient = gradient
-        self._memory = Memory()
+        self._memory = Memory(self._runner)
         self._entries: dict[tuple[str, str], GradientEntry] = {}
         self._derived = dict(derived or {})
         self._bunch_inputs = [n for n in self._input_names if isinstance(self._variables[n], ParticleGroupVariable)]
+        outputs = [self._variables[name] for name in self._output_names]
+        floats = frozenset(v.name for v in outputs if v.is_differentiable)
+        self._bunch_outputs = frozenset(v.name for v in outputs if isinstance(v, ParticleGroupVariable))
+        self._bunches = self._bunch_outputs | self._derived.keys()
+        self._numbers = floats - self._bunches
         self._output_references: dict[str, tuple[float, float]] = {}
         if len(self._bunch_inputs) > 1:
             raise ValidationError(f"a black box takes one bunch, got variables {self._bunch_inputs}")
@@ -125,8 +135,13 @@ class BlackBoxModel(LUMEModel):
     def _evaluate(
         self, inputs: dict[str, Any], outputs: Sequence[str], previous: Evaluation | None, share_graphs: bool = True
     ) -> Evaluation:
-        # One run gives everything, so what is remembered has everything.
-        return super()._evaluate(inputs, self._output_names, previous, share_graphs)
+        # One run gives everything, so what is remembered has everything. A pure call leaves out what would be
+        # differentiated in vain: all numbers, or all bunches, which share their runs among each other.
+        wanted: Sequence[str] = self._output_names
+        if not share_graphs and self._bunch_outputs:
+            unused = [part for part in (self._numbers, self._bunches) if part.isdisjoint(outputs)]
+            wanted = [name for name in wanted if not any(name in part for part in unused)]
+        return super()._evaluate(inputs, wanted, previous, share_graphs)
 
     def _counted_run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> Any:
         return self._run(inputs, outputs)
@@ -135,17 +150,19 @@ class BlackBoxModel(LUMEModel):
         unset = [name for name, value in inputs.items() if value is None]
         if unset:
             raise ValidationError(f"input {unset[0]!r} has no value: set it or pass it")
-        simulated = [name for name in outputs if name not in self._derived]
-        for name in outputs:
-            bunch = self._derived.get(name, ("",))[0]
-            if bunch and bunch not in simulated:
-                simulated.append(bunch)
-        found = Call(self, inputs, simulated).outputs()
+        simulated = self._simulated(outputs)
+        found = plain_run(self, inputs, simulated)
+        if found is None:
+            found = Call(self, inputs, simulated).outputs()
         for name in outputs:
             if name in self._derived:
                 bunch, key = self._derived[name]
                 found[name] = self._statistic(name, found[bunch], key)
         return found
+
+    def _simulated(self, outputs: Sequence[str]) -> list[str]:
+        """Return what the simulator must give for some outputs."""
+        return list(dict.fromkeys(self._derived[name][0] if name in self._derived else name for name in outputs))
 
     def _statistic(self, name: str, bunch: TorchParticleGroup, key: str) -> torch.Tensor:
         """Return a statistic of the living; what only counts the lost has no gradient, and says so."""
@@ -161,7 +178,11 @@ class BlackBoxModel(LUMEModel):
 
     def _simulate(self, points: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> list[Any]:
         """Run a batch of points; a failure stands in the list as an error."""
-        return list(self._runner.run_many(points, outputs))
+        before = self._runner.runs_made
+        try:
+            return list(self._runner.run_many(points, outputs))
+        finally:
+            self._memory.count(self._runner.runs_made - before)
 
     @property
     def runs(self) -> int:
@@ -170,20 +191,19 @@ class BlackBoxModel(LUMEModel):
 
     # -- derivatives -----------------------------------------------------------------------------------------
 
+    def _derivative_cost(self, question: Question) -> DerivativeCost:
+        return derivative_cost(self, question)
+
+    def _spent(self) -> tuple[int, int]:
+        return self.runs, self._memory.learning_runs
+
     def _note(self, entry: GradientEntry) -> None:
         self._entries[entry.output, entry.input] = entry
 
     def gradient_report(self) -> GradientReport:
-        """Return step, noise, estimated error and runs of every derivative taken so far."""
+        """Return step, noise, estimated error and runs of every derivative taken so far, and what all runs were for."""
         self._report.entries = list(self._entries.values())
-        calibrations = self._memory.calibrations.values()
-        measured = sum(calibration.runs for calibration in calibrations)
-        self._report.notes = [f"noise and curvature of {len(calibrations)} inputs took {measured} runs"]
-        if self._memory.discrepancy is not None:
-            self._report.notes.append(
-                f"the per-particle form of the bunch's Jacobian is off by {self._memory.discrepancy:.2g} in a random "
-                "direction (2 runs)"
-            )
+        self._report.notes = self._memory.notes()
         return self._report
 
     # -- the simulator ---------------------------------------------------------------------------------------
@@ -212,12 +232,6 @@ class BlackBoxModel(LUMEModel):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        state["_memory"] = Memory()
-        state["_memory"].calibrations.update(self._memory.calibrations)
-        return state
 
 
 def _runner(

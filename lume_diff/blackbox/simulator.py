@@ -42,7 +42,30 @@ class Simulator(ABC):
     def jacobian(
         self, inputs: Mapping[str, PlainValue], outputs: Sequence[str], wrt: Sequence[str]
     ) -> dict[str, dict[str, np.ndarray]]:
-        """Return derivatives that the code computes itself, ``{output: {input: array}}``, for what it covers."""
+        """Return derivatives that the code computes itself, for what it covers; ``gradient="native"`` uses them.
+
+        Args:
+            inputs: as in ``run``; a bunch in them is ``beamphysics.ParticleGroup`` with ``n`` particles.
+            outputs: names of the outputs whose derivatives are wanted.
+            wrt: names of the inputs that they are wanted with respect to, a bunch among them.
+
+        Returns:
+            ``{output: {input: array}}`` in the units of the variables. What is not covered, here or at all, is left
+            out, and differences take its place; so do they where an array is not finite. Shapes are
+
+            - number or array by number or array: ``(*out_shape, *in_shape)``;
+            - bunch by bunch: ``(7, 6)`` for a map that is the same for all particles, or ``(n, 7, 6)``, particles in
+              the order of the incoming bunch: derivatives of x, px, y, py, z, t, pz
+              (``differences.bunch_rows.COORDINATES_OUT``) with respect to x, px, y, py, t, pz (``COORDINATES_IN``), in
+              m, eV/c and s;
+            - bunch by number or array: ``(n, 7, *in_shape)``; particles in the order of the incoming bunch, or of
+              ``run``'s where there is none.
+
+            Entries that were not asked for do no harm. It is no run, and is not counted as one.
+
+        Raises:
+            Exception: whatever the code raises; differences take the place of everything at this point.
+        """
         return {}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lume_diff.errors import GradientError, SimulatorError, UnknownVariableError, ValidationError
+from lume_diff.models.cost import DerivativeCost, Question
 from lume_diff.models.derivatives import TensorFunction, jacobian
 from lume_diff.models.evaluation import Evaluation, check_batches, fits, guarded
 from lume_diff.models.memory import Memory
@@ -137,7 +138,8 @@ class LUMEModel(Memory, ABC):
         before = marks(inputs.values())
         outputs = [name for name in self._output_names if name not in self._on_request]
         evaluation = self._evaluate(inputs, outputs, self._evaluation)
-        self._setpoints, self._evaluation, self._checked = inputs, evaluation, (inputs, before)
+        # Past Module.__setattr__, which takes longer than a small model.
+        self.__dict__.update(_setpoints=inputs, _evaluation=evaluation, _checked=(inputs, before))
         if sources or self._sources:
             self._sources = {
                 name: source for name, source in {**self._sources, **sources}.items() if source is not None
@@ -289,14 +291,21 @@ class LUMEModel(Memory, ABC):
             outputs: names of scalar or array outputs.
             inputs: names of scalar or array inputs.
             at: values of any inputs that are not to be those of the set-points.
-            mode: ``"reverse"`` (a backward per output component), ``"forward"`` (a jvp per input component) or
-                ``"auto"``, the cheaper one that works; ``gradient_report`` tells which was taken and what it cost.
+            mode: ``"reverse"`` (a backward per output component), ``"forward"`` (a jvp per input component),
+                ``"collective"`` (the same, but whole perturbed bunches go through black boxes, 2 runs a component, as
+                forces between particles need it) or ``"auto"``: of those that are correct for this model the one with
+                the fewest simulator runs, then with the fewest passes. ``gradient_report().jacobian`` tells which was
+                taken, what it cost, and what the others would have cost.
 
         Returns:
             ``{output: {input: (*batch, *out_shape, *in_shape)}}`` in output unit per input unit, detached.
 
         Raises:
-            GradientError: for variables without a derivative (integers, strings, bunches), and inside a transform.
+            GradientError: for variables without a derivative (integers, strings, bunches), where the mode does not
+                work (no reverse mode through collective forces), and inside a transform.
+
+        Gradient:
+            Exact for differentiable models; for black boxes estimated, see ``gradient_report``.
         """
         return jacobian(self, outputs, inputs, at, mode)
 
@@ -318,6 +327,21 @@ class LUMEModel(Memory, ABC):
             f"{self._title()} has no beamline elements, so it cannot give the reference energy at {list(elements)}; "
             "name an energy variable or a constant instead"
         )
+
+    def _derivative_cost(self, question: Question) -> DerivativeCost:
+        """Return the simulator runs that derivatives take, without making one; none for a differentiable model.
+
+        What a model wraps is asked for it under the same names; who renames writes this anew.
+        """
+        return sum((m._derivative_cost(question.within(m._variables)) for m in self._wrapped()), DerivativeCost())
+
+    def _spent(self) -> tuple[int, int]:
+        """Return how many runs simulators without derivatives have made, and how many of them for noise and checks."""
+        spent = [model._spent() for model in self._wrapped()]
+        return sum(runs for runs, _ in spent), sum(learning for _, learning in spent)
+
+    def _wrapped(self) -> list[LUMEModel]:
+        return [child for child in self.children() if isinstance(child, LUMEModel)]
 
     @property
     def runs(self) -> int:

@@ -25,6 +25,7 @@ from lume_diff.models.line.knobs import (
     knob_variables,
     switch_values,
 )
+from lume_diff.models.line.linear_statistics import Lasting
 from lume_diff.models.line.maps import LineMaps
 from lume_diff.models.line.outputs import OutputTable
 from lume_diff.models.line.plan import Plan, plan_of
@@ -56,12 +57,17 @@ class CheetahModel(LUMEModel):
     An ``nn.Parameter`` in the segment stays its owner's and is a parameter of the model too: an optimiser's step is
     seen at once, also through ``get``. A write to ``.data`` leaves no trace: calls see it, ``get`` after ``refresh``.
 
+    With ``engine="cheetah"`` Cheetah's own ``Segment.track``, screens and monitors give everything instead, as slow and
+    as differentiable as they are: no ``vmap``, and a derivative at zero strength raises, because there it is NaN.
+
     Args:
         segment: a ``cheetah.Segment``; it is read, never changed.
         beam: the incoming beam: a ``TorchParticleGroup``, ``TorchMoments``, ``beamphysics.ParticleGroup``, a Cheetah
             beam, or the path of an openPMD or Astra file. Moments give moments only: no images, no particles.
         controls: names of the knobs that are inputs; None for all. The bunch and its reference always are.
         outputs: names of what can be read; None for everything.
+        engine: ``"auto"``, maps of our own wherever they cover the line and Cheetah elsewhere (``plan`` tells where and
+            why), or ``"cheetah"``.
         losses: ``"hard"`` cuts at apertures as Cheetah does; then a gradient of the beam behind warns with the lost
             fraction, and a gradient of the transmission, or to the size of an aperture, raises. ``"soft"`` lets the
             survival probability fall smoothly; ``gradient_report`` tells how far the transmission is off for it.
@@ -74,9 +80,11 @@ class CheetahModel(LUMEModel):
         UnknownVariableError: for a control or an output that does not exist.
         LatticeError: for an empty segment, a number in it that is not finite, or an element called ``final`` or
             ``line``.
+        ValidationError: for another engine or other losses, and for soft losses with ``engine="cheetah"``.
 
     Gradient:
-        Exact, at zero strength too, of any order, forward and reverse. None through a ``histogram`` screen.
+        Exact, at zero strength too, of any order, forward and reverse. None through a ``histogram`` screen. With
+        ``engine="cheetah"`` Cheetah's: of first order, and none at zero strength.
 
     Source:
         Cheetah, J. Kaiser et al., Phys. Rev. Accel. Beams 27, 054601 (2024),
@@ -101,12 +109,20 @@ class CheetahModel(LUMEModel):
         controls: Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,
         *,
+        engine: str = "auto",
         losses: str = "hard",
         loss_width: float = 0.02,
         dtype: torch.dtype = torch.float64,
         device: torch.device | str | None = None,
         validation: Mapping[str, str] | None = None,
     ) -> None:
+        if engine not in ("auto", "cheetah"):
+            raise ValidationError(
+                f"engine is {engine!r}; expected 'auto' (maps of our own wherever they cover the line, Cheetah "
+                "elsewhere) or 'cheetah' (its own tracking for everything)"
+            )
+        if losses == "soft" and engine == "cheetah":
+            raise ValidationError("losses='soft' with engine='cheetah': Cheetah has hard edges only, use engine='auto'")
         if losses == "difference":
             raise ValidationError(
                 "losses='difference' needs finite differences over the whole line, which are not part of this version: "
@@ -120,7 +136,7 @@ class CheetahModel(LUMEModel):
             if isinstance(names, str):
                 raise ValidationError(f"{word} must be a list of names, got the string {names!r}: write [{names!r}]")
         place = torch.device(device) if device is not None else torch.device("cpu")
-        elements = read_segment(segment, dtype, place)
+        elements = read_segment(segment, dtype, place, engine == "cheetah")
         check_names(element.name for element in elements)
         bunch = as_beam(beam, dtype, place)
         line = LineMaps(elements, dtype, place)
@@ -141,6 +157,7 @@ class CheetahModel(LUMEModel):
         }
         super().__init__(variables, initial=initial, dtype=dtype, device=place, validation=validation)
         self._native = (segment,)
+        self._by_cheetah = engine == "cheetah"
         self._line = line
         self._readings = {reading.variable.name: reading for reading in readings}
         self._losses = Losses(losses, loss_width)
@@ -175,9 +192,9 @@ class CheetahModel(LUMEModel):
         changed, active = self._changes(inputs)
         shapes = {value.shape for value in inputs.values() if isinstance(value, Tensor) and value.dim()}
         shapes |= {inputs[self._beam_name].batch_shape, self._line.batch_shape}
-        batch = tuple(torch.broadcast_shapes(*shapes))
+        batch = tuple(torch.broadcast_shapes(*shapes) if len(shapes) > 1 else shapes.pop())
         beam = self._incoming_beam(inputs)
-        run = LineRun(self._line, beam, changed, active, self._losses, batch, self._upstream)
+        run = LineRun(self._line, beam, changed, active, self._losses, batch, self._upstream, self._by_cheetah)
         run.before(max((self._readings[name].place for name in outputs), default=self._line.count))
         return run
 
@@ -221,6 +238,8 @@ class CheetahModel(LUMEModel):
                 return beam
         convert = TrackedBunch.from_group if self._beam_name == GROUP else TrackedMoments.from_moments
         beam = convert(*given)
+        if isinstance(beam, TrackedBunch):
+            beam = beam.passed(beam.reference, lasting=Lasting(beam.reference.energy))
         leaves = [tensor for value in given for tensor in tensors_in(value)]
         is_plain = not (in_transform() or torch.is_inference_mode_enabled())
         if is_plain and not any(leaf.requires_grad or leaf.is_inference() for leaf in leaves):
@@ -231,8 +250,15 @@ class CheetahModel(LUMEModel):
         state.along(sorted({self._readings[name].place for name in outputs}))
         return {name: read(state, self._readings[name], self._input_names) for name in outputs}
 
+    @property
+    def engine(self) -> str:
+        """What tracks the beam: ``"auto"`` or ``"cheetah"``."""
+        return "cheetah" if self._by_cheetah else "auto"
+
     def plan(self) -> Plan:
         """Return how the beam passes the line at the set-points: which elements as one matrix, which alone, and why.
+
+        Each stretch has ``engine``, ``"maps"`` or ``"cheetah"``, and the ``reason``.
 
         Example:
             >>> import cheetah, torch
@@ -243,7 +269,7 @@ class CheetahModel(LUMEModel):
         """
         with self._lock:
             changed, active = self._changes(self._setpoints)
-        return plan_of(self._line, changed, active, self._losses)
+        return plan_of(self._line, changed, active, self._losses, self._by_cheetah)
 
     def gradient_report(self) -> GradientReport:
         """Return how good the gradients are; with soft losses also how far these are off at the set-points.
@@ -310,7 +336,7 @@ class CheetahModel(LUMEModel):
         Raises:
             LatticeError: if elements were added, removed or renamed; build a new model then.
         """
-        elements = read_segment(self.simulator, self.dtype, self.device)
+        elements = read_segment(self.simulator, self.dtype, self.device, self._by_cheetah)
         if list(map(_structure, elements)) != list(map(_structure, self._line.elements)):
             raise LatticeError("the segment's elements are not those the model was built from: build a new model")
         line = LineMaps(elements, self.dtype, self.device)

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from lume_diff.errors import GradientError, ShapeError, SimulatorError, ValidationError
+from lume_diff.models.cost import MODES, DerivativeCost, Question, whole_bunches
 from lume_diff.models.evaluation import check_batches
-from lume_diff.models.report import JacobianCost, counted
+from lume_diff.models.report import JacobianCost, ModeCost, counted
 from lume_diff.models.transforms import in_transform
 from lume_diff.variables import TorchNDVariable, TorchScalarVariable, Variable
 
@@ -43,8 +44,8 @@ def jacobian(
     mode: str,
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Compute ``{output: {input: (*batch, *out_shape, *in_shape)}}``; see ``LUMEModel.jacobian``."""
-    if mode not in ("auto", "forward", "reverse"):
-        raise ValidationError(f"mode is {mode!r}; expected 'auto', 'forward' or 'reverse'")
+    if mode not in ("auto", *MODES):
+        raise ValidationError(f"mode is {mode!r}; expected 'auto', {', '.join(map(repr, MODES[:-1]))} or {MODES[-1]!r}")
     if in_transform():
         raise GradientError(
             "jacobian was called inside a torch.func transform, which it would cut: call torch.func.jacrev or jacfwd "
@@ -53,34 +54,59 @@ def jacobian(
     _check_names(model, inputs, outputs)
     with torch.inference_mode(False):
         point = _Point(model, inputs, outputs, at)
-        columns = sum(math.prod(shape) for shape in point.in_shapes.values())
-        rows = sum(math.prod(shape) for shape in point.out_shapes.values())
-        chosen, reason = mode, "as asked"
+        runs, learning = model._spent()
         if mode == "auto":
-            chosen = "forward" if columns < rows else "reverse"
-            reason = f"{counted(columns, 'input component')} against {counted(rows, 'output component')}"
-        runs_before = model.runs
-        if chosen == "reverse":
-            result = _reverse_mode(point)
+            chosen, result, reason = _cheapest(point)
         else:
-            try:
-                result = _forward_mode(point)
-            except (GradientError, SimulatorError) as error:
-                if mode == "forward":
-                    raise
-                chosen, reason = "reverse", f"forward mode does not work here: {_first_sentence(error)}"
-                result = _reverse_mode(point)
-    passes = {"forward": columns, "reverse": rows}
-    other = "reverse" if chosen == "forward" else "forward"
+            chosen, result, reason = mode, _take(point, mode), "as asked"
+    all_runs, all_learning = (now - then for now, then in zip(model._spent(), (runs, learning), strict=True))
+    costs = point.costs()
     model.gradient_report().jacobian = JacobianCost(
         mode=chosen,
-        passes=passes[chosen],
-        runs=model.runs - runs_before,
-        other_mode=other,
-        other_passes=passes[other],
+        passes=costs[chosen].passes,
+        runs=all_runs - all_learning,
+        learning_runs=all_learning,
+        predicted=costs[chosen],
+        alternatives=tuple(cost for name, cost in costs.items() if name != chosen and point.offers(name)),
         reason=reason,
     )
     return result
+
+
+def _take(point: _Point, mode: str) -> dict[str, dict[str, torch.Tensor]]:
+    if mode == "reverse":
+        return _reverse_mode(point)
+    token = whole_bunches.set(mode == "collective")
+    try:
+        return _forward_mode(point)
+    finally:
+        whole_bunches.reset(token)
+
+
+def _cheapest(point: _Point) -> tuple[str, dict[str, dict[str, torch.Tensor]], str]:
+    """Return the cheapest correct mode that works, the Jacobian, and why it was taken."""
+    mode, *others = point.ranking()
+    tried, failed = [mode], ""
+    while True:
+        try:
+            result = _take(point, mode)
+            break
+        except (GradientError, SimulatorError) as error:
+            is_simulator = isinstance(error, SimulatorError) and not point.cost.is_free
+            if is_simulator or not others:
+                raise
+            failed = failed or f"{mode} mode does not work here: {_first_sentence(error)}"
+            mode = others.pop(0)
+            tried.append(mode)
+    flaw, best = point.costs()[mode].flaw, point.ranking()[0]  # which the runs just made may have shown
+    if not flaw:
+        return mode, result, failed or point.reason(mode)
+    if best not in tried:
+        try:
+            return best, _take(point, best), f"{mode} mode is not correct here: {flaw}"
+        except GradientError as error:
+            failed = f"{best} mode does not work here: {_first_sentence(error)}"
+    return mode, result, f"not correct: {flaw}; {failed or 'there is no other mode'}"
 
 
 def _first_sentence(error: Exception) -> str:
@@ -117,6 +143,52 @@ class _Point:
             if self.inputs[name] is None:
                 raise ValidationError(f"input {name!r} has no value: pass it in `at` or set it")
             self.leaves[name] = self.inputs[name].detach().expand((*self.batch, *shape)).clone()
+        self.columns = sum(math.prod(shape) for shape in self.in_shapes.values())
+        self.rows = sum(math.prod(shape) for shape in self.out_shapes.values())
+        self.cost = self._cost()
+
+    # -- what it takes ---------------------------------------------------------------------------------------
+
+    def _cost(self) -> DerivativeCost:
+        reach = {name: frozenset((name, i) for i in range(math.prod(s))) for name, s in self.in_shapes.items()}
+        outputs = [name for name in self.out_shapes if name not in self.inputs]
+        values = {**self.inputs, **self.leaves}
+        question = Question(values, reach, outputs, self.batch, self.model._evaluation)
+        return self.model._derivative_cost(question)
+
+    def offers(self, mode: str) -> bool:
+        """Tell whether a mode differs from the others here."""
+        return mode != "collective" or self.cost.has_blocks
+
+    def costs(self) -> dict[str, ModeCost]:
+        """Return what every mode takes, by what is known now of noise and forces."""
+        self.cost = self._cost()
+        found = {}
+        for mode in MODES:
+            flaw = self.cost.flaw if mode != "collective" else ""
+            passes = self.rows if mode == "reverse" else self.columns
+            found[mode] = ModeCost(mode, passes, self.cost.runs[mode], flaw)
+        return found
+
+    def ranking(self) -> list[str]:
+        """Return the modes that may work: correct ones first, then by runs, then by passes."""
+        costs = [cost for mode, cost in self.costs().items() if self.offers(mode)]
+        costs.sort(key=lambda cost: (bool(cost.flaw), cost.runs or 0, cost.passes))
+        return [cost.mode for cost in costs if cost.runs is not None] or [costs[0].mode]
+
+    def reason(self, mode: str) -> str:
+        """Return why a mode comes first."""
+        costs = self.costs()
+        mine = costs.pop(mode)
+        others = [cost for cost in costs.values() if self.offers(cost.mode) and not cost.flaw]
+        possible = [cost.runs for cost in others if cost.runs is not None]
+        if not possible:
+            return "no other mode works"
+        if mine.runs is not None and mine.runs < min(possible):
+            return f"{counted(mine.runs, 'simulator run')} against {min(possible)}"
+        return f"{counted(self.columns, 'input component')} against {counted(self.rows, 'output component')}"
+
+    # -- what it gives ---------------------------------------------------------------------------------------
 
     def outputs(self, changed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the outputs, each ``(*batch, *out_shape)``."""
@@ -147,15 +219,22 @@ def _reverse_mode(point: _Point) -> dict[str, dict[str, torch.Tensor]]:
 
 def _forward_mode(point: _Point) -> dict[str, dict[str, torch.Tensor]]:
     columns: dict[str, dict[str, list[torch.Tensor]]] = {output: {} for output in point.out_shapes}
+    leaves = {name: leaf.detach() for name, leaf in point.leaves.items()}
     for name, shape in point.in_shapes.items():
+        # A black box does with one run at the point for all inputs that are differentiated together; without one, what
+        # does not move is better left alone.
+        moved = [name] if point.cost.is_free else list(leaves)
 
-        def along(value: torch.Tensor, name: str = name) -> dict[str, Any]:
-            return point.outputs({**point.leaves, name: value})
+        def along(*values: torch.Tensor, moved: Sequence[str] = moved) -> dict[str, Any]:
+            return point.outputs({**leaves, **dict(zip(moved, values, strict=True))})
 
-        primal = point.leaves[name].detach()
-        for unit in torch.eye(math.prod(shape), dtype=primal.dtype, device=primal.device):
-            tangent_in = unit.reshape(shape).expand(primal.shape)
-            pushed = torch.func.jvp(along, (primal,), (tangent_in,))[1]
+        primals = tuple(leaves[other] for other in moved)
+        for unit in torch.eye(math.prod(shape), dtype=leaves[name].dtype, device=leaves[name].device):
+            directions = tuple(
+                unit.reshape(shape).expand(leaves[name].shape) if other == name else torch.zeros_like(leaves[other])
+                for other in moved
+            )
+            pushed = torch.func.jvp(along, primals, directions)[1]
             for output, tangent in pushed.items():
                 columns[output].setdefault(name, []).append(tangent.detach())
     return {

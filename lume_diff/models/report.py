@@ -35,30 +35,60 @@ class GradientEntry:
 
 
 @dataclass(frozen=True)
-class JacobianCost:
-    """How the last Jacobian was computed.
+class ModeCost:
+    """What a Jacobian takes in one mode.
 
     Attributes:
-        mode: ``"forward"`` or ``"reverse"``.
+        mode: ``"reverse"``, ``"forward"`` or ``"collective"``.
+        passes: backward or jvp passes.
+        runs: simulator runs at a point not met before, once noise and curvature are known; None where the mode does
+            not work. Runs of differentiable models do not count.
+        flaw: why the result would be wrong; empty if it would not.
+    """
+
+    mode: str
+    passes: int
+    runs: int | None
+    flaw: str = ""
+
+    def __str__(self) -> str:
+        if self.runs is None:
+            return f"{self.mode} mode does not work"
+        runs = f" and {counted(self.runs, 'run')}" if self.runs else ""
+        return f"{self.mode} mode {counted(self.passes, 'pass', 'passes')}{runs}{', and be wrong' if self.flaw else ''}"
+
+
+@dataclass(frozen=True)
+class JacobianCost:
+    """How the last Jacobian was computed, and what else it could have taken.
+
+    Attributes:
+        mode: ``"reverse"``, ``"forward"`` or ``"collective"``.
         passes: jvp or backward passes it took.
-        runs: simulator runs it took.
-        other_mode: the mode that was not taken.
-        other_passes: the passes that mode would have taken.
+        runs: simulator runs it took; none at a point where the derivatives are known already, or in the archive.
+        learning_runs: further runs that are made once, for noise, curvature and checks.
+        predicted: what was foretold for this mode.
+        alternatives: the same for the other modes.
         reason: why this mode.
     """
 
     mode: str
     passes: int
     runs: int
-    other_mode: str
-    other_passes: int
+    learning_runs: int
+    predicted: ModeCost
+    alternatives: tuple[ModeCost, ...]
     reason: str
 
     def __str__(self) -> str:
-        return (
-            f"Jacobian in {self.mode} mode: {counted(self.passes, 'pass', 'passes')}, {counted(self.runs, 'run')} "
-            f"({self.other_mode} mode would take {counted(self.other_passes, 'pass', 'passes')}); {self.reason}"
-        )
+        parts = [counted(self.passes, "pass", "passes")]
+        if self.runs or self.predicted.runs:
+            parts.append(counted(self.runs, "simulator run"))
+        if self.learning_runs:
+            parts.append(f"{counted(self.learning_runs, 'run')} once for noise and checks")
+        possible = [str(other) for other in self.alternatives if other.runs is not None]
+        other = f" (would take: {', '.join(possible)})" if possible else ""
+        return f"Jacobian in {self.mode} mode: {', '.join(parts)}{other}; {self.reason}"
 
 
 @dataclass

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Self, cast
@@ -12,11 +11,13 @@ from typing import Any, Self, cast
 import torch
 from torch.autograd import forward_ad
 
-from lume_diff.errors import LumeDiffError, UnknownVariableError, ValidationError, nearest_names, unknown_variable
+from lume_diff.errors import UnknownVariableError, ValidationError, nearest_names, unknown_variable
 from lume_diff.models.base import LUMEModel
+from lume_diff.models.cost import DerivativeCost, Question
 from lume_diff.models.evaluation import Evaluation, check_batches
 from lume_diff.models.report import GradientReport
 from lume_diff.models.stage_names import Owner, chain_variables, check_stages, join, link_factor
+from lume_diff.models.stage_state import StagedState, in_stage, is_equal
 from lume_diff.models.transforms import in_transform
 from lume_diff.variables import MomentsVariable, ParticleGroupVariable
 
@@ -161,7 +162,7 @@ class StagedModel(LUMEModel):
         """Return set-points with checked values put in; an equal number stays the same object, its stage at rest."""
         setpoints = self._setpoints
         if checked and not in_transform() and forward_ad._current_level < 0:
-            checked = {n: setpoints[n] if _is_equal(setpoints[n], value) else value for n, value in checked.items()}
+            checked = {n: setpoints[n] if is_equal(setpoints[n], value) else value for n, value in checked.items()}
         return super()._merged(checked)
 
     def _run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> StagedState:
@@ -195,7 +196,7 @@ class StagedModel(LUMEModel):
             if before is not None and (share or not before.needs_graph) and before.holds(stage, values, wanted):
                 state[name] = before
                 continue
-            with _in_stage(name):
+            with in_stage(name):
                 check_batches(stage._variables, values)
                 state[name] = stage._evaluate(values, wanted, before, share)
 
@@ -230,10 +231,10 @@ class StagedModel(LUMEModel):
         if (giver, taker) in evaluation.memo:
             return evaluation.memo[giver, taker]
         source, target = self._stage(giver.stage), self._stage(taker.stage)
-        with _in_stage(giver.stage):
+        with in_stage(giver.stage):
             value = evaluation.read(source, (giver.name,))[giver.name]
         factor = link_factor(source._variables[giver.name], target._variables[taker.name])
-        with _in_stage(taker.stage):
+        with in_stage(taker.stage):
             value = target._checked_input(taker.name, value if factor == 1.0 else value * factor)
         if evaluation.lasting and not in_transform():
             evaluation.memo[giver, taker] = value
@@ -245,7 +246,7 @@ class StagedModel(LUMEModel):
         found = {}
         for shown in names:
             owner = self._owners[shown]
-            with _in_stage(owner.stage):
+            with in_stage(owner.stage):
                 found[shown] = state[owner.stage].read(self._stage(owner.stage), (owner.name,))[owner.name]
         return found
 
@@ -254,6 +255,29 @@ class StagedModel(LUMEModel):
         return {**values, **super()._checked_outputs(values, [name for name in names if name in self._validation])}
 
     # -- what it cost, and the rest --------------------------------------------------------------------------
+
+    def _derivative_cost(self, question: Question) -> DerivativeCost:
+        """Add up what the stages take: those that the derivative reaches, and those that something else has moved."""
+        earlier = question.earlier
+        kept = {} if earlier is None else StagedState({}, earlier.state, False).earlier
+        total, asked = DerivativeCost(), dict[str, Question]()
+        for name, outputs in self._wanted_by_stage(question.outputs).items():
+            stage = self._stage(name)
+            own = {shown: owner.name for shown, owner in self._owners.items() if owner.stage == name}
+            values = {own[shown]: value for shown, value in question.values.items() if shown in own}
+            reach = {own[shown]: parts for shown, parts in question.reach.items() if shown in own}
+            givers = {taker.name: giver.stage for taker, giver in self._joined.items() if taker.stage == name}
+            reach |= {name: asked[giver].components for name, giver in givers.items() if giver in asked}
+            reach = {name: parts for name, parts in reach.items() if parts}
+            rests = name in kept and all(kept[name].inputs[n] is value for n, value in values.items())
+            if rests and not reach and asked.keys().isdisjoint(givers.values()):
+                continue
+            batches = [asked[giver].batch for giver in givers.values() if giver in asked]
+            batches += [check_batches(stage._variables, values), question.batch if reach else ()]
+            batch = tuple(torch.broadcast_shapes(*batches))
+            asked[name] = Question(values, reach, outputs, batch, kept.get(name))
+            total += stage._derivative_cost(asked[name])
+        return total
 
     @property
     def runs(self) -> int:
@@ -344,37 +368,3 @@ _REPLACED = (
     *("_joined", "_owners", "_known", "_on_request", "_stage_keys", "_modules"),
 )
 _BEAMS = (ParticleGroupVariable, MomentsVariable)
-
-
-class StagedState(dict[str, Evaluation]):
-    """The evaluations of the stages that have run, and those of an earlier run that may still hold."""
-
-    def __init__(self, inputs: Mapping[str, Any], previous: StagedState | None, share_graphs: bool) -> None:
-        super().__init__()
-        self.inputs = inputs
-        self.earlier: dict[str, Evaluation] = {} if previous is None else {**previous.earlier, **previous}
-        self.share_graphs = share_graphs
-
-    @property
-    def freed(self) -> bool:
-        """Whether a backward has freed the graph of any stage."""
-        return any(evaluation.freed for evaluation in self.values())
-
-
-@contextmanager
-def _in_stage(name: str) -> Iterator[None]:
-    """Say in an error's message in which stage it happened."""
-    try:
-        yield
-    except LumeDiffError as error:
-        error.args = (f"in stage {name!r}: {error}", *error.args[1:])
-        raise
-
-
-def _is_equal(old: Any, new: Any) -> bool:
-    """Tell whether two values are the same numbers, or the same text, and neither has a graph."""
-    if not isinstance(old, torch.Tensor) or not isinstance(new, torch.Tensor):
-        return isinstance(old, str) and old == new
-    if old.requires_grad or new.requires_grad or old.dtype != new.dtype or old.device != new.device:
-        return False
-    return torch.equal(old, new)

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, field_validator, model_serializer
 
 from lume_diff.errors import LumeDiffError, UnitError, ValidationError, nearest_names
-from lume_diff.variables.limits import Policy
+from lume_diff.variables.limits import Policy, check_policy
 from lume_diff.variables.units import parse_unit
 
 
@@ -153,6 +153,12 @@ class Variable(BaseModel, ABC):
     def _given(self) -> dict[str, Any]:
         """Return the fields that were given, in the order of declaration."""
         return {field: getattr(self, field) for field in type(self).model_fields if field in self.model_fields_set}
+
+    def _policy(self, config: str | None) -> str:
+        """Return the policy to use, or raise ValidationError for one that there is not."""
+        policy = self.default_validation_config if config is None else config
+        check_policy(self.name, policy)
+        return policy
 
     def _check_default(self) -> None:
         """Replace a default value by what `validate_value` makes of it, whatever the policy."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, final
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 from pydantic import field_validator
@@ -15,17 +15,17 @@ from torch import Tensor
 from lume_diff.errors import OutOfRangeWarning, ValidationError
 from lume_diff.variables.base import Variable
 from lume_diff.variables.coercion import refuse
-from lume_diff.variables.limits import check_policy, has_values
+from lume_diff.variables.limits import has_values
 
 if TYPE_CHECKING:
     from lume_diff.particles import TorchMoments, TorchParticleGroup
 
-_PARTICLE_FIELDS = ("x", "y", "z", "px", "py", "pz", "t", "weight", "alive", "reference_energy", "reference_time")
-_MOMENT_FIELDS = ("mean", "cov", "charge", "reference_energy", "reference_time")
-
 
 class _BeamVariable(Variable):
     """Share what the two kinds of beam have in common; not for use outside this file."""
+
+    _fields: ClassVar[tuple[str, ...]]
+    """What must be finite."""
 
     @field_validator("default_value", mode="before")
     @classmethod
@@ -42,13 +42,45 @@ class _BeamVariable(Variable):
         """Return the batch dimensions of a beam."""
         return torch.Size(value.batch_shape)
 
-    def _finite(self, beam: Any, fields: Iterable[str], config: str | None) -> None:
+    def validate_value(
+        self,
+        value: Any,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+        config: str | None = None,
+    ) -> Any:
+        """Return a beam in the model's dtype, or raise.
+
+        Args:
+            value: a TorchParticleGroup, or a `beamphysics.ParticleGroup`, which is converted; of a MomentsVariable a
+                TorchMoments.
+            dtype: the dtype of its tensors.
+            device: where they go; None leaves them where they are.
+            config: for an output, what NaN does: ``"error"``, ``"warn"`` or ``"none"``. NaN never passes on an input.
+
+        Returns:
+            The beam; one that fits is returned as it is.
+
+        Raises:
+            ValidationError: not such a beam, one without particles, or numbers that are not finite.
+
+        Gradient: exact.
+        """
+        policy = self._policy(config)
+        beam = _moved(self._beam(value, dtype), self._fields[0], dtype, device)
+        self._finite(beam, policy)
+        return beam
+
+    @abstractmethod
+    def _beam(self, value: Any, dtype: torch.dtype) -> Any:
+        """Return a value as a beam, or raise."""
+
+    def _finite(self, beam: Any, policy: str) -> None:
         """Raise unless every number of the beam is finite; for an output the policy decides."""
-        policy = self.default_validation_config if config is None else config
-        check_policy(self.name, policy)
         if self.read_only and policy == "none":
             return
-        for field in fields:
+        for field in self._fields:
             tensor: Tensor = getattr(beam, field)
             if not has_values(tensor) or math.isfinite(tensor.detach().sum().item()):
                 continue
@@ -76,30 +108,9 @@ class ParticleGroupVariable(_BeamVariable):
         True
     """
 
-    def validate_value(
-        self,
-        value: Any,
-        *,
-        dtype: torch.dtype = torch.float64,
-        device: torch.device | str | None = None,
-        config: str | None = None,
-    ) -> TorchParticleGroup:
-        """Return a bunch in the model's dtype, or raise.
+    _fields = ("x", "y", "z", "px", "py", "pz", "t", "weight", "alive", "reference_energy", "reference_time")
 
-        Args:
-            value: a TorchParticleGroup, or a `beamphysics.ParticleGroup`, which is converted.
-            dtype: the dtype of its tensors.
-            device: where they go; None leaves them where they are.
-            config: for an output, what NaN does: ``"error"``, ``"warn"`` or ``"none"``. NaN never passes on an input.
-
-        Returns:
-            The bunch; one that fits is returned as it is.
-
-        Raises:
-            ValidationError: not a bunch, one without particles, or numbers that are not finite.
-
-        Gradient: exact.
-        """
+    def _beam(self, value: Any, dtype: torch.dtype) -> TorchParticleGroup:
         from lume_diff.particles import TorchParticleGroup
 
         beamphysics = sys.modules.get("beamphysics")
@@ -116,8 +127,6 @@ class ParticleGroupVariable(_BeamVariable):
             )
         if bunch.n_particle == 0:
             raise ValidationError(f"variable {self.name!r}: received a bunch without particles; give at least one")
-        bunch = _moved(bunch, bunch.x, dtype, device)
-        self._finite(bunch, _PARTICLE_FIELDS, config)
         return bunch
 
 
@@ -135,43 +144,21 @@ class MomentsVariable(_BeamVariable):
         True
     """
 
-    def validate_value(
-        self,
-        value: Any,
-        *,
-        dtype: torch.dtype = torch.float64,
-        device: torch.device | str | None = None,
-        config: str | None = None,
-    ) -> TorchMoments:
-        """Return moments in the model's dtype, or raise.
+    _fields = ("mean", "cov", "charge", "reference_energy", "reference_time")
 
-        Args:
-            value: a TorchMoments.
-            dtype: the dtype of its tensors.
-            device: where they go; None leaves them where they are.
-            config: for an output, what NaN does: ``"error"``, ``"warn"`` or ``"none"``. NaN never passes on an input.
-
-        Returns:
-            The moments; those that fit are returned as they are.
-
-        Raises:
-            ValidationError: not moments, or numbers that are not finite.
-
-        Gradient: exact.
-        """
+    def _beam(self, value: Any, dtype: torch.dtype) -> TorchMoments:
         from lume_diff.particles import TorchMoments
 
         if not isinstance(value, TorchMoments):
             raise refuse(
                 self.name, value, "a TorchMoments", "take them of a bunch with TorchMoments.from_particles(bunch)"
             )
-        moments = _moved(value, value.mean, dtype, device)
-        self._finite(moments, _MOMENT_FIELDS, config)
-        return moments
+        return value
 
 
-def _moved(beam: Any, leaf: Tensor, dtype: torch.dtype, device: torch.device | str | None) -> Any:
+def _moved(beam: Any, field: str, dtype: torch.dtype, device: torch.device | str | None) -> Any:
     """Return a beam in a dtype and on a device, the same object where it is already."""
+    leaf: Tensor = getattr(beam, field)
     if leaf.dtype is not dtype:
         beam = beam.to(dtype=dtype)
     if device is not None and leaf.device != torch.device(device):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 from pydantic import BeforeValidator, Field, field_validator
@@ -14,11 +15,66 @@ from torch import Tensor
 from lume_diff.errors import OutOfRangeWarning, ValidationError, nearest_names
 from lume_diff.variables.base import Variable
 from lume_diff.variables.coercion import bool_tensor, integer_tensor, refuse
-from lume_diff.variables.limits import INT64, Limits, Range, check_policy, int_range
+from lume_diff.variables.limits import INT64_ENDS, Limits, Range, int_range
+
+
+class _WithoutGradient(Variable):
+    """Say that values have no gradient; not for use outside this file."""
+
+    @property
+    def is_differentiable(self) -> bool:
+        """False: values are no real numbers."""
+        return False
+
+
+class _Countable(_WithoutGradient):
+    """Share what whole numbers and truth values have in common; not for use outside this file."""
+
+    _limits: ClassVar[Limits | None] = None
+
+    def validate_value(
+        self,
+        value: Any,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+        config: str | None = None,
+    ) -> Tensor:
+        """Return a whole number or a truth value, or a batch of them, as an int64 or bool tensor, or raise.
+
+        Args:
+            value: an integer or a float without a fraction; or a bool, for which 0 and 1 are not taken; or an array,
+                tensor or list of these, any shape.
+            dtype: not used.
+            device: where the result goes; None leaves a tensor where it is.
+            config: ``"error"``, ``"warn"`` or ``"none"`` for a value outside ``value_range``; None for the variable's.
+
+        Returns:
+            A tensor of shape ``(*batch,)``.
+
+        Raises:
+            ValidationError: of another type, or outside ``value_range`` under the policy "error".
+            ShapeError: lists of unequal length.
+
+        Gradient: none.
+        """
+        policy = self._policy(config)
+        tensor = self._tensor(value)
+        if self._limits is not None:
+            self._limits.check(tensor, tensor.dtype, policy)
+        return tensor.to(device=device)
+
+    def batch_shape(self, value: Any) -> torch.Size:
+        """Return the shape of a value: all its dimensions are batch dimensions."""
+        return value.shape if isinstance(value, Tensor) else self._tensor(value).shape
+
+    @abstractmethod
+    def _tensor(self, value: Any) -> Tensor:
+        """Return a value as a tensor, or raise."""
 
 
 @final
-class IntVariable(Variable):
+class IntVariable(_Countable):
     """Describe a whole number; values are int64 tensors of shape ``(*batch,)``.
 
     Args:
@@ -36,62 +92,24 @@ class IntVariable(Variable):
     default_value: Any = None
     value_range: Annotated[Range, BeforeValidator(int_range)] = None
 
-    if TYPE_CHECKING:  # kept by `_complete`; ClassVar hides it from the signature that type checkers derive
-        _limits: ClassVar[Limits]
-
     @field_validator("default_value", mode="before")
     @classmethod
     def _as_int(cls, value: Any) -> int | None:
         return None if value is None else int(integer_tensor("default_value", value).item())
 
     def _complete(self) -> None:
-        low, high = self.value_range or (INT64.min, INT64.max)
+        low, high = self.value_range or INT64_ENDS
         limits = Limits(self.name, self.unit, low, high, self.default_validation_config, self.read_only)
         if self.default_value is not None:
             limits.refuse_default(self.default_value)
         self._keep(_limits=limits)
 
-    def validate_value(
-        self,
-        value: Any,
-        *,
-        dtype: torch.dtype = torch.float64,
-        device: torch.device | str | None = None,
-        config: str | None = None,
-    ) -> Tensor:
-        """Return a whole number, or a batch of them, as an int64 tensor, or raise.
-
-        Args:
-            value: an integer, a float without a fraction, or an array, tensor or list of them, any shape.
-            dtype: not used, whole numbers are int64.
-            device: where the result goes; None leaves a tensor where it is.
-            config: ``"error"``, ``"warn"`` or ``"none"`` for a value outside ``value_range``; None for the variable's.
-
-        Returns:
-            An int64 tensor of shape ``(*batch,)``.
-
-        Raises:
-            ValidationError: not a whole number, or outside ``value_range`` under the policy "error".
-            ShapeError: lists of unequal length.
-
-        Gradient: none.
-        """
-        tensor = integer_tensor(self.name, value)
-        self._limits.check(tensor, torch.int64, config)
-        return tensor.to(device=device)
-
-    @property
-    def is_differentiable(self) -> bool:
-        """False: values are integers."""
-        return False
-
-    def batch_shape(self, value: Any) -> torch.Size:
-        """Return the shape of a value: all its dimensions are batch dimensions."""
-        return value.shape if isinstance(value, Tensor) else integer_tensor(self.name, value).shape
+    def _tensor(self, value: Any) -> Tensor:
+        return integer_tensor(self.name, value)
 
 
 @final
-class BoolVariable(Variable):
+class BoolVariable(_Countable):
     """Describe a truth value; values are bool tensors of shape ``(*batch,)``.
 
     Args:
@@ -112,6 +130,13 @@ class BoolVariable(Variable):
     def _as_bool(cls, value: Any) -> bool | None:
         return None if value is None else bool(bool_tensor("default_value", value).item())
 
+    def _tensor(self, value: Any) -> Tensor:
+        return bool_tensor(self.name, value)
+
+
+class _Word(_WithoutGradient):
+    """Share what the two kinds of text have in common; not for use outside this file."""
+
     def validate_value(
         self,
         value: Any,
@@ -119,45 +144,42 @@ class BoolVariable(Variable):
         dtype: torch.dtype = torch.float64,
         device: torch.device | str | None = None,
         config: str | None = None,
-    ) -> Tensor:
-        """Return a truth value, or a batch of them, as a bool tensor, or raise.
+    ) -> str:
+        """Return the text, or raise.
 
         Args:
-            value: a bool, or an array, tensor or list of bools, any shape; 0 and 1 are refused.
-            dtype: not used.
-            device: where the result goes; None leaves a tensor where it is.
-            config: not used, a bool has no limits.
+            value: a string; the index of an option is refused.
+            dtype, device: not used.
+            config: ``"error"``, ``"warn"`` or ``"none"`` for a text of the wrong form; None for the variable's. What is
+                no option is refused under every policy.
 
         Returns:
-            A bool tensor of shape ``(*batch,)``.
+            The text.
 
         Raises:
-            ValidationError: not of a bool type.
-            ShapeError: lists of unequal length.
+            ValidationError: not a string, not an option, or of the wrong length or form under the policy "error"; the
+                message has the nearest options.
 
         Gradient: none.
         """
-        check_policy(self.name, config or "none")
-        return bool_tensor(self.name, value).to(device=device)
+        policy = self._policy(config)
+        if not isinstance(value, str):
+            raise refuse(self.name, value, "a string", self._fix())
+        text = str.__str__(value)
+        self._judge(text, policy)
+        return text
 
-    @property
-    def is_differentiable(self) -> bool:
-        """False: values are bools."""
-        return False
+    @abstractmethod
+    def _judge(self, text: str, policy: str) -> None:
+        """Raise or warn unless the text will do."""
 
-    def batch_shape(self, value: Any) -> torch.Size:
-        """Return the shape of a value: all its dimensions are batch dimensions."""
-        return value.shape if isinstance(value, Tensor) else bool_tensor(self.name, value).shape
-
-
-def _text(name: str, value: Any, fix: str) -> str:
-    if not isinstance(value, str):
-        raise refuse(name, value, "a string", fix)
-    return str.__str__(value)
+    @abstractmethod
+    def _fix(self) -> str:
+        """Return what to do about a value that is no string."""
 
 
 @final
-class EnumVariable(Variable):
+class EnumVariable(_Word):
     """Describe a choice among named options; values are strings and have no batch dimensions.
 
     Args:
@@ -189,46 +211,18 @@ class EnumVariable(Variable):
     def _complete(self) -> None:
         self._check_default()
 
-    def validate_value(
-        self,
-        value: Any,
-        *,
-        dtype: torch.dtype = torch.float64,
-        device: torch.device | str | None = None,
-        config: str | None = None,
-    ) -> str:
-        """Return the option, or raise.
-
-        Args:
-            value: one of ``options``; an index is refused.
-            dtype: not used.
-            device: not used.
-            config: not used, anything that is no option is refused under every policy.
-
-        Returns:
-            The option.
-
-        Raises:
-            ValidationError: not one of ``options``; the message has the nearest ones.
-
-        Gradient: none.
-        """
-        check_policy(self.name, config or "none")
-        text = _text(self.name, value, f"give one of {', '.join(map(repr, self.options[:8]))}")
+    def _judge(self, text: str, policy: str) -> None:
         if text not in self.options:
             raise ValidationError(
                 f"variable {self.name!r}: {text!r} is not an option{nearest_names(text, self.options)}"
             )
-        return text
 
-    @property
-    def is_differentiable(self) -> bool:
-        """False: values are strings."""
-        return False
+    def _fix(self) -> str:
+        return f"give one of {', '.join(map(repr, self.options[:8]))}"
 
 
 @final
-class StrVariable(Variable):
+class StrVariable(_Word):
     """Describe a text, such as a file name; values are strings and have no batch dimensions.
 
     Args:
@@ -268,41 +262,17 @@ class StrVariable(Variable):
             )
         self._check_default()
 
-    def validate_value(
-        self,
-        value: Any,
-        *,
-        dtype: torch.dtype = torch.float64,
-        device: torch.device | str | None = None,
-        config: str | None = None,
-    ) -> str:
-        """Return the text, or raise.
-
-        Args:
-            value: a string.
-            dtype: not used.
-            device: not used.
-            config: ``"error"``, ``"warn"`` or ``"none"`` for a text of the wrong form; None for the variable's.
-
-        Returns:
-            The text.
-
-        Raises:
-            ValidationError: not a string, or of the wrong length or form under the policy "error".
-
-        Gradient: none.
-        """
-        policy = self.default_validation_config if config is None else config
-        check_policy(self.name, policy)
-        text = _text(self.name, value, "quote it, or convert it with str()")
+    def _judge(self, text: str, policy: str) -> None:
         expected = self._broken_rule(text)
         if expected is not None and policy != "none":
             shown = text if len(text) <= 80 else text[:77] + "..."
             message = f"variable {self.name!r}: {shown!r} ({len(text)} characters), expected {expected}"
             if policy == "error":
                 raise ValidationError(f"{message}; give such a text or set default_validation_config='warn'")
-            warnings.warn(message, OutOfRangeWarning, stacklevel=2)
-        return text
+            warnings.warn(message, OutOfRangeWarning, stacklevel=3)
+
+    def _fix(self) -> str:
+        return "quote it, or convert it with str()"
 
     def _broken_rule(self, text: str) -> str | None:
         if self.min_length is not None and len(text) < self.min_length:
@@ -312,8 +282,3 @@ class StrVariable(Variable):
         if self.pattern is not None and re.fullmatch(self.pattern, text) is None:
             return f"a text that matches {self.pattern!r}"
         return None
-
-    @property
-    def is_differentiable(self) -> bool:
-        """False: values are strings."""
-        return False

@@ -26,6 +26,7 @@ Range = Any
 POLICIES: tuple[str, ...] = ("none", "warn", "error")
 
 INT64 = torch.iinfo(torch.int64)
+INT64_ENDS = (INT64.min, INT64.max)
 
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
@@ -213,23 +214,29 @@ def float_range(value: Any) -> tuple[float, float] | None:
 
 def int_range(value: Any) -> tuple[int, int] | None:
     """Return ``(low, high)`` as integers, an open end as that of int64, None as None."""
-    ends = float_range(value)
-    if ends is None:
+    if value is None:
         return None
-    whole = []
-    for given, number, limit in zip(value, ends, (INT64.min, INT64.max), strict=True):
-        if math.isinf(number) or given is None:
-            whole.append(limit)
-        elif number != int(given):
-            raise ValueError("expected whole numbers (low, high); None leaves an end open")
-        else:
-            whole.append(min(max(int(given), INT64.min), INT64.max))
-    return whole[0], whole[1]
+    low, high = (_whole_end(end, open_end) for end, open_end in zip(_two_ends(value), INT64_ENDS, strict=True))
+    if low > high:
+        raise ValueError("the lower end must not exceed the upper end; give (low, high)")
+    return low, high
+
+
+def _whole_end(end: Any, open_end: int) -> int:
+    """Return an end as an integer of int64; one that is there already does not go through a float."""
+    if isinstance(end, int) and not isinstance(end, bool):
+        return min(max(end, INT64.min), INT64.max)
+    number = plain_float(end)
+    if number is None or number == math.copysign(math.inf, open_end):
+        return open_end
+    if not number.is_integer():
+        raise ValueError("expected whole numbers (low, high); None leaves an end open")
+    return min(max(int(number), INT64.min), INT64.max)
 
 
 def end_words(end: float) -> str:
     """Return an end of a range for a message."""
-    if end in (INT64.min, INT64.max) and isinstance(end, int):
+    if end in INT64_ENDS and isinstance(end, int):
         return "-inf" if end < 0 else "inf"
     return str(end) if isinstance(end, int) else f"{end:.12g}"
 

@@ -161,6 +161,7 @@ def test_forward_mode_without_space_charge(chain: Chain) -> None:
     "count,cells,energy",
     [
         pytest.param(2_000, 16, 1e8, id="2000 particles, 100 MeV"),
+        pytest.param(2_000, 16, 3e7, id="2000 particles, 30 MeV"),
         pytest.param(10_000, 32, 1e8, id="10000 particles, 100 MeV", marks=pytest.mark.slow),
     ],
 )

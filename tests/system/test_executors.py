@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,11 +18,11 @@ from lume_diff.blackbox.runners.executors import ExecutorRunner
 from lume_diff.blackbox.simulator import Simulator
 from lume_diff.errors import SimulatorError
 
-pytestmark = pytest.mark.system
-
+# Tests are not importable in a worker, so their classes go there by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("time_limit")]
 
-LIMIT = 90.0  # [s] for a test
+Make = Callable[..., Any]
 
 
 class Toy(Simulator):
@@ -41,18 +40,6 @@ class Toy(Simulator):
         if inputs["a"] > 1000:
             os._exit(3)
         return {"y": self.gain * inputs["a"], "pid": os.getpid()}
-
-
-@pytest.fixture(autouse=True)
-def _limit() -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"the test took more than {LIMIT:g} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0.0)
-    signal.signal(signal.SIGALRM, before)
 
 
 def points(count: int, **more: Any) -> list[dict[str, Any]]:

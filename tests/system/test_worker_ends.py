@@ -8,46 +8,21 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.usefixtures("time_limit"),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
+]
+
+Make = Callable[..., Any]
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 60.0  # [s] for a test
-
-
-@pytest.fixture(autouse=True)
-def _limit() -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"the test took more than {LIMIT:g} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0.0)
-    signal.signal(signal.SIGALRM, before)
-
-
-def exists(pid: int) -> bool:
-    """Tell whether a process is there, be it as a zombie of ours."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return False
-    return state[0] != "Z" or int(state[1]) == os.getpid()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
-
 
 _PREAMBLE = """
 import ctypes, os, signal, subprocess, sys, threading, time
@@ -124,7 +99,7 @@ def rest(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("stdin", [False, True], ids=["script", "standard input"])
-def test_script_needs_no_guard_and_leaves_nothing_behind(stdin: bool) -> None:
+def test_script_needs_no_guard_and_leaves_nothing_behind(stdin: bool, exists: Make) -> None:
     process, said = start(
         """
         pool = WorkerPool(double, 2)
@@ -157,7 +132,9 @@ def test_output_stays_off_the_terminal_but_in_errors() -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda s: s.name)
 @pytest.mark.parametrize("what", ["hang", "hang in C", "child"])
-def test_no_orphan_when_the_parent_is_ended(how: signal.Signals, what: str) -> None:
+def test_no_orphan_when_the_parent_is_ended(
+    how: signal.Signals, what: str, exists: Make, wait_until: Make, children: Make
+) -> None:
     process, said = start(
         f"""
         pool = WorkerPool(double, 3)
@@ -181,13 +158,7 @@ def test_no_orphan_when_the_parent_is_ended(how: signal.Signals, what: str) -> N
     assert wait_until(lambda: not [pid for pid in pids if exists(pid)], 5.0)
 
 
-def children(pid: int) -> list[int]:
-    """Return the processes that a process has started."""
-    found = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for path in found for child in path.read_text().split()]
-
-
-def test_exit_does_not_wait_for_a_run_in_a_thread() -> None:
+def test_exit_does_not_wait_for_a_run_in_a_thread(exists: Make, wait_until: Make) -> None:
     process, said = start(
         """
         pool = WorkerPool(double, 1)
@@ -202,7 +173,7 @@ def test_exit_does_not_wait_for_a_run_in_a_thread() -> None:
     assert wait_until(lambda: not exists(int(pid)), 5.0)
 
 
-def test_forked_children_leave_the_workers_alone() -> None:
+def test_forked_children_leave_the_workers_alone(exists: Make, wait_until: Make) -> None:
     script = """
         pool = WorkerPool(double, 2)
         pool.start()

@@ -8,7 +8,7 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,15 @@ from lume_diff.blackbox.runners.proxy import SimulatorProxy, ask, fetch
 from lume_diff.blackbox.simulator import Simulator
 from lume_diff.errors import SimulatorError
 
-pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")]
-
 # Tests are not importable in a worker, so their classes go there by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.usefixtures("time_limit"),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
+]
 
-LIMIT = 60.0  # [s] for a test
+Make = Callable[..., Any]
 
 
 class Toy(Simulator):
@@ -77,36 +80,6 @@ def points(count: int, **more: Any) -> list[dict[str, Any]]:
 
 def values(results: Sequence[Any]) -> list[Any]:
     return [result["y"] for result in results]
-
-
-@pytest.fixture(autouse=True)
-def _limit() -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"the test took more than {LIMIT:g} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0.0)
-    signal.signal(signal.SIGALRM, before)
-
-
-@pytest.fixture
-def pool_of() -> Iterator[Callable[..., WorkerPool]]:
-    """Make pools; afterwards their logs are shown if the test failed, and no process may be left."""
-    pools: list[WorkerPool] = []
-
-    def make(factory: Callable[[], Simulator] = Toy, workers: int = 2, **options: Any) -> WorkerPool:
-        pools.append(WorkerPool(factory, workers, **options))
-        return pools[-1]
-
-    yield make
-    pids = [pid for pool in pools for pid in pool.pids()]
-    for pool in pools:
-        for number, log in enumerate(pool.logs()):
-            print(f"-- log of worker {number}\n{log}")
-        pool.close()
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 def test_changes_reach_every_worker_and_those_to_come(pool_of: Callable[..., WorkerPool]) -> None:

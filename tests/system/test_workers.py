@@ -1,18 +1,15 @@
-"""Worker processes: real ones, that crash, hang, exit and are killed."""
+"""Worker processes: real ones, at work and at their end."""
 
 from __future__ import annotations
 
-import ctypes
-import faulthandler
 import gc
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,50 +19,21 @@ import pytest
 
 from lume_diff.blackbox.runners.pool import WorkerPool
 from lume_diff.blackbox.simulator import FunctionSimulator, Simulator
-from lume_diff.errors import SimulatorError, ValidationError
-
-pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")]
+from lume_diff.errors import SimulatorError
 
 # Tests are not importable in a worker, so their classes go there by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.usefixtures("time_limit"),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
+]
 
-LIMIT = 60.0  # [s] for a test
-
-
-def misbehave(what: str) -> Any:
-    """Go wrong in one of the ways that simulators do."""
-    match what:
-        case "raise":
-            raise ArithmeticError("unstable lattice")
-        case "NaN":
-            return {"y": float("nan")}
-        case "NaN in array":
-            return {"y": np.array([1.0, np.nan])}
-        case "None":
-            return {"y": None}
-        case "nothing":
-            return {}
-        case "no dictionary":
-            return 3.0
-        case "cannot be sent":
-            return {"y": threading.Lock()}
-        case "os._exit":
-            os._exit(3)
-        case "sys.exit":
-            sys.exit(4)
-        case "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "segmentation fault":
-            faulthandler._sigsegv()  # type: ignore[attr-defined]
-        case "hang":
-            time.sleep(1000.0)
-        case "hang in C":  # holds the interpreter lock, so no thread and no signal handler runs
-            ctypes.PyDLL(None).sleep(1000)
-    raise AssertionError(what)
+Make = Callable[..., Any]
 
 
 class Toy(Simulator):
-    """Multiply, after whatever the inputs ask for.
+    """Multiply, after a nap if the inputs ask for one.
 
     Args:
         notes: file that takes a line for every simulator that is made and closed.
@@ -83,13 +51,6 @@ class Toy(Simulator):
     def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         print("run at", inputs["a"])
         time.sleep(inputs.get("nap", 0.0))
-        what, once = inputs.get("do"), inputs.get("once")
-        if once is not None and Path(once).exists():
-            what = None
-        elif once is not None:
-            Path(once).touch()
-        if what is not None:
-            return misbehave(what)
         return {"y": 2.0 * inputs["a"], "pid": os.getpid(), "echo": inputs.get("echo")}
 
     def close(self) -> None:
@@ -102,57 +63,6 @@ def points(count: int, **more: Any) -> list[dict[str, Any]]:
 
 def values(results: Sequence[Any]) -> list[Any]:
     return [result["y"] for result in results]
-
-
-def exists(pid: int) -> bool:
-    """Tell whether a process is there, be it as a zombie of ours."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return False
-    return state[0] != "Z" or int(state[1]) == os.getpid()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-@pytest.fixture(autouse=True)
-def _limit() -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"the test took more than {LIMIT:g} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0.0)
-    signal.signal(signal.SIGALRM, before)
-
-
-@pytest.fixture
-def pool_of() -> Iterator[Callable[..., WorkerPool]]:
-    """Make pools; afterwards their logs are shown if the test failed, and no process may be left."""
-    pools: list[WorkerPool] = []
-
-    def make(factory: Callable[[], Simulator] = Toy, workers: int = 2, **options: Any) -> WorkerPool:
-        pools.append(WorkerPool(factory, workers, **options))
-        return pools[-1]
-
-    yield make
-    pids = [pid for pool in pools for pid in pool.pids()]
-    for pool in pools:
-        for number, log in enumerate(pool.logs()):
-            print(f"-- log of worker {number}\n{log}")
-        pool.close()
-    assert not [pid for pid in pids if exists(pid)]
-
-
-# -- running -------------------------------------------------------------------------------------------------
 
 
 def test_results_come_in_order_from_all_workers(pool_of: Callable[..., WorkerPool], tmp_path: Path) -> None:
@@ -253,156 +163,6 @@ def test_threads_share_a_pool(pool_of: Callable[..., WorkerPool]) -> None:
     assert pool.pids() == before  # they outlive the thread that started them
 
 
-# -- what goes wrong -----------------------------------------------------------------------------------------
-
-SOFT = ["raise", "NaN", "NaN in array", "None", "nothing", "no dictionary", "cannot be sent"]
-HARD = {
-    "os._exit": (3, "ended with exit code 3"),
-    "sys.exit": (4, "ended with exit code 4"),
-    "kill": (-9, "was killed by signal 9 (SIGKILL)"),
-    "segmentation fault": (-11, "was killed by signal 11 (SIGSEGV)"),
-    "hang": (-9, "did not finish within 1 s and was killed"),
-    "hang in C": (-9, "did not finish within 1 s and was killed"),
-}
-
-
-@pytest.mark.parametrize("what", [*SOFT, *HARD])
-def test_failure_is_tried_twice_and_costs_one_error(pool_of: Callable[..., WorkerPool], what: str) -> None:
-    pool = pool_of(timeout=1.0 if "hang" in what else None)
-    pool.start()
-    batch = points(10)
-    batch[4] = {"a": 4.25, "do": what, "word": "here"}
-    start = time.monotonic()
-    results = pool.run_many(batch, ["y"])
-    took = time.monotonic() - start
-    error = results.pop(4)
-    assert values(results) == [2.0 * i for i in range(10) if i != 4]
-    assert isinstance(error, SimulatorError)
-    assert error.inputs == batch[4]  # type: ignore[attr-defined]
-    text = str(error)
-    assert all(part in text for part in ("inputs were a=4.25", "word=here", "tried twice", "run at 4.25")), text
-    code, words = HARD.get(what, (None, ""))
-    assert error.exit_code == code  # type: ignore[attr-defined]
-    assert words in text
-    if "hang" in what:
-        assert took < 1.0 + 2.0
-    assert pool.runs_made in ((10, 11) if "hang" in what else (11,))
-    assert values(pool.run_many(points(4), ["y"])) == [0.0, 2.0, 4.0, 6.0]
-
-
-def test_error_shows_what_was_raised_and_where(pool_of: Callable[..., WorkerPool]) -> None:
-    (error,) = pool_of(workers=1).run_many([{"a": 1.0, "do": "raise"}], ["y"])
-    assert "ArithmeticError: unstable lattice" in str(error)
-    assert "in misbehave" in error.log  # the traceback
-    assert isinstance(pickle.loads(pickle.dumps(error)), SimulatorError)
-
-
-@pytest.mark.parametrize("what", ["raise", "NaN", "os._exit", "kill", "hang"])
-def test_second_try_on_a_fresh_simulator_succeeds(
-    pool_of: Callable[..., WorkerPool], tmp_path: Path, what: str
-) -> None:
-    pool = pool_of(lambda: Toy(tmp_path / "notes"), timeout=3.0 if what == "hang" else None)
-    pool.start()
-    batch = points(10)
-    batch[4] |= {"do": what, "once": str(tmp_path / "once")}
-    assert values(pool.run_many(batch, ["y"])) == [2.0 * i for i in range(10)]
-    assert pool.runs_made == 11
-    notes = (tmp_path / "notes").read_text().splitlines()
-    assert sum(note.startswith("made") for note in notes) == 3
-
-
-def test_slow_start_leaves_time_for_the_second_try_after_a_hang(
-    pool_of: Callable[..., WorkerPool], tmp_path: Path
-) -> None:
-    def factory() -> Simulator:
-        time.sleep(1.2)
-        return Toy()
-
-    pool = pool_of(factory, workers=1, timeout=4.0, grace=1.0)  # less than a start takes
-    pool.start()
-    start = time.monotonic()
-    assert values(pool.run_many([{"a": 1.0, "do": "hang", "once": str(tmp_path / "once")}], ["y"])) == [2.0]
-    assert time.monotonic() - start < 4.0 + 1.0
-    assert pool.runs_made == 2
-
-
-def test_kill_in_the_middle_of_a_batch(pool_of: Callable[..., WorkerPool]) -> None:
-    pool = pool_of()
-    pool.start()
-    victim = pool.pids()[0]
-    killer = threading.Timer(0.25, os.kill, (victim, signal.SIGKILL))
-    killer.start()
-    results = pool.run_many(points(50, nap=0.02), ["y"])
-    killer.join()
-    assert values(results) == [2.0 * i for i in range(50)]
-    assert pool.runs_made <= 52
-    assert victim not in pool.pids()
-
-
-def test_failures_of_all_kinds_at_once(pool_of: Callable[..., WorkerPool], tmp_path: Path, seed: int) -> None:
-    kinds = ["raise", "NaN", "os._exit", "kill"]
-    rng = np.random.default_rng(seed)
-    batch = points(80, nap=0.001)
-    bad = {int(index): kinds[number % 4] for number, index in enumerate(rng.choice(80, 16, replace=False))}
-    for number, (index, what) in enumerate(bad.items()):
-        batch[index]["do"] = what
-        if number % 2:
-            batch[index]["once"] = str(tmp_path / str(index))
-    lasting = {index for index in bad if "once" not in batch[index]}
-    pool = pool_of()
-    results = pool.run_many(batch, ["y"])
-    assert {index for index, result in enumerate(results) if isinstance(result, SimulatorError)} == lasting
-    assert all(result["y"] == 2.0 * index for index, result in enumerate(results) if index not in lasting)
-    assert pool.runs_made == 80 + 16
-
-
-def test_worker_that_died_at_rest_is_replaced(pool_of: Callable[..., WorkerPool]) -> None:
-    pool = pool_of()
-    pool.start()
-    before = pool.pids()
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
-    assert wait_until(lambda: pool.pids() == [])
-    assert values(pool.run_many(points(5), ["y"])) == [0.0, 2.0, 4.0, 6.0, 8.0]
-    assert pool.runs_made == 5
-    assert not [pid for pid in before if exists(pid)]
-
-
-@pytest.mark.parametrize("what", ["raise", "os._exit", "hang"])
-def test_simulator_that_cannot_be_made(pool_of: Callable[..., WorkerPool], what: str) -> None:
-    def factory() -> Simulator:
-        print("reading the deck")
-        return misbehave(what)
-
-    pool = pool_of(factory, start_timeout=3.0 if what == "hang" else 60.0)
-    results = pool.run_many(points(20), ["y"])
-    assert all(isinstance(result, SimulatorError) for result in results)
-    assert "a worker could not make the simulator" in str(results[0])
-    assert "reading the deck" in str(results[0])
-    assert pool.runs_made == 0
-    if what == "hang":
-        return
-    with pytest.raises(SimulatorError, match="could not make the simulator"):
-        pool.identity()
-
-
-def test_what_cannot_be_sent_is_named(pool_of: Callable[..., WorkerPool]) -> None:
-    lock = threading.Lock()
-    with pytest.raises(ValidationError, match=r"factory .* cannot be sent to another process"):
-        WorkerPool(lambda: FunctionSimulator(lambda a: lock, ["y"]))
-    good, bad = pool_of(workers=1).run_many([{"a": 1.0}, {"a": lock}], ["y"])
-    assert good["y"] == 2.0
-    assert "inputs cannot be sent" in str(bad)
-
-
-@pytest.mark.parametrize(
-    "options", [{"workers": 0}, {"workers": True}, {"workers": 1.5}, {"timeout": 0.0}, {"grace": None}], ids=str
-)
-def test_options_are_checked(options: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=f"{next(iter(options))} is"):
-        WorkerPool(Toy, **options)
-
-
 def test_long_output_is_cut(pool_of: Callable[..., WorkerPool]) -> None:
     def talk(a: float) -> float:
         for _ in range(100):
@@ -419,10 +179,9 @@ def test_long_output_is_cut(pool_of: Callable[..., WorkerPool]) -> None:
     assert all(len(log) <= 4000 for log in pool.logs())
 
 
-# -- the end -------------------------------------------------------------------------------------------------
-
-
-def test_close_ends_simulators_and_their_children(pool_of: Callable[..., WorkerPool], tmp_path: Path) -> None:
+def test_close_ends_simulators_and_their_children(
+    pool_of: Callable[..., WorkerPool], tmp_path: Path, exists: Make, wait_until: Make, children: Make
+) -> None:
     notes = tmp_path / "notes"
 
     class Parent(Toy):
@@ -456,7 +215,7 @@ def test_close_from_another_thread_ends_a_run(pool_of: Callable[..., WorkerPool]
     assert pool.pids() == []
 
 
-def test_a_pool_that_is_dropped_ends_its_workers() -> None:
+def test_a_pool_that_is_dropped_ends_its_workers(exists: Make) -> None:
     pool = WorkerPool(Toy, 2)
     pool.start()
     pids = pool.pids()

@@ -32,13 +32,14 @@ LAZY = {
     *("xopt", "botorch", "gpytorch", "p4p", "caproto", "pytao", "impact", "impactx", "at", "cpymad", "distributed"),
     *("lume", "amrex", "cloudpickle"),
 }
-EXTRAS = {"xopt", "epics", "bmad", "impact", "impactx", "at", "madx", "lume", "ocelot", "dask", "test", "all"}
+EXTRAS = {"xopt", "epics", "bmad", "impact", "impactx", "at", "madx", "lume", "ocelot", "dask", "nuts", "test", "all"}
 # Optional modules whose distribution has another name, for when they are not installed.
 OPTIONAL = {
     "at": "accelerator-toolbox",
     "impact": "lume-impact",
     "impactx": "impactx-noacc",
     "lume": "lume-base",
+    "pyro": "pyro-ppl",
     **{name: name for name in ("xopt", "botorch", "gpytorch", "p4p", "caproto", "pytao", "cpymad", "distributed")},
 }
 

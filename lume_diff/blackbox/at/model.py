@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from lume_diff.blackbox.at.derivatives import bunch_derivatives, optics_derivatives
 from lume_diff.blackbox.at.knobs import Knob, Knobs, at_values
 from lume_diff.blackbox.at.optics import COORDINATES, line_optics, ring_optics
-from lume_diff.blackbox.at.tracking import BunchTracker, check_tracking, reference_momentum
+from lume_diff.blackbox.at.tracking import BunchTracker, changes_reference, check_tracking, reference_momentum
 from lume_diff.blackbox.codes.bunch_names import INCOMING, incoming_bunch
 from lume_diff.blackbox.codes.missing import require
 from lume_diff.blackbox.codes.model import CodeModel, CodeSimulator
@@ -35,7 +36,7 @@ def ATModel(
     beam: Any = None,
     periodic: bool | None = None,
     initial: Mapping[str, float] | None = None,
-    gradient: FiniteDifference | None = FiniteDifference(),  # noqa: B008 - immutable
+    gradient: FiniteDifference | str | None = FiniteDifference(),  # noqa: B008 - immutable
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
     **options: Any,
@@ -80,7 +81,9 @@ def ATModel(
         ValidationError: for a control of elements that differ, or a lattice set for other particles than the bunch's.
 
     Gradient:
-        Estimated, at 2 runs an input; a bunch passes at 12 more, whatever its size.
+        Estimated, at 2 runs an input; a bunch passes at 12 more, whatever its size. With ``gradient="native"`` the
+        code's transfer matrices take the place of differences for the orbit by correctors, for what a line starts with,
+        and for bunches by the incoming one, where they are its linear part.
 
     Source:
         pyAT, https://atcollab.github.io/at/.
@@ -209,8 +212,17 @@ class ATSimulator(CodeSimulator):
 
     @property
     def reference_energy(self) -> float:
-        """Total energy that the lattice is set for [eV]."""
+        """Total energy that the lattice is set for [eV]; pyAT refers strengths to it behind cavities too."""
         return float(self._lattice.energy)
+
+    @property
+    def accelerated(self) -> tuple[str, ...]:
+        """Names of the elements behind the first one that changes the reference momentum."""
+        changes = [place for place, element in enumerate(self._lattice) if changes_reference(element)]
+        if not changes:
+            return ()
+        before = {element.FamName for element in self._lattice[: changes[0] + 1]}
+        return tuple(name for name in self.elements if name not in before)
 
     def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         """Compute optics and track the bunch.
@@ -223,6 +235,27 @@ class ATSimulator(CodeSimulator):
         with _AT_WORK, at_values(self._knobs, inputs), self._energy(inputs), warnings.catch_warnings():
             warnings.simplefilter("error", at.AtWarning)
             return {**self._compute_optics(inputs), **self._track(inputs)}
+
+    def jacobian(
+        self, inputs: Mapping[str, Any], outputs: Sequence[str], wrt: Sequence[str]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Return what pyAT's transfer matrices tell.
+
+        These are optics of a line by where it starts (exact), the orbit by the kicks of correctors (exact), and bunches
+        by the incoming one: the linear part about the trajectory of its centroid.
+        """
+        import at
+
+        with _AT_WORK, at_values(self._knobs, inputs), self._energy(inputs), warnings.catch_warnings():
+            warnings.simplefilter("error", at.AtWarning)
+            lattice = self._lattice
+            found = optics_derivatives(lattice, self._optics, inputs, self._knobs, self._periodic, outputs, wrt)
+            places = {name: place for name, place in self._bunches.items() if name in outputs}
+            group = inputs.get(INCOMING)
+            if group is not None and INCOMING in wrt and places and np.ptp(group.z) == 0.0:
+                bunches = bunch_derivatives(lattice, group, float(inputs["reference_time"]), places)
+                found |= {name: {INCOMING: values} for name, values in bunches.items()}
+            return found
 
     def _energy(self, inputs: Mapping[str, Any]) -> _Energy:
         return _Energy(self._lattice, inputs.get("reference_energy"))

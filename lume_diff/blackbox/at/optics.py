@@ -15,7 +15,7 @@ COORDINATES = "pyAT's coordinates (x, px/p0, y, py/p0, dp/p0, ct)"
 
 #: Offset [m] by which pyAT takes differences. Its own, 3e-8, leaves noise of 1e-11 on a matrix where the orbit is a
 #: millimetre off, and of 1e-9 on a chromaticity.
-_STEP = {"XYStep": 1e-6}
+STEP = {"XYStep": 1e-6}
 #: Between the momentum deviations that give the chromaticity; pyAT's own, 3e-6, leaves ten times the noise.
 _DEVIATION = 3e-5
 
@@ -30,7 +30,7 @@ def ring_optics(lattice: Any, optics: Optics) -> dict[str, Any]:
 
     places = optics.wanted_places
     try:
-        _, data, found = at.linopt6(lattice, refpts=places, **_STEP)
+        _, data, found = at.linopt6(lattice, refpts=places, **STEP)
         ring = dict(zip(("tune_x", "tune_y"), data.tune, strict=False))
         if optics.needs_chromaticity:
             ring |= zip(("chroma_x", "chroma_y"), _chromaticity(lattice), strict=True)
@@ -39,8 +39,8 @@ def ring_optics(lattice: Any, optics: Optics) -> dict[str, Any]:
     p0 = reference_momentum(lattice)
     table = _table(found.beta, found.alpha, found.mu, found.dispersion, found.closed_orbit, found.s_pos, p0)
     if MATRIX in optics.quantities:
-        orbit = at.find_orbit(lattice, **_STEP)[0]
-        table[MATRIX] = at.find_m66(lattice, refpts=places, orbit=orbit, **_STEP)[1]
+        orbit = at.find_orbit(lattice, **STEP)[0]
+        table[MATRIX] = at.find_m66(lattice, refpts=places, orbit=orbit, **STEP)[1]
     return optics.gather(table, places, ring)
 
 
@@ -49,7 +49,7 @@ def _chromaticity(lattice: Any) -> Array:
     import at
 
     if not lattice.is_6d:
-        found = [at.linopt6(lattice, dp=sign * 0.5 * _DEVIATION, **_STEP) for sign in (1.0, -1.0)]
+        found = [at.linopt6(lattice, dp=sign * 0.5 * _DEVIATION, **STEP) for sign in (1.0, -1.0)]
     else:  # the momentum is what the frequency makes it
         share = 0.5 * _DEVIATION * lattice.disable_6d(copy=True).slip_factor
         cavities = {id(element): element for element in lattice if isinstance(element, at.RFCavity)}.values()
@@ -59,7 +59,7 @@ def _chromaticity(lattice: Any) -> Array:
             for sign in (1.0, -1.0):
                 for cavity, frequency in zip(cavities, before, strict=True):
                     cavity.Frequency = frequency * (1.0 + sign * share)
-                found.append(at.linopt6(lattice, **_STEP))
+                found.append(at.linopt6(lattice, **STEP))
         finally:
             for cavity, frequency in zip(cavities, before, strict=True):
                 cavity.Frequency = frequency
@@ -87,7 +87,7 @@ def line_optics(lattice: Any, optics: Optics, inputs: Mapping[str, Any], p0: flo
     orbit = np.array([start["x"], start["px"] / p0, start["y"], start["py"] / p0, 0.0, 0.0])
     rays = np.asfortranarray(orbit[:, None])
     orbits = at.lattice_track(lattice, rays, refpts=places)[0][:, 0, :, 0].T
-    matrices = at.find_m66(lattice, refpts=places, orbit=orbit, **_STEP)[1]
+    matrices = at.find_m66(lattice, refpts=places, orbit=orbit, **STEP)[1]
     modes = [
         _mode(matrices, start[f"beta_{plane}"] or 1.0, start[f"alpha_{plane}"], first)
         for plane, first in (("x", 0), ("y", 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import torch
 
 from lume_diff.blackbox.model import BlackBoxModel
-from lume_diff.blackbox.simulator import Simulator
-from lume_diff.errors import UnknownVariableError, nearest_names
+from lume_diff.blackbox.runners.proxy import consult
+from lume_diff.blackbox.simulator import PlainValue, Simulator
+from lume_diff.errors import LatticeError, UnknownVariableError, ValidationError, nearest_names
+from lume_diff.models.guards import concrete, is_differentiated, refuse_gradient
+from lume_diff.models.transforms import tensors_in
+from lume_diff.particles import TorchParticleGroup
 
 
 class CodeSimulator(Simulator):
@@ -39,6 +44,22 @@ class CodeSimulator(Simulator):
     def reference_energy(self) -> float:
         """Total energy that the native object is set for [eV]."""
 
+    @property
+    def accelerated(self) -> tuple[str, ...]:
+        """Names of the elements that the beam reaches at another reference energy than the one at the start."""
+        return ()
+
+    def energies(self, inputs: Mapping[str, PlainValue], names: Sequence[str]) -> dict[str, float]:
+        """Return the reference energy [eV] at the entrance of accelerated elements.
+
+        Raises:
+            LatticeError: where the code does not tell it.
+        """
+        raise LatticeError(
+            f"the reference energy at {names[0]!r} is not known: an element before it changes it, and the code does "
+            "not tell by how much"
+        )
+
 
 class CodeModel(BlackBoxModel):
     """Make a ``CodeSimulator`` a model; see ``BlackBoxModel``.
@@ -63,14 +84,21 @@ class CodeModel(BlackBoxModel):
             follow = {n: v for n, v in values.items() if self._setpoints[n] is self._baseline[n]}
             self._setpoints, self._baseline = {**self._setpoints, **follow}, {**self._baseline, **values}
 
+    def _reset_simulator(self) -> None:
+        """Do nothing: a run puts back what it has set, and what was changed by hand belongs to the baseline."""
+
     def reference_energy(self, inputs: Mapping[str, Any] | None, elements: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return the reference energy [eV] of the lattice, one for all elements, ``(*batch,)``, without tracking.
+        """Return the reference energy [eV] at the entrance of elements, ``(*batch,)``, without tracking.
+
+        Where the code refers everything to one energy, cavities or not, that is it.
 
         Raises:
             UnknownVariableError: for an element that is not in the lattice.
+            LatticeError: behind an element that changes the reference energy, if the code does not tell by how much.
+            ValidationError: there, for a batch.
 
         Gradient:
-            Exact.
+            Exact; none behind an element that changes the reference energy, where it raises ``GradientError``.
         """
         simulator = self._runner.simulator
         known = simulator.elements
@@ -81,4 +109,32 @@ class CodeModel(BlackBoxModel):
         energy = values.get("reference_energy")
         if energy is None:
             energy = torch.tensor(simulator.reference_energy, dtype=self.dtype, device=self.device)
-        return dict.fromkeys(elements, energy)
+        found = dict.fromkeys(elements, energy)
+        behind = [name for name in dict.fromkeys(elements) if name in simulator.accelerated]
+        return found | (self._accelerated(simulator, values, behind) if behind else {})
+
+    def _accelerated(self, simulator: Any, values: Mapping[str, Any], names: list[str]) -> dict[str, torch.Tensor]:
+        """Return reference energies that the code has to tell, which is for one setting at a time."""
+        for name, value in values.items():
+            if math.prod(self._variables[name].batch_shape(value)) != 1:
+                raise ValidationError(
+                    f"the reference energy at {names[0]!r}, behind an element that accelerates, is known for one "
+                    f"setting at a time, and {name!r} is a batch"
+                )
+        point = {name: _plain(value) for name, value in values.items()}
+        energies = consult(simulator.energies, point, names)
+        anchors = tuple(tensor for tensor in tensors_in(values) if is_differentiated(tensor))
+        found = {}
+        for name in names:
+            found[name] = torch.tensor(energies[name], dtype=self.dtype, device=self.device)
+            if anchors:
+                message = f"the reference energy at {name!r}, behind an element that accelerates, has no gradient"
+                found[name] = found[name] + refuse_gradient(anchors, message)
+        return found
+
+
+def _plain(value: Any) -> PlainValue:
+    """Return a single value as codes take it."""
+    if isinstance(value, TorchParticleGroup):
+        return (value.batch_item(0) if value.batch_shape else value).to_particle_group()
+    return concrete(value).reshape(()).item() if isinstance(value, torch.Tensor) else value

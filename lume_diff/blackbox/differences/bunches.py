@@ -1,74 +1,53 @@
-"""A bunch through a black box: one 6 by 6 block a particle, or a whole perturbed bunch in forward mode."""
+"""A bunch through a black box: one block of derivatives a particle, or one direction of the whole bunch."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lume_diff.blackbox.difference import FiniteDifference
-from lume_diff.blackbox.differences.engine import Column, Memory
+from lume_diff.blackbox.differences.bunch_rows import COORDINATES_OUT, N_IN, N_OUT
+from lume_diff.blackbox.differences.memory import Column, Memory
+from lume_diff.blackbox.differences.native import SHARE, warn_of
 from lume_diff.blackbox.differences.noise import calibrate
-from lume_diff.blackbox.differences.stencil import choose
+from lume_diff.blackbox.differences.stencil import STENCILS, exact_step, fitted
+from lume_diff.blackbox.differences.steps import Calibration, StepClass
 from lume_diff.errors import GradientError, PhysicsWarning, SimulatorError
 from lume_diff.models import GradientEntry
 
-if TYPE_CHECKING:
-    from beamphysics import ParticleGroup
-
 Array = np.ndarray
-
-#: What a particle brings in and what comes out, in openPMD's units.
-COORDINATES_IN = ("x", "px", "y", "py", "t", "pz")
-COORDINATES_OUT = ("x", "px", "y", "py", "z", "t", "pz")
-N_IN, N_OUT = len(COORDINATES_IN), len(COORDINATES_OUT)
 
 #: Shift of a coordinate as a share of its spread; a linear code does not care, a bent one wants it small.
 _SHARE = 1e-3
 #: Least shifts of a cold bunch: of x, y [m], of t [s], and of momenta as a share of the mean momentum.
 _FLOOR_X, _FLOOR_T, _FLOOR_P = 1e-8, 1e-16, 1e-8
 #: Discrepancy of the per-particle form above which a warning is due.
-_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 #: Particles that tell the noise of all.
 _SAMPLE = 64
 
 
-def bunch_data(rows: Array, template: Mapping[str, Any]) -> ParticleGroup:
-    """Return rows of ``COORDINATES_IN`` as a ParticleGroup with the weights, ids and plane of a template."""
-    from beamphysics import ParticleGroup
-
-    data = {name: rows[:, column].copy() for column, name in enumerate(COORDINATES_IN)}
-    return ParticleGroup(data={**data, **template})
-
-
-def bunch_rows(group: Any, ids: Array) -> tuple[Array, Array]:
-    """Return a ParticleGroup as rows of ``COORDINATES_OUT`` in the order of ``ids``, and who lives.
-
-    Particles that the code left out are dead and stand at zero.
-    """
-    given = np.asarray(group.id)
-    rows = np.stack([np.asarray(getattr(group, name), dtype=float) for name in COORDINATES_OUT], axis=-1)
-    lives = np.asarray(group.status) == 1
-    if len(given) == len(ids) and np.array_equal(given, ids):
-        order = np.arange(len(ids))
-        present = np.ones(len(ids), dtype=bool)
-    else:
-        ranks = np.argsort(given)
-        place = np.searchsorted(given[ranks], ids)
-        place = np.minimum(place, len(given) - 1) if len(given) else np.zeros(len(ids), dtype=int)
-        order = ranks[place] if len(given) else place
-        present = given[order] == ids if len(given) else np.zeros(len(ids), dtype=bool)
-    full = np.where(present[:, None], rows[order] if len(given) else 0.0, 0.0)
-    alive = present & (lives[order] if len(given) else False) & np.isfinite(full).all(axis=1)
-    return np.where(np.isfinite(full), full, 0.0), alive
-
-
 #: Runs bunches of rows ``(n, 6)`` and numbers ``(p,)``; gives rows ``(n, 7)`` and who lives, or an error.
 EvaluateBunch = Callable[[Sequence[tuple[Array, Array]], Sequence[int]], list[tuple[Array, Array] | SimulatorError]]
+#: Asks the simulator for derivatives of its own at such a bunch: ``(n, 7, 6 + p)``, NaN for what it does not cover.
+NativeBunch = Callable[[tuple[Array, Array], int], Array]
+
+
+NO_REVERSE = (
+    "with collective forces the Jacobian of a bunch is no block a particle, so there is no reverse mode through it: "
+    "use forward mode, torch.func.jvp or model.jacobian(mode='forward')"
+)
+
+
+def typical_step(known: Calibration, scale: float) -> float:
+    """Return the step of a machine's number that suits most coordinates."""
+    steps = known.steps(scale)[known.third > 0]
+    return float(np.exp(np.median(np.log(steps)))) if len(steps) else scale
 
 
 class BunchBox:
@@ -78,6 +57,8 @@ class BunchBox:
     of them.
 
     Args:
+        name, incoming: of the bunch that comes out and of the one that goes in.
+        bunches: all that come out of the same runs; they share noise, curvature and steps, so that they share the runs.
         evaluate: runs the simulator.
         n_particles: rows of one bunch.
         columns: the machine's numbers that are differentiated.
@@ -86,10 +67,14 @@ class BunchBox:
         keys: what else the results depend on, for each bunch of the batch.
         report: takes an entry for every derivative with respect to a machine's number.
         is_active: whether a gradient reaches the particles themselves; without, only the machine's numbers are moved.
+        native: asks for derivatives that the simulator has itself.
     """
 
     def __init__(
         self,
+        name: str,
+        incoming: str,
+        bunches: Sequence[str],
         evaluate: EvaluateBunch,
         n_particles: int,
         columns: Sequence[Column],
@@ -98,7 +83,9 @@ class BunchBox:
         keys: Sequence[Any],
         report: Callable[[GradientEntry], None],
         is_active: bool = True,
+        native: NativeBunch | None = None,
     ) -> None:
+        self.name, self._incoming = name, incoming
         self._evaluate = evaluate
         self._n = n_particles
         self.columns = list(columns)
@@ -106,8 +93,11 @@ class BunchBox:
         self.method = method
         self._memory = memory
         self._keys = list(keys)
+        self._held: dict[Any, dict[Any, Any]] = {}  # for as long as the graph, even where the memory is too small
         self._report = report
         self._is_active = is_active
+        self._native = native
+        self._bunches_out = tuple(bunches)
 
     # -- as the node wants it --------------------------------------------------------------------------------
 
@@ -115,7 +105,7 @@ class BunchBox:
         """Return rows, their Jacobians or their Hessians; see ``node.Derivatives``."""
         bunches = self._bunches(points)
         if order > 0:
-            self._refuse_where_there_is_none()
+            self.refuse_where_there_is_none()
         take = {0: self._value, 1: self._jacobian, 2: self._hessian}[order]
         found = np.concatenate([take(bunch, index) for index, bunch in enumerate(bunches)])
         return torch.from_numpy(found).to(points.device)
@@ -124,21 +114,22 @@ class BunchBox:
         """Return rows ``(N, 6 + p)`` as plain bunches, ``(bunches, n, 6 + p)``."""
         return rows.detach().cpu().double().numpy().reshape(-1, self._n, self.n_in)
 
-    def _refuse_where_there_is_none(self) -> None:
+    def refuse_where_there_is_none(self) -> None:
+        """Raise a ``GradientError`` where there is no gradient, or none in reverse mode."""
         if self.method is None or (self.method.particles == "stop" and self._is_active):
             raise GradientError(
                 "particles stop here: this black box gives them no gradient; build it with "
                 "gradient=FiniteDifference(particles='per_particle') or 'collective'"
             )
         if self.method.particles == "collective":
-            raise GradientError(
-                "with collective forces the Jacobian of a bunch is no block a particle, so there is no reverse mode "
-                "through it: use forward mode, torch.func.jvp or model.jacobian(mode='forward')"
-            )
+            raise GradientError(NO_REVERSE)
 
     def _notes(self, bunch: Array, index: int) -> dict[Any, Any]:
         labels = tuple(column.label for column in self.columns)
-        return self._memory.at((self._keys[index % len(self._keys)], labels, self._is_active, hash(bunch.tobytes())))
+        key = (self._keys[index % len(self._keys)], labels, self._is_active, hash(bunch.tobytes()))
+        if key not in self._held:
+            self._held[key] = self._memory.at(key, 8 * self._n * N_OUT * (1 + self.n_in))
+        return self._held[key]
 
     def alive(self, points: Tensor) -> Tensor:
         """Return who lives at the end, ``(bunches, n)``."""
@@ -163,12 +154,13 @@ class BunchBox:
 
     # -- one block a particle --------------------------------------------------------------------------------
 
-    def shifts(self, bunch: Array, index: int) -> Array:
-        """Return the shift of every column, from the spread of a coordinate or the scale of a number."""
+    def shifts(self, bunch: Array, index: int, columns: Sequence[int] | None = None) -> Array:
+        """Return the shift of every column, or of some, from the spread of a coordinate or the scale of a number."""
         momentum = np.sqrt(np.mean(np.sum(np.square(bunch[:, [1, 3, 5]]), axis=1)))
         floors = (_FLOOR_X, _FLOOR_P * momentum, _FLOOR_X, _FLOOR_P * momentum, _FLOOR_T, _FLOOR_P * momentum)
         spread = np.maximum(_SHARE * bunch[:, :N_IN].std(axis=0), floors)
-        return np.concatenate([spread, [self._step(bunch, index, c) for c in range(len(self.columns))]])
+        wanted = range(self.n_in) if columns is None else columns
+        return np.array([spread[c] if c < N_IN else self._step(bunch, index, c - N_IN) for c in wanted])
 
     def _step(self, bunch: Array, index: int, column: int) -> float:
         """Return the step of a machine's number that suits most coordinates of a sample of the particles."""
@@ -176,78 +168,96 @@ class BunchBox:
         fixed = None if self.method is None else self.method.fixed_step(c.name, c.scale)
         if fixed is not None:
             return fixed
-        key = (c.label, "bunch")
-        if key not in self._memory.calibrations:
-            sample = np.linspace(0, self._n - 1, min(self._n, _SAMPLE)).astype(int)
+        sample = np.linspace(0, self._n - 1, min(self._n, _SAMPLE)).astype(int)
 
-            def probe(offsets: Array) -> Array:
-                moved = [bunch + offset * np.eye(self.n_in)[N_IN + column] for offset in offsets]
-                found = self._run(moved, index)
-                lost = np.full(len(sample) * N_OUT, np.nan)
-                return np.stack([lost if isinstance(r, SimulatorError) else r[0][sample].ravel() for r in found])
+        def probe(offsets: Array) -> Array:
+            moved = [bunch + offset * np.eye(self.n_in)[N_IN + column] for offset in offsets]
+            found = self._run(moved, index)
+            lost = np.full(len(sample) * N_OUT, np.nan)
+            return np.stack([lost if isinstance(r, SimulatorError) else r[0][sample].ravel() for r in found])
 
-            here = bunch[0, N_IN + column]
-            room = (max(here - c.low, 0.0), max(c.high - here, 0.0))
-            self._memory.calibrations[key] = calibrate(probe, c.scale, room)
-        known = self._memory.calibrations[key]
-        moving = known.third > 0
-        steps = known.steps(c.scale)[moving]
-        return float(np.exp(np.median(np.log(steps)))) if len(steps) else c.scale
+        def measure() -> Calibration:
+            return calibrate(probe, c.scale, c.room(bunch[0, N_IN + column]))
+
+        return typical_step(self._memory.calibration(c, self._bunches_out, measure), c.scale)
 
     def _jacobian(self, bunch: Array, index: int) -> Array:
         notes = self._notes(bunch, index)
         if "jacobian" not in notes:
             value, lives = self._value(bunch, index), notes["alive"]
-            stencils = self._stencils(bunch, self.shifts(bunch, index))
-            columns = range(0 if self._is_active else N_IN, self.n_in)
-            shifted = [
-                bunch + offset * stencils[c].step * np.eye(self.n_in)[c]
-                for c in columns
-                for offset in stencils[c].offsets
-                if offset != 0
+            jacobian = self._own_derivatives(bunch, index, lives)
+            wanted = range(0 if self._is_active else N_IN, self.n_in)
+            open_ = [c for c in wanted if np.isnan(jacobian[lives, :, c]).any()]
+            parts = self._parts(bunch, index, open_)
+            moves = [
+                offset * np.eye(self.n_in)[c] for c, part in zip(open_, parts, strict=True) for offset in part.offsets
             ]
-            found = iter(self._good(self._run(shifted, index)))
-            jacobian = np.zeros((self._n, N_OUT, self.n_in))
-            for c in columns:
-                stencil = stencils[c]
-                seen = [(value, lives) if offset == 0 else next(found) for offset in stencil.offsets]
-                slope = sum(w * rows for w, (rows, _) in zip(stencil.weights, seen, strict=True)) / stencil.step
+            with self._memory.spending("jacobian"):
+                before = self._memory.spent["jacobian"]
+                found = iter(self._good(self._run([bunch + move for move in moves], index)))
+                self._memory.last = 1, self.n_in, self._memory.spent["jacobian"] - before
+            for c, part in zip(open_, parts, strict=True):
+                seen = [next(found) for _ in part.offsets]
+                slope = part.derivative(value, [rows for rows, _ in seen])
                 through = lives & np.all([alive for _, alive in seen], axis=0)
                 jacobian[:, :, c] = np.where(through[:, None], slope, 0.0)
+            jacobian = np.where(lives[:, None, None], np.nan_to_num(jacobian), 0.0)
             notes["jacobian"] = jacobian
-            self._tell(jacobian, stencils)
-            self._check(bunch, index, jacobian)
+            own = [c for c in wanted if c not in open_]
+            self._check(bunch, index, jacobian, own)
+            self._tell(jacobian, dict(zip(open_, parts, strict=True)), own)
         return notes["jacobian"]
 
-    def _tell(self, jacobian: Array, stencils: Sequence[Any]) -> None:
-        for c, column in enumerate(self.columns):
-            known = self._memory.calibrations.get((column.label, "bunch"))
-            step = stencils[N_IN + c].step
-            for o, coordinate in enumerate(COORDINATES_OUT):
-                slope = jacobian[:, o, N_IN + c]
-                own = slice(o, None, N_OUT)
-                entry = GradientEntry(
-                    output=f"particles.{coordinate}",
-                    input=column.label,
-                    derivative=float(np.sqrt(np.mean(np.square(slope)))),
-                    kind="estimated",
-                    step=step,
-                    noise=None if known is None else float(np.median(known.noise[own])),
-                    error=None if known is None else float(np.median(known.error(step)[own])),
-                    runs=stencils[N_IN + c].runs,
-                )
-                self._report(entry)
+    def _own_derivatives(self, bunch: Array, index: int, lives: Array) -> Array:
+        """Return what the code knows itself of the Jacobian, NaN for the rest."""
+        if self._native is None:
+            return np.full((self._n, N_OUT, self.n_in), np.nan)
+        block, use = self._native((bunch[:, :N_IN], bunch[0, N_IN:]), index), self._memory.native
+        first = 0 if self._is_active else N_IN
+        covered = np.isfinite(block[lives][:, :, first:]).all(axis=(0, 1))
+        use.asked += 1
+        use.given += N_OUT * int(covered.sum())
+        use.saved += STENCILS["central" if self.method is None else self.method.scheme].runs * int(covered.sum())
+        return block
 
-    def _stencils(self, bunch: Array, shifts: Array) -> list[Any]:
+    def _parts(self, bunch: Array, index: int, columns: Sequence[int]) -> list[StepClass]:
+        """Return the difference for each of some columns."""
         scheme = "central" if self.method is None else self.method.scheme
         found = []
-        for c, step in enumerate(shifts):
-            room = (np.inf, np.inf)
+        for c, shift in zip(columns, self.shifts(bunch, index, columns), strict=True):
+            name, step, error = scheme, float(shift), np.full(N_OUT, np.nan)
             if c >= N_IN:
-                column, here = self.columns[c - N_IN], bunch[0, c]
-                room = (max(here - column.low, 0.0), max(column.high - here, 0.0))
-            found.append(choose(scheme, float(step), room))
+                column, here = self.columns[c - N_IN], float(bunch[0, c])
+                name, step = fitted(scheme, step, column.room(here))
+                step = exact_step(here, step)
+                known = self._memory.known(column, self._bunches_out)
+                if known is not None:
+                    error = np.median(known.error(step, name).reshape(-1, N_OUT), axis=0)
+            found.append(StepClass(name, step, np.arange(N_OUT), error))
         return found
+
+    def _tell(self, jacobian: Array, parts: Mapping[int, StepClass], own: Sequence[int]) -> None:
+        """Report the derivatives with respect to the machine's numbers, and which the code gave itself."""
+        off = self._memory.native.off
+        if any(c < N_IN for c in own):
+            (error,) = off.get((self.name, self._incoming), [None])
+            self._report(GradientEntry(self.name, self._incoming, "native", error=error))
+        for c, column in enumerate(self.columns, N_IN):
+            part, apart = parts.get(c), off.get((self.name, column.label))
+            known = None if part is None else self._memory.known(column, self._bunches_out)
+            for o, coordinate in enumerate(COORDINATES_OUT):
+                error = part.error[o] if part is not None else np.nan if apart is None else apart[o]
+                entry = GradientEntry(
+                    output=f"{self.name}.{coordinate}",
+                    input=column.label,
+                    derivative=float(np.sqrt(np.mean(np.square(jacobian[:, o, c])))),
+                    kind="native" if part is None else "estimated",
+                    step=None if part is None else abs(part.step),
+                    noise=None if known is None else float(np.median(known.noise[o::N_OUT])),
+                    error=None if np.isnan(error) else float(error),
+                    runs=0 if part is None else STENCILS[part.scheme].runs,
+                )
+                self._report(entry)
 
     @staticmethod
     def _good(found: Sequence[tuple[Array, Array] | SimulatorError]) -> list[tuple[Array, Array]]:
@@ -258,11 +268,35 @@ class BunchBox:
             good.append(result)
         return good
 
-    def _check(self, bunch: Array, index: int, jacobian: Array) -> None:
-        """Measure once, in a random direction, how far the per-particle form is off."""
-        if self.method is None or not self.method.check or self._memory.discrepancy is not None or not self._is_active:
+    # -- checks ----------------------------------------------------------------------------------------------
+
+    def _check(self, bunch: Array, index: int, jacobian: Array, own: Sequence[int]) -> None:
+        """Measure once how far the Jacobian is off: of the particles, and of each number that the code covers itself.
+
+        Args:
+            bunch, index: where.
+            jacobian: of all columns.
+            own: columns that the code gave itself.
+        """
+        if self.method is None or not self.method.check:
             return
-        shifts = self.shifts(bunch, index)[:N_IN]
+        off = self._memory.native.off
+        with self._memory.spending("check"):
+            if any(c < N_IN for c in own):
+                if (self.name, self._incoming) not in off:
+                    discrepancy = self._discrepancy(bunch, index, jacobian)
+                    off[self.name, self._incoming] = np.array([discrepancy])
+                    self._warn_of_form(discrepancy, is_own=True)
+            elif self._is_active and self._memory.discrepancy is None:
+                self._memory.discrepancy = self._discrepancy(bunch, index, jacobian)
+                self._warn_of_form(self._memory.discrepancy, is_own=False)
+            for c in own:
+                if c >= N_IN and (self.name, self.columns[c - N_IN].label) not in off:
+                    self._check_number(bunch, index, jacobian, c)
+
+    def _discrepancy(self, bunch: Array, index: int, jacobian: Array) -> float:
+        """Return how far the Jacobian of the particles is off in a random direction, by 2 runs."""
+        shifts = self.shifts(bunch, index, range(N_IN))
         signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(self._n, N_IN)) * shifts
         moved = np.concatenate([signs, np.zeros((self._n, self.n_in - N_IN))], axis=1)
         (up, alive_up), (down, alive_down) = self._good(self._run([bunch + moved, bunch - moved], index))
@@ -273,16 +307,41 @@ class BunchBox:
         floor = np.finfo(float).eps * 1e3 * np.abs(up).max(axis=0, initial=0.0)
         used = size > floor
         off = np.sqrt(np.mean(np.square(seen - expected), axis=0))[used] / size[used]
-        discrepancy = float(off.max(initial=0.0))
-        self._memory.discrepancy = discrepancy
-        if discrepancy > _TOLERANCE:
-            warnings.warn(
-                f"particles act on each other in this black box: the per-particle form of its Jacobian is off by "
-                f"{discrepancy:.2g} in a random direction, and so are gradients with respect to what lies upstream; "
-                "use particles='collective' and forward mode",
-                PhysicsWarning,
-                stacklevel=2,
+        return float(off.max(initial=0.0))
+
+    def _warn_of_form(self, discrepancy: float, is_own: bool) -> None:
+        if not discrepancy > TOLERANCE:
+            return
+        if is_own:
+            message = (
+                f"the code's own Jacobian of {self.name!r} with respect to {self._incoming!r} is off by "
+                f"{discrepancy:.2g} in a random direction: it is that of another orbit, of a linear map, or particles "
+                "act on each other; use FiniteDifference() for the map of every particle"
             )
+        else:
+            message = (
+                "particles act on each other in this black box: the per-particle form of its Jacobian is off by "
+                f"{discrepancy:.2g} in a random direction, and so are gradients with respect to what lies upstream; "
+                "use particles='collective' and forward mode"
+            )
+        warnings.warn(message, PhysicsWarning, stacklevel=2)
+
+    def _check_number(self, bunch: Array, index: int, jacobian: Array, column: int) -> None:
+        """Compare the code's own derivative with respect to a machine's number with a central difference, by 2 runs."""
+        c, here = self.columns[column - N_IN], float(bunch[0, column])
+        fixed = None if self.method is None else self.method.fixed_step(c.name, c.scale)
+        scheme, step = fitted("central", SHARE * c.scale if fixed is None else fixed, c.room(here))
+        part = StepClass(scheme, exact_step(here, step), np.arange(N_OUT), np.full(N_OUT, np.nan))
+        value, lives = self._value(bunch, index), self._notes(bunch, index)["alive"]
+        seen = self._good(self._run([bunch + offset * np.eye(self.n_in)[column] for offset in part.offsets], index))
+        through = lives & np.all([alive for _, alive in seen], axis=0)
+        slope = part.derivative(value, [rows for rows, _ in seen])[through]
+        off = np.sqrt(np.mean(np.square(slope - jacobian[through, :, column]), axis=0))
+        size = np.sqrt(np.mean(np.square(slope), axis=0))
+        floor = np.finfo(float).eps * 1e3 * np.abs(value).max(axis=0, initial=0.0) / abs(part.step)
+        self._memory.native.off[self.name, c.label] = off
+        for o in np.flatnonzero(off > TOLERANCE * size + floor):
+            warn_of(f"{self.name}.{COORDINATES_OUT[o]}", c.label, float(off[o]), float(size[o]))
 
     def _hessian(self, bunch: Array, index: int) -> Array:
         """Return the second derivatives of every particle's map, from ``m (m + 1)`` runs for m columns."""
@@ -293,7 +352,8 @@ class BunchBox:
         for a, b in pairs:
             both = shifts[a] * unit[a] + shifts[b] * unit[b]
             moves += [both, -both]
-        rows = [found for found, _ in self._good(self._run([bunch + move for move in moves], index))]
+        with self._memory.spending("hessian"):
+            rows = [found for found, _ in self._good(self._run([bunch + move for move in moves], index))]
         single = [rows[2 * c] + rows[2 * c + 1] for c in range(self.n_in)]
         hessian = np.zeros((self._n, N_OUT, self.n_in, self.n_in))
         for c in range(self.n_in):
@@ -308,89 +368,25 @@ class BunchBox:
 
     def along(self, points: Tensor, tangents: Tensor) -> Tensor:
         """Return the derivative of all rows along one direction of the whole bunch, by 2 runs a bunch."""
-        bunches = self._bunches(points)
-        directions = self._bunches(tangents)
-        found = []
-        for index, (bunch, direction) in enumerate(zip(bunches, directions, strict=True)):
-            rms = np.sqrt(np.mean(np.square(direction), axis=0))
-            # Particles that cross a cell of the space-charge grid make kinks: a short way meets fewer of them.
-            shifts = 0.1 * self.shifts(bunch, index)
-            with np.errstate(divide="ignore"):
-                step = np.where(rms > 0, shifts / rms, np.inf).min()
-            if not np.isfinite(step):
-                found.append(np.zeros((self._n, N_OUT)))
-                continue
-            (up, alive_up), (down, alive_down) = self._good(
-                self._run([bunch + step * direction, bunch - step * direction], index)
-            )
-            through = alive_up & alive_down
-            found.append(np.where(through[:, None], (up - down) / (2 * step), 0.0))
+        with self._memory.spending("jacobian"):
+            pairs = zip(self._bunches(points), self._bunches(tangents), strict=True)
+            found = [self._along(bunch, direction, index) for index, (bunch, direction) in enumerate(pairs)]
         return torch.from_numpy(np.concatenate(found)).to(points.device)
 
+    def _along(self, bunch: Array, direction: Array, index: int) -> Array:
+        notes, key = self._notes(bunch, index), ("along", hash(direction.tobytes()))
+        if key not in notes:
+            notes[key] = self._pushed(bunch, direction, index)
+        return notes[key]
 
-def collective_bunch(x: Tensor, box: BunchBox) -> Tensor:
-    """Evaluate a bunch with collective forces, ``(*batch, n, 6 + p) -> (*batch, n, 7)``.
-
-    Gradient:
-        Forward mode only, 2 runs a direction; reverse mode raises ``GradientError``.
-    """
-    return _Collective.apply(x, box)
-
-
-class _Collective(torch.autograd.Function):
-    """The value of a bunch, whose forward mode pushes a whole perturbed bunch through."""
-
-    generate_vmap_rule = False
-
-    @staticmethod
-    def forward(x: Tensor, box: BunchBox) -> Tensor:
-        found = box.derivative(x.detach().reshape(-1, x.shape[-1]), 0)
-        return found.reshape((*x.shape[:-1], N_OUT)).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, BunchBox], output: Tensor) -> None:
-        x, ctx.box = inputs
-        ctx.save_for_forward(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        ctx.box._refuse_where_there_is_none()
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return _Along.apply(x, tangent, ctx.box)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, None], x: Tensor, box: BunchBox) -> Any:
-        if in_dims[0] is None:
-            return _Collective.apply(x, box), None
-        return _Collective.apply(x.movedim(in_dims[0], 0), box), 0
-
-
-class _Along(torch.autograd.Function):
-    """The derivative along a direction; it has none itself."""
-
-    generate_vmap_rule = False
-
-    @staticmethod
-    def forward(x: Tensor, tangent: Tensor, box: BunchBox) -> Tensor:
-        x, tangent = torch.broadcast_tensors(x, tangent)
-        flat = (value.detach().reshape(-1, value.shape[-1]) for value in (x, tangent))
-        return box.along(*flat).reshape((*x.shape[:-1], N_OUT)).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        raise GradientError("a second derivative through collective forces is not available")
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, tangent: Tensor, box: BunchBox) -> Any:
-        moved = [
-            value.unsqueeze(0) if dim is None else value.movedim(dim, 0)
-            for value, dim in zip((x, tangent), in_dims[:2], strict=True)
-        ]
-        return _Along.apply(*moved, box), 0
+    def _pushed(self, bunch: Array, direction: Array, index: int) -> Array:
+        rms = np.sqrt(np.mean(np.square(direction), axis=0))
+        # Particles that cross a cell of the space-charge grid make kinks: a short way meets fewer of them.
+        shifts = 0.1 * self.shifts(bunch, index)
+        with np.errstate(divide="ignore"):
+            step = np.where(rms > 0, shifts / rms, np.inf).min()
+        if not np.isfinite(step):
+            return np.zeros((self._n, N_OUT))
+        both = self._run([bunch + step * direction, bunch - step * direction], index)
+        (up, alive_up), (down, alive_down) = self._good(both)
+        return np.where((alive_up & alive_down)[:, None], (up - down) / (2 * step), 0.0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,70 +12,21 @@ import torch
 from torch import Tensor
 
 from lume_diff.blackbox.difference import FiniteDifference
+from lume_diff.blackbox.differences.check import check_numbers
+from lume_diff.blackbox.differences.memory import Column, Memory
 from lume_diff.blackbox.differences.noise import calibrate
-from lume_diff.blackbox.differences.stencil import Stencil, choose, one_sided
-from lume_diff.blackbox.differences.steps import Calibration, step_classes
+from lume_diff.blackbox.differences.second import hessian
+from lume_diff.blackbox.differences.stencil import STENCILS, exact_step, fitted, one_sided
+from lume_diff.blackbox.differences.steps import Calibration, StepClass
 from lume_diff.errors import GradientError, SimulatorError
 from lume_diff.models import GradientEntry
 
 Array = np.ndarray
 
-
-@dataclass(frozen=True)
-class Column:
-    """One number among the inputs.
-
-    Attributes:
-        name: of the variable.
-        index: which of its entries, None for a scalar.
-        scale: typical change [unit].
-        low, high: bounds [unit].
-    """
-
-    name: str
-    index: int | None
-    scale: float
-    low: float
-    high: float
-
-    @property
-    def label(self) -> str:
-        """The variable, with the entry where there are several."""
-        return self.name if self.index is None else f"{self.name}[{self.index}]"
-
-
-class Memory:
-    """Keep what was computed at the last points, and what was learned of noise and curvature.
-
-    Args:
-        most: how many points to keep.
-    """
-
-    def __init__(self, most: int = 256) -> None:
-        self._most = most
-        self._points: OrderedDict[Any, dict[Any, Any]] = OrderedDict()
-        self.calibrations: dict[Any, Calibration] = {}
-        self.discrepancy: float | None = None
-        self.bunch_dependent: dict[str, bool] = {}
-
-    def at(self, key: Any) -> dict[Any, Any]:
-        """Return the notes on a point, which the caller may write in."""
-        notes = self._points.setdefault(key, {})
-        self._points.move_to_end(key)
-        while len(self._points) > self._most:
-            self._points.popitem(last=False)
-        return notes
-
-    def clear(self) -> None:
-        """Forget points and calibrations."""
-        self._points.clear()
-        self.calibrations.clear()
-        self.discrepancy = None
-        self.bunch_dependent.clear()
-
-
 #: Runs rows of numbers, ``(N, n_in)``, at the fixed inputs of point ``i``; a row that fails gives an error.
 Evaluate = Callable[[Array, Sequence[int]], list[Array | SimulatorError]]
+#: Asks the simulator for derivatives of its own at such rows: ``(n_out, n_in)`` each, NaN for what it does not cover.
+Native = Callable[[Array, Sequence[int]], list[Array]]
 
 
 class DifferenceBox:
@@ -84,11 +35,12 @@ class DifferenceBox:
     Args:
         evaluate: runs the simulator.
         columns: the numbers that are differentiated.
-        outputs: labels of the output numbers, and the variable each belongs to.
+        outputs: for each number that comes out, the variable that it belongs to.
         method: how derivatives are taken; None for a box without a gradient.
         memory: what the model remembers.
         keys: what else the results at each point depend on.
         report: takes an entry for every derivative.
+        native: asks for derivatives that the simulator has itself.
     """
 
     def __init__(
@@ -100,15 +52,19 @@ class DifferenceBox:
         memory: Memory,
         keys: Sequence[Any],
         report: Callable[[GradientEntry], None],
+        native: Native | None = None,
     ) -> None:
-        self._evaluate = evaluate
+        self.evaluate = evaluate
         self.columns = list(columns)
         self.outputs = list(outputs)
         self.n_in, self.n_out = len(self.columns), len(self.outputs)
         self._method = method
         self.memory = memory
         self._keys = list(keys)
+        self._labels = tuple(column.label for column in self.columns)
+        self._held: dict[Any, dict[Any, Any]] = {}  # for as long as the graph, even where the memory is too small
         self._report = report
+        self._native = native
 
     def derivative(self, points: Tensor, order: int) -> Tensor:
         """Return values, Jacobians or Hessians at ``(N, n_in)`` points; see ``node.Derivatives``."""
@@ -127,16 +83,17 @@ class DifferenceBox:
         return self._method or FiniteDifference()
 
     def _notes(self, row: Array, index: int) -> dict[Any, Any]:
-        return self.memory.at(
-            (self._keys[index % len(self._keys)], tuple(c.label for c in self.columns), row.tobytes())
-        )
+        key = (self._keys[index % len(self._keys)], self._labels, row.tobytes())
+        if key not in self._held:
+            self._held[key] = self.memory.at(key)
+        return self._held[key]
 
     # -- values ----------------------------------------------------------------------------------------------
 
     def _values(self, rows: Array) -> Array:
         missing = [i for i, row in enumerate(rows) if "value" not in self._notes(row, i)]
         if missing:
-            for i, found in zip(missing, self._evaluate(rows[missing], missing), strict=True):
+            for i, found in zip(missing, self.evaluate(rows[missing], missing), strict=True):
                 if isinstance(found, SimulatorError):
                     raise found
                 self._notes(rows[i], i)["value"] = found
@@ -148,113 +105,162 @@ class DifferenceBox:
         values = self._values(rows)
         missing = [i for i, row in enumerate(rows) if "jacobian" not in self._notes(row, i)]
         if missing:
+            blocks = self._own_derivatives(rows, values, missing)
             plan = [
-                (i, c, stencil, members)
-                for i in missing
+                (i, c, part)
+                for i, block in zip(missing, blocks, strict=True)
                 for c in range(self.n_in)
-                for stencil, members in self._stencils(rows[i], i, c)
+                for part in self.parts(rows[i], i, c, np.flatnonzero(np.isnan(block[:, c])))
             ]
-            for i in missing:
-                self._notes(rows[i], i)["jacobian"] = np.zeros((self.n_out, self.n_in))
-            self._fill(rows, values, plan, attempt=0)
+            for i, block in zip(missing, blocks, strict=True):
+                self._notes(rows[i], i)["jacobian"] = np.nan_to_num(block)
+            with self.memory.spending("jacobian"):
+                before = self.memory.spent["jacobian"]
+                self._fill(rows, values, plan, attempt=0)
+                self.memory.last = len(missing), self.n_in, self.memory.spent["jacobian"] - before
         return np.stack([self._notes(row, i)["jacobian"] for i, row in enumerate(rows)])
 
-    def _room(self, row: Array, column: int) -> tuple[float, float]:
-        c = self.columns[column]
-        return max(row[column] - c.low, 0.0), max(c.high - row[column], 0.0)
-
-    def _stencils(self, row: Array, index: int, column: int) -> list[tuple[Stencil, Array]]:
-        """Return the stencils for one input and the outputs that each serves."""
-        c, room = self.columns[column], self._room(row, column)
-        everything = np.arange(self.n_out)
-        fixed = self.method.fixed_step(c.name, c.scale)
-        if fixed is not None:
-            return [(choose(self.method.scheme, fixed, room), everything)]
-        known = self.calibration(row, index, column)
-        steps = known.steps(c.scale, scheme=self.method.scheme)
-        return [(choose(self.method.scheme, step, room), members) for step, members in step_classes(steps)]
+    def parts(self, row: Array, index: int, column: int, outputs: Array, scheme: str | None = None) -> list[StepClass]:
+        """Return the differences that give the derivatives of some outputs with respect to one input."""
+        c, here = self.columns[column], float(row[column])
+        if not len(outputs):
+            return []
+        with self.named(column, here):
+            fixed = self.method.fixed_step(c.name, c.scale)
+            if fixed is not None:
+                name, step = fitted(scheme or self.method.scheme, fixed, c.room(here))
+                return [StepClass(name, exact_step(here, step), outputs, np.full(len(outputs), np.nan))]
+            known = self.calibration(row, index, column)
+            known = known if len(outputs) == self.n_out else known.only(outputs)
+            plan = known.plan(c.scale, c.room(here), scheme or self.method.scheme, point=here)
+            return [dataclasses.replace(part, outputs=outputs[part.outputs]) for part in plan]
 
     def calibration(self, row: Array, index: int, column: int) -> Calibration:
         """Return noise and curvature along an input, measured when first wanted."""
+        c, here = self.columns[column], float(row[column])
+
+        def probe(offsets: Array) -> Array:
+            found = self.evaluate(self.shifted(row, column, offsets), [index] * len(offsets))
+            lost = np.full(self.n_out, np.nan)
+            return np.stack([lost if isinstance(value, SimulatorError) else value for value in found])
+
+        def measure() -> Calibration:
+            return dataclasses.replace(calibrate(probe, c.scale, c.room(here)), place=here)
+
+        with self.named(column, here):
+            return self.memory.calibration(c, self.outputs, measure)
+
+    @contextlib.contextmanager
+    def named(self, column: int, here: float) -> Iterator[None]:
+        """Say of which input a gradient error is."""
         c = self.columns[column]
-        key = (c.label, tuple(self.outputs))
-        if key not in self.memory.calibrations:
+        try:
+            yield
+        except GradientError as error:
+            if str(error).startswith("no gradient"):
+                raise
+            raise GradientError(
+                f"no gradient with respect to {c.label!r} at {here:.10g}: {error}; check its scale ({c.scale:g}) and "
+                "its limits"
+            ) from error
 
-            def probe(offsets: Array) -> Array:
-                shifted = np.repeat(row[None, :], len(offsets), axis=0)
-                shifted[:, column] += offsets
-                found = self._evaluate(shifted, [index] * len(offsets))
-                lost = np.full(self.n_out, np.nan)
-                return np.stack([lost if isinstance(value, SimulatorError) else value for value in found])
+    def shifted(self, row: Array, column: int, offsets: Array) -> Array:
+        """Return rows that are moved along one input."""
+        rows = np.repeat(row[None, :], len(offsets), axis=0)
+        rows[:, column] += offsets
+        return rows
 
-            try:
-                self.memory.calibrations[key] = calibrate(probe, c.scale, self._room(row, column))
-            except GradientError as error:
-                raise GradientError(
-                    f"no gradient with respect to {c.label!r} at {row[column]:.10g}: {error}; check its scale "
-                    f"({c.scale:g}) and its limits"
-                ) from error
-        return self.memory.calibrations[key]
-
-    def _fill(self, rows: Array, values: Array, plan: list[tuple[int, int, Stencil, Array]], attempt: int) -> None:
-        """Run all stencils of a plan in one batch; those with a failed run are tried again elsewhere."""
-        shifted, owners = [], []
-        for i, column, stencil, _ in plan:
-            for offset in stencil.offsets:
-                if offset != 0:
-                    row = rows[i].copy()
-                    row[column] += offset * stencil.step
-                    shifted.append(row)
-                    owners.append(i)
-        found = iter(self._evaluate(np.array(shifted), owners) if shifted else [])
+    def _fill(self, rows: Array, values: Array, plan: list[tuple[int, int, StepClass]], attempt: int) -> None:
+        """Run all differences of a plan in one batch; those with a failed run are tried again elsewhere."""
+        if not plan:
+            return
+        moved = [self.shifted(rows[i], column, part.offsets) for i, column, part in plan]
+        owners = [i for (i, _, _), those in zip(plan, moved, strict=True) for _ in those]
+        found = iter(self.evaluate(np.concatenate(moved), owners))
         again = []
-        for i, column, stencil, members in plan:
-            seen: list[Any] = [values[i] if offset == 0 else next(found) for offset in stencil.offsets]
+        for (i, column, part), those in zip(plan, moved, strict=True):
+            seen: list[Any] = [next(found) for _ in those]
             failures = [value for value in seen if isinstance(value, SimulatorError)]
             if failures:
-                again.append((i, column, self._second_try(rows[i], column, stencil, attempt, failures[0]), members))
+                again.append((i, column, self._second_try(rows[i], column, part, attempt, failures[0])))
                 continue
-            # The step that was really taken, after rounding.
-            exact = (rows[i][column] + stencil.step) - rows[i][column] or stencil.step
-            slope = np.einsum("k,ko->o", np.array(stencil.weights), np.array(seen)) / exact
-            self._notes(rows[i], i)["jacobian"][members, column] = slope[members]
-            self._tell(column, stencil, members, slope)
-        if again:
-            self._fill(rows, values, again, attempt + 1)
+            slope = part.derivative(values[i], seen)
+            self._notes(rows[i], i)["jacobian"][part.outputs, column] = slope[part.outputs]
+            self.tell(part, slope, self.columns[column].label, self.columns[column])
+        self._fill(rows, values, again, attempt + 1)
 
-    def _second_try(self, row: Array, column: int, stencil: Stencil, attempt: int, failure: SimulatorError) -> Stencil:
-        room = self._room(row, column)
+    def _second_try(self, row: Array, column: int, part: StepClass, attempt: int, failure: SimulatorError) -> StepClass:
+        c, here = self.columns[column], float(row[column])
+        room = c.room(here)
         if attempt == 0:
-            return one_sided(stencil.step, room)
-        if attempt == 1:
-            return one_sided(stencil.step, room, other=True)
-        if attempt < 5:
-            return choose("central", 0.1 * stencil.step, room)
-        c = self.columns[column]
-        raise GradientError(
-            f"no gradient with respect to {c.label!r} at {row[column]:.10g}: the simulator fails on both sides at "
-            f"every step tried down to {stencil.step:.3g}; last failure: {failure}"
-        ) from failure
+            scheme, step = one_sided(part.step, room)
+        elif attempt == 1:
+            scheme, step = one_sided(part.step, room, other=True)
+        elif attempt < 5:
+            scheme, step = fitted("central", 0.1 * abs(part.step), room)
+        else:
+            raise GradientError(
+                f"no gradient with respect to {c.label!r} at {here:.10g}: the simulator fails on both sides at every "
+                f"step tried down to {abs(part.step):.3g}; last failure: {failure}"
+            ) from failure
+        known = self.memory.known(c, self.outputs)
+        error = np.full(len(part.outputs), np.nan) if known is None else known.error(step, scheme)[part.outputs]
+        with self.named(column, here):
+            return StepClass(scheme, exact_step(here, step), part.outputs, error)
 
-    def _tell(self, column: int, stencil: Stencil, members: Array, slope: Array) -> None:
-        label = self.columns[column].label
-        known = self.memory.calibrations.get((label, tuple(self.outputs)))
-        error = None if known is None else known.error(stencil.step, stencil.scheme)
-        for name in dict.fromkeys(self.outputs[m] for m in members):
-            own = [m for m in members if self.outputs[m] == name]
-            largest = max(own, key=lambda m: abs(slope[m]))
-            self._report(
-                GradientEntry(
-                    output=name,
-                    input=label,
-                    kind="estimated",
-                    derivative=float(slope[largest]),
-                    step=stencil.step,
-                    noise=None if known is None else float(known.noise[largest]),
-                    error=None if error is None else float(max(error[m] for m in own)),
-                    runs=stencil.runs,
-                )
+    def tell(self, part: StepClass, slope: Array, label: str, column: Column) -> None:
+        """Report the derivatives that a difference along an input gave, the largest of each output."""
+        known = self.memory.known(column, self.outputs)
+        for name in dict.fromkeys(self.outputs[m] for m in part.outputs):
+            own = [place for place, m in enumerate(part.outputs) if self.outputs[m] == name]
+            largest = max((part.outputs[place] for place in own), key=lambda m: abs(slope[m]))
+            error = max(part.error[place] for place in own)
+            self.report(
+                name,
+                label,
+                derivative=float(slope[largest]),
+                step=abs(part.step),
+                noise=None if known is None else float(known.noise[largest]),
+                error=None if np.isnan(error) else float(error),
+                runs=STENCILS[part.scheme].runs,
             )
+
+    def report(self, output: str, name: str, kind: str = "estimated", **numbers: Any) -> None:
+        """Tell the model of a derivative; see ``GradientEntry``."""
+        self._report(GradientEntry(output=output, input=name, kind=kind, **numbers))
+
+    # -- derivatives of the code's own -----------------------------------------------------------------------
+
+    def _own_derivatives(self, rows: Array, values: Array, missing: list[int]) -> list[Array]:
+        """Return what the code knows itself of the Jacobians at some points, NaN for the rest, checked once."""
+        if self._native is None or not self.n_out:
+            return [np.full((self.n_out, self.n_in), np.nan)] * len(missing)
+        blocks, use = self._native(rows[missing], missing), self.memory.native
+        use.asked += len(missing)
+        for i, block in zip(missing, blocks, strict=True):
+            covered = ~np.isnan(block)
+            use.given += int(covered.sum())
+            use.saved += STENCILS[self.method.scheme].runs * int(covered.all(axis=0).sum())
+            if self.method.check and covered.any():
+                check_numbers(self, rows[i], values[i], i, block)
+            for c in np.flatnonzero(covered.any(axis=0)):
+                self._tell_own(int(c), block[:, c])
+        return blocks
+
+    def _tell_own(self, column: int, slope: Array) -> None:
+        label = self.columns[column].label
+        off = self.memory.native.off.get((label, tuple(self.outputs)), np.full(self.n_out, np.nan))
+        for name in dict.fromkeys(self.outputs):
+            own = [m for m, output in enumerate(self.outputs) if output == name and not np.isnan(slope[m])]
+            if own:
+                largest, error = max(own, key=lambda m: abs(slope[m])), max(off[own])
+                self.report(
+                    name,
+                    label,
+                    kind="native",
+                    derivative=float(slope[largest]),
+                    error=None if np.isnan(error) else float(error),
+                )
 
     # -- second derivatives ----------------------------------------------------------------------------------
 
@@ -263,42 +269,6 @@ class DifferenceBox:
         for i, row in enumerate(rows):
             notes = self._notes(row, i)
             if "hessian" not in notes:
-                notes["hessian"] = self._hessian(row, values[i], i)
+                with self.memory.spending("hessian"):
+                    notes["hessian"] = hessian(self, row, values[i], i)
         return np.stack([self._notes(row, i)["hessian"] for i, row in enumerate(rows)])
-
-    def _hessian(self, row: Array, value: Array, index: int) -> Array:
-        """Return all second derivatives from ``n (n + 1)`` runs around the point."""
-        steps = np.array([self._second_step(row, index, c) for c in range(self.n_in)])
-        shifts = [sign * steps[c] * np.eye(self.n_in)[c] for c in range(self.n_in) for sign in (1, -1)]
-        pairs = [(a, b) for a in range(self.n_in) for b in range(a)]
-        for a, b in pairs:
-            both = steps[a] * np.eye(self.n_in)[a] + steps[b] * np.eye(self.n_in)[b]
-            shifts += [both, -both]
-        found = self._evaluate(row + np.array(shifts), [index] * len(shifts))
-        for result in found:
-            if isinstance(result, SimulatorError):
-                raise GradientError(f"no second derivative at this point: {result}") from result
-        numbers: list[Any] = list(found)
-        single = [(numbers[2 * c], numbers[2 * c + 1]) for c in range(self.n_in)]
-        hessian = np.zeros((self.n_out, self.n_in, self.n_in))
-        for c, (up, down) in enumerate(single):
-            hessian[:, c, c] = (up - 2 * value + down) / steps[c] ** 2
-        for k, (a, b) in enumerate(pairs):
-            up, down = numbers[2 * self.n_in + 2 * k], numbers[2 * self.n_in + 2 * k + 1]
-            mixed = up + down + 2 * value - sum(single[a]) - sum(single[b])
-            hessian[:, a, b] = hessian[:, b, a] = mixed / (2 * steps[a] * steps[b])
-        return hessian
-
-    def _second_step(self, row: Array, index: int, column: int) -> float:
-        """Return a step for second derivatives that suits most outputs."""
-        c, (left, right) = self.columns[column], self._room(row, column)
-        fixed = self.method.fixed_step(c.name, c.scale)
-        if fixed is None:
-            steps = self.calibration(row, index, column).steps(c.scale, scheme="mixed" if self.n_in > 1 else "second")
-            fixed = float(np.exp(np.median(np.log(steps))))
-        room = min(left, right)
-        if room < 0.1 * fixed:
-            raise GradientError(
-                f"no second derivative with respect to {c.label!r} at {row[column]:.10g}, which is at its limit"
-            )
-        return min(fixed, room)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lume_diff.blackbox.differences.steps import Array, Calibration, Probe, length_of, no_room
+from lume_diff.blackbox.differences.stencil import no_room
+from lume_diff.blackbox.differences.steps import Array, Calibration, Probe, length_of
 from lume_diff.errors import GradientError, ValidationError
 
 _DIGITS = 0.3 * float(np.finfo(float).eps)  # relative noise of a number that is only rounded

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lume_diff.errors import GradientError, ValidationError
+from lume_diff.blackbox.differences.stencil import ASIDE, STENCILS, exact_step, no_room, stencil_of
 
 Array = NDArray[Any]
 #: Evaluates a line of offsets from the point, ``(k,) -> (k, n_out)``; rows of NaN stand for runs that failed.
@@ -26,78 +26,31 @@ _SIGMAS = 3.0  # standard deviations of noise in an error estimate
 
 
 @dataclass(frozen=True)
-class Stencil:
-    """A difference formula: ``sum(weights * f(x + offsets * h)) / h**power``.
-
-    Its truncation error is ``coefficient * |f^(power + order)| * h**order``.
-    """
-
-    offsets: tuple[float, ...]
-    weights: tuple[float, ...]
-    power: int
-    order: int
-    coefficient: float
-
-    @property
-    def reach(self) -> float:
-        """The largest offset."""
-        return max(abs(offset) for offset in self.offsets)
-
-    @property
-    def noise(self) -> float:
-        """How many times the noise of a value, over ``h**power``, the noise of the difference is."""
-        return math.sqrt(sum(weight**2 for weight in self.weights))
-
-    @property
-    def one_sided(self) -> bool:
-        """Whether all points lie on one side; with a negative step they lie on the other."""
-        return min(self.offsets) == 0
-
-
-STENCILS: dict[str, Stencil] = {
-    "forward": Stencil((0, 1), (-1, 1), 1, 1, 1 / 2),
-    "central": Stencil((-1, 1), (-1 / 2, 1 / 2), 1, 2, 1 / 6),
-    "one_sided": Stencil((0, 1, 2), (-3 / 2, 2, -1 / 2), 1, 2, 1 / 3),
-    "fourth": Stencil((-2, -1, 1, 2), (1 / 12, -2 / 3, 2 / 3, -1 / 12), 1, 4, 1 / 30),
-    "second": Stencil((-1, 0, 1), (1, -2, 1), 2, 2, 1 / 12),
-    "second_one_sided": Stencil((0, 1, 2, 3), (2, -5, 4, -1), 2, 2, 11 / 12),
-    # One input's part in the mixed difference of mixed_error: of (h, k), (-h, -k), the centre, (h, 0), (-h, 0), (0, k)
-    # and (0, -k).
-    "mixed": Stencil((1, -1, 0, 1, -1, 0, 0), (1 / 2, 1 / 2, 1, -1 / 2, -1 / 2, -1 / 2, -1 / 2), 2, 2, 7 / 12),
-}
-
-#: What takes the place of a formula that needs room on both sides.
-_ASIDE = {"central": "one_sided", "fourth": "one_sided", "second": "second_one_sided"}
-
-
-def _stencil(scheme: str) -> Stencil:
-    if scheme not in STENCILS:
-        raise ValidationError(f"scheme {scheme!r} is not known; expected one of {', '.join(map(repr, STENCILS))}")
-    return STENCILS[scheme]
-
-
-def no_room(room: tuple[float, float]) -> GradientError:
-    return GradientError(
-        f"distances to the bounds of {room[0]:g} and {room[1]:g} leave no room for a difference; move the point away "
-        "from them or widen them"
-    )
-
-
-@dataclass(frozen=True)
 class StepClass:
     """Outputs that share the runs of one difference: its formula, its step and what is left of error.
 
     Attributes:
-        scheme: key of :data:`STENCILS`.
+        scheme: key of :data:`stencil.STENCILS`.
         step: in the unit of the input; negative where a one-sided formula looks towards the lower bound.
         outputs: indices of the outputs, ``(n,)``.
-        error: estimated error of the derivative of each of them, ``(n,)``.
+        error: estimated error of the derivative of each of them, ``(n,)``; NaN where nothing is known of it.
     """
 
     scheme: str
     step: float
     outputs: Array
     error: Array
+
+    @property
+    def offsets(self) -> Array:
+        """Where to run besides the point itself, in the unit of the input."""
+        return self.step * np.array([offset for offset in STENCILS[self.scheme].offsets if offset != 0])
+
+    def derivative(self, centre: Array, values: Sequence[Array]) -> Array:
+        """Return the derivative of all outputs, from the value at the point and those at ``offsets``."""
+        stencil, others = STENCILS[self.scheme], iter(values)
+        seen = np.array([centre if offset == 0 else next(others) for offset in stencil.offsets])
+        return np.tensordot(np.array(stencil.weights), seen, 1) / self.step**stencil.power
 
 
 @dataclass(frozen=True)
@@ -116,6 +69,7 @@ class Calibration:
         fourth: size of the fourth derivative, ``(n_out,)``.
         fifth: size of the fifth derivative, ``(n_out,)``, extrapolated from the lower ones.
         room: distances downwards and upwards up to which runs worked; infinite on a side that had no failures.
+        place: where the input stood; None if ``room`` holds wherever it stands.
 
     Example:
         >>> import numpy as np
@@ -139,6 +93,27 @@ class Calibration:
     fourth: Array | None = None
     fifth: Array | None = None
     room: tuple[float, float] = (math.inf, math.inf)
+    place: float | None = None
+
+    def only(self, outputs: Array) -> Calibration:
+        """Return what is known of some of the outputs, given by their indices."""
+        found = vars(self).items()
+        arrays: dict[str, Any] = {name: v[outputs] for name, v in found if isinstance(v, np.ndarray)}
+        return replace(self, **arrays)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as numbers and lists, which JSON can hold."""
+        return {n: value.tolist() if isinstance(value, np.ndarray) else value for n, value in vars(self).items()}
+
+    @classmethod
+    def from_plain(cls, content: Mapping[str, Any]) -> Calibration:
+        """Return the calibration that ``plain`` was called on.
+
+        Raises:
+            TypeError: if the content is something else.
+        """
+        found: dict[str, Any] = {n: np.array(v, dtype=float) if isinstance(v, list) else v for n, v in content.items()}
+        return cls(**{**found, "room": tuple(content["room"])})
 
     def bend(self, order: int) -> Array:
         """Return the size of a derivative, order 1 to 5, ``(n_out,)``.
@@ -160,7 +135,7 @@ class Calibration:
         Args:
             scale: typical change of the input, beyond which no point of the formula goes.
             room: distance to the nearest bound, or to the farther one for a one-sided scheme.
-            scheme: key of :data:`STENCILS`.
+            scheme: key of :data:`stencil.STENCILS`.
 
         Returns:
             Steps, ``(n_out,)``, positive, in the unit of the input.
@@ -170,7 +145,7 @@ class Calibration:
             the mean square of truncation ``c F h**q`` and noise ``s eps / h**m`` together, ``h**(q + m) =
             sqrt(m / q) s eps / (c F)``. Forward: ``8**(1/4) sqrt(eps / |f''|)``; central: ``(3 eps / |f'''|)**(1/3)``.
         """
-        stencil = _stencil(scheme)
+        stencil = stencil_of(scheme)
         strength = math.sqrt(stencil.power / stencil.order) * stencil.noise / stencil.coefficient
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = strength * self.noise / self.bend(stencil.power + stencil.order)
@@ -190,12 +165,12 @@ class Calibration:
 
         Args:
             step: in the unit of the input; one for all or ``(n_out,)``; the sign does not matter.
-            scheme: key of :data:`STENCILS`.
+            scheme: key of :data:`stencil.STENCILS`.
 
         Returns:
             ``(n_out,)``, unit of the output over unit of the input to the power of the derivative.
         """
-        stencil, size = _stencil(scheme), np.abs(step)
+        stencil, size = stencil_of(scheme), np.abs(step)
         truncation = stencil.coefficient * self.bend(stencil.power + stencil.order) * size**stencil.order
         found = _SIGMAS * stencil.noise * self.noise / size**stencil.power + truncation
         return np.where(np.isnan(found), math.inf, found)
@@ -209,7 +184,6 @@ class Calibration:
         point: float = 0.0,
         ratio: float = 3.0,
         most: int = 3,
-        tolerance: float = 0.0,
     ) -> list[StepClass]:
         """Return the differences to take: formula, step, and which outputs to read from it.
 
@@ -223,8 +197,6 @@ class Calibration:
             point: where the input stands; steps are then exact differences of floating-point numbers near it.
             ratio: steps within this ratio are shared.
             most: no more steps than this.
-            tolerance: relative error of a derivative that is good enough: where one step gives it to all
-                outputs, there is only that one.
 
         Returns:
             One or more, smallest step first; every output is in one of them.
@@ -232,31 +204,25 @@ class Calibration:
         Raises:
             GradientError: no room on either side, or steps too small for the floating-point numbers near the point.
         """
-        room = (min(room[0], self.room[0]), min(room[1], self.room[1]))
+        moved = 0.0 if self.place is None else point - self.place
+        worked = max(self.room[0] + moved, 0.0), max(self.room[1] - moved, 0.0)
+        room = (min(room[0], worked[0]), min(room[1], worked[1]))
         side = 1.0 if room[1] >= min(room[0], scale) else -1.0
         near, wide = min(room), room[1] if side > 0 else room[0]
-        if aside := _ASIDE.get(scheme):
+        if aside := ASIDE.get(scheme):
             errors = [
                 np.median(self.error(self.steps(scale, space, name), name)) if space > 0 else math.inf
                 for name, space in ((scheme, near), (aside, wide))
             ]
             scheme = scheme if errors[0] <= errors[1] else aside
-        stencil = _stencil(scheme)
+        stencil = stencil_of(scheme)
         space, sign = (wide, side) if stencil.one_sided else (near, 1.0)
         if not space > 0:
             raise no_room(room)
         groups = step_classes(self.steps(scale, space, scheme), ratio, most)
-        enough = tolerance * self.bend(stencil.power)
-        alone = [step for step, _ in groups if (self.error(step, scheme) <= enough).all()]
-        groups = [(alone[0], np.arange(len(self.noise)))] if alone else groups
         found = []
         for step, outputs in groups:
-            exact = (point + sign * step) - point
-            if exact == 0.0:
-                raise GradientError(
-                    f"a step of {step:g} does not change an input of {point:g}; give the variable a scale larger than "
-                    f"{scale:g}"
-                )
+            exact = exact_step(point, sign * step)
             found.append(StepClass(scheme, exact, outputs, self.error(exact, scheme)[outputs]))
         return found
 

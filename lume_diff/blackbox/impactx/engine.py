@@ -53,6 +53,15 @@ class Reference:
     mass: float
     charge: float
 
+    def particle(self) -> Any:
+        """Return it as ImpactX has it."""
+        return self.set_on(import_module("impactx").RefPart())
+
+    def set_on(self, particle: Any) -> Any:
+        """Make a reference particle of ImpactX this one."""
+        particle.set_charge_qe(self.charge).set_mass_MeV(1e-6 * self.mass)
+        return particle.set_kin_energy_MeV(1e-6 * (self.energy - self.mass))
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -168,8 +177,7 @@ class Engine:
         """
         beam = self.sim.beam
         beam.clear()
-        kinetic = reference.energy - reference.mass
-        beam.ref.set_charge_qe(reference.charge).set_mass_MeV(1e-6 * reference.mass).set_kin_energy_MeV(1e-6 * kinetic)
+        reference.set_on(beam.ref)
         columns = [np.ascontiguousarray(rows[:, column]) for column in (0, 2, 4, 1, 3, 5)]
         beam.add_n_particles(*columns, reference.charge / reference.mass, w=np.ascontiguousarray(weight))
         first = min(int(ids.min()) for ids in self._ids())
@@ -191,6 +199,14 @@ class Engine:
             found[count] = self._look(first)
         self._lost += len(rows) - int(beam.total_number_of_particles())
         return found
+
+    def energy_behind(self, elements: Sequence[Any], reference: Reference) -> float:
+        """Return the total energy of the reference particle behind elements [eV]."""
+        particle = reference.particle()
+        if elements:
+            self.sim.lattice = list(elements)
+            self.sim.track_reference(particle)
+        return reference.mass * particle.gamma
 
     def _ids(self) -> Iterator[Array]:
         for tile in self.sim.beam.const_iterator(level=0):

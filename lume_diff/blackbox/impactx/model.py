@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ from lume_diff.blackbox.difference import FiniteDifference
 from lume_diff.blackbox.impactx.engine import Engine
 from lume_diff.blackbox.impactx.knobs import Knobs
 from lume_diff.blackbox.impactx.lattice import Lattice, impactx, lattice_data
-from lume_diff.blackbox.impactx.simulator import ImpactXSimulator, Recipe
+from lume_diff.blackbox.impactx.simulator import Factory, ImpactXSimulator, Recipe
 from lume_diff.blackbox.model import BlackBoxModel
 from lume_diff.errors import UnknownVariableError, ValidationError, nearest_names
 from lume_diff.variables import TorchNDVariable, TorchScalarVariable, Variable
@@ -57,7 +56,7 @@ def ImpactXModel(
     n_cell: Sequence[int] = (32, 32, 32),
     settings: Mapping[str, Any] | None = None,
     reference_energy: float | None = None,
-    gradient: FiniteDifference | None = FiniteDifference(),  # noqa: B008 - immutable
+    gradient: FiniteDifference | str | None = FiniteDifference(),  # noqa: B008 - immutable
     **options: Any,
 ) -> BlackBoxModel:
     """Build a model that tracks a bunch with ImpactX.
@@ -147,7 +146,7 @@ def ImpactXModel(
         reference_energy=energy,
     )
     return CodeModel(
-        functools.partial(ImpactXSimulator, recipe),
+        Factory(recipe),
         [
             *(knob.variable(described) for knob in knobs),
             *incoming_variables(bunch, energy),

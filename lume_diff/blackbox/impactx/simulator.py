@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -58,18 +58,45 @@ class Recipe:
         return impactx().elements.KnownElementsList(elements)
 
 
+class Factory:
+    """Make simulators that share one lattice, so that what was changed on it outlives a failed run.
+
+    Args:
+        recipe: of all of them.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._lattice: Any = None
+        self._edits = 0
+
+    def __call__(self) -> ImpactXSimulator:
+        if self._lattice is None:
+            self._lattice = self._recipe.make()
+            self._edits = self._lattice.generation
+        return ImpactXSimulator(self._recipe, self._lattice, self._edits)
+
+    def __getstate__(self) -> dict[str, Any]:
+        recipe = self._recipe
+        if self._lattice is not None and not callable(recipe.lattice):
+            recipe = replace(recipe, lattice=[element_data(element) for element in self._lattice])
+        return {"_recipe": recipe, "_lattice": None, "_edits": 0}
+
+
 class ImpactXSimulator(CodeSimulator):
     """Track bunches through a lattice with the one ImpactX of the process.
 
     Args:
         recipe: lattice, controls and outputs.
+        lattice: made of the recipe; None for a new one.
+        edits: how many elements had been put in or taken out when it was made.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, lattice: Any = None, edits: int | None = None) -> None:
         impactx()
         self._recipe = recipe
-        self._lattice = recipe.make()
-        self._edits = self._lattice.generation
+        self._lattice = recipe.make() if lattice is None else lattice
+        self._edits = self._lattice.generation if edits is None else edits
         self._knobs: dict[str, Knob] = {knob.name: knob for knob in Knobs(self.data()).choose(recipe.controls)}
 
     # -- the native object -----------------------------------------------------------------------------------
@@ -98,15 +125,29 @@ class ImpactXSimulator(CodeSimulator):
 
     @property
     def elements(self) -> tuple[str, ...]:
-        """Names of the elements whose entrance the bunch reaches at the energy that it starts with."""
-        found = []
-        for element in self._lattice:
+        """Names of the elements."""
+        return tuple(self._first_places())
+
+    def _first_places(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for place, element in enumerate(self._lattice):
             name = name_of(element)
             if name is not None:
-                found.append(name)
-            if type(element).__name__ in ACCELERATING:
-                break
-        return tuple(found)
+                found.setdefault(name, place)
+        return found
+
+    @property
+    def accelerated(self) -> tuple[str, ...]:
+        """Names of the elements behind the first one that changes the reference energy."""
+        places = [place for place, element in enumerate(self._lattice) if type(element).__name__ in ACCELERATING]
+        return tuple(name for name, place in self._first_places().items() if places and place > places[0])
+
+    def energies(self, inputs: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+        """Return the reference energy [eV] at the entrance of elements."""
+        elements, places = self._set(inputs), self._first_places()
+        reference = Incoming(inputs[INCOMING], inputs["reference_energy"], inputs["reference_time"]).reference
+        with Engine.at_work({**self._recipe.settings, "space_charge": "off"}) as engine:
+            return {name: engine.energy_behind(elements[: places[name]], reference) for name in names}
 
     @property
     def reference_energy(self) -> float:
@@ -164,14 +205,7 @@ class ImpactXSimulator(CodeSimulator):
     def _matrix(elements: Sequence[Any], reference: Reference) -> Array:
         if not elements:
             return np.eye(6)
-        particle = impactx().RefPart()
-        particle.set_charge_qe(reference.charge).set_mass_MeV(1e-6 * reference.mass)
-        particle.set_kin_energy_MeV(1e-6 * (reference.energy - reference.mass))
-        return np.array(impactx().elements.KnownElementsList(elements).transfer_map(particle).to_numpy())
-
-    def reset(self) -> None:
-        """Make the lattice anew."""
-        self.__init__(self._recipe)  # type: ignore[misc]
+        return np.array(impactx().elements.KnownElementsList(elements).transfer_map(reference.particle()).to_numpy())
 
     def close(self) -> None:
         """Finalise ImpactX; another model of this process starts it again when it runs."""

@@ -12,12 +12,15 @@ from lume_diff.blackbox.lume.adapter import to_lume
 from lume_diff.blackbox.lume.simulator import LumeSimulator, current, lock_of, model_from, variables_of
 from lume_diff.blackbox.lume.variables import translated
 from lume_diff.blackbox.model import BlackBoxModel
+from lume_diff.blackbox.runners.proxy import SimulatorProxy, ask, last_change
 from lume_diff.errors import UnknownVariableError, ValidationError, nearest_names
 from lume_diff.variables import ParticleGroupVariable
 
 
 class LumeBox(BlackBoxModel):
     """Make a model of LUME a node of the graph; ``LumeModel`` builds it."""
+
+    _last_change = 0  # made through the proxy when the inputs were read last
 
     @property
     def simulator(self) -> Any:
@@ -26,7 +29,14 @@ class LumeBox(BlackBoxModel):
 
     def refresh(self) -> None:
         """Take over the inputs that were changed on LUME's model, and forget what was computed before."""
-        fresh = self._runner.simulator.changes()
+        simulator = self._runner.simulator
+        if not isinstance(simulator, SimulatorProxy):
+            fresh = simulator.changes()
+            simulator.look_anew()
+        else:  # the workers' own memories differ: what each of them has run last does
+            last = last_change(simulator)
+            fresh = {} if last == self._last_change else ask(simulator.changes)
+            self._last_change = last
         values = {name: self._checked_input(name, fresh[name]) for name in fresh}
         super().refresh()
         with self._lock:
@@ -39,14 +49,15 @@ def LumeModel(
     outputs: Sequence[str] | None = None,
     *,
     units: Mapping[str, str] | None = None,
-    gradient: FiniteDifference | None = FiniteDifference(),  # noqa: B008 - immutable
+    gradient: FiniteDifference | str | None = FiniteDifference(),  # noqa: B008 - immutable
     **options: Any,
 ) -> LumeBox:
     """Build a model around any model of LUME (lume-base 0.6 or later).
 
-    Names, units, limits and kinds of the variables are LUME's; limits are enforced on writes, as everywhere here, and
-    numbers that are not finite never pass. A model that could be differentiated itself (lume-torch) is a black box here
-    all the same: give its network to ``TorchModel`` instead.
+    Names, units, limits and kinds of the variables are LUME's. Limits are enforced on writes, as everywhere here,
+    unless the variable was given another ``default_validation_config``; numbers that are not finite never pass. A model
+    that could be differentiated itself (lume-torch) is a black box here all the same: give its network to
+    ``TorchModel`` instead.
 
     Args:
         model: a ``lume.model.LUMEModel``, or a function that makes one; with workers each makes or gets its own.

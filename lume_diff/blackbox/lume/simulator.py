@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import os
@@ -47,7 +48,7 @@ class LumeSimulator(Simulator):
         self._variables = variables_of(self.native)
         self._translations: dict[str, Translation] = {}
         self._written = self._inputs()
-        self._state = _digest(self.native)
+        self.look_anew()
 
     def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         """Write the inputs and read the outputs, with nobody in between.
@@ -67,6 +68,8 @@ class LumeSimulator(Simulator):
                 found = self._read(outputs)
             except Exception:
                 self.native.reset()
+                with contextlib.suppress(Exception):
+                    self._write(self._others)
                 raise
         return {name: self._translation(name).ours(found[name]) for name in outputs}
 
@@ -94,10 +97,20 @@ class LumeSimulator(Simulator):
         return {n: None if value is None else self._translation(n).ours(value) for n, value in values.items()}
 
     def changes(self) -> dict[str, Any]:
-        """Return the inputs that somebody has changed on the model since the last run, and look at it anew."""
+        """Return the inputs that somebody has changed on the model since the last run."""
         now, before = self._inputs(), self._written
-        self._state = _digest(self.native)
         return {n: value for n, value in now.items() if value is not None and _text(value) != _text(before.get(n))}
+
+    def look_anew(self) -> None:
+        """Let what was changed by hand count in the identity, and outlive a failed run where it is a variable."""
+        self._state = _digest(self.native)
+        with lock_of(self.native):
+            self._others = {name: value for name, value in self._rest().items() if value is not None}
+
+    def _rest(self) -> dict[str, Any]:
+        """Return the variables that could be inputs and are not, as LUME has them."""
+        names = [n for n, variable in self._variables.items() if not variable.read_only and n not in self._controls]
+        return {name: current(self.native, name, self._variables[name]) for name in sorted(names)}
 
     def reset(self) -> None:
         """Reset the model."""
@@ -107,12 +120,11 @@ class LumeSimulator(Simulator):
     def identity(self) -> str:
         """Return class, version and a hash of the class's text, of the variables and of the model as it was given.
 
-        What was changed by hand counts after ``changes``.
+        What was changed by hand counts after ``look_anew``.
         """
         own = type(self.native)
         with lock_of(self.native):
-            others = [n for n, v in self._variables.items() if not v.read_only and n not in self._controls]
-            rest = {name: _text(current(self.native, name, self._variables[name])) for name in sorted(others)}
+            rest = {name: _text(value) for name, value in self._rest().items()}
         described = sorted(repr(variable) for variable in self._variables.values())
         parts = [_source(own), described, rest, self._state]
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -23,7 +23,7 @@ from lume_diff.variables import (
     Variable,
     parse_unit,
 )
-from lume_diff.variables.limits import INT64
+from lume_diff.variables.limits import INT64_ENDS
 
 _PIP = 'pip install "lume_diff[lume]"'
 
@@ -70,8 +70,10 @@ def translated(native: Any, unit: str | None = None, default: Any = None) -> Tra
         "description": native.description or "",
         "read_only": bool(native.read_only),
     }
-    if "default_validation_config" in native.model_fields_set:
-        common["default_validation_config"] = str(getattr(native.default_validation_config, "value", "") or "none")
+    policy = native.default_validation_config
+    policy = str(getattr(policy, "value", policy))
+    if "default_validation_config" in native.model_fields_set or policy != "none":  # "none" is LUME's default
+        common["default_validation_config"] = policy
     default = getattr(native, "default_value", None) if default is None else default
     declared = getattr(native, "unit", None)
     common["unit"] = _known_unit(native.name, declared) if unit is None else unit
@@ -194,7 +196,7 @@ def native_variable(variable: Variable) -> Any | None:
         )
     if isinstance(variable, IntVariable):
         limits = variable.value_range
-        is_open = limits is None or tuple(limits) == (INT64.min, INT64.max)
+        is_open = limits is None or tuple(limits) == INT64_ENDS
         return classes.IntVariable(
             **common, default_value=variable.default_value, value_range=None if is_open else limits, unit=unit
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,23 @@ import numpy as np
 import torch
 
 from lume_diff.blackbox.codes.bunch_names import INCOMING, incoming_bunch
+from lume_diff.blackbox.codes.derivatives import Table, gathered
 from lume_diff.blackbox.codes.model import CodeModel, CodeSimulator
 from lume_diff.blackbox.codes.optics_names import INITIAL, MATRIX, Optics, OpticsNames
 from lume_diff.blackbox.codes.variables import check_names, is_periodic, knob_names, other_inputs, plan_outputs
 from lume_diff.blackbox.difference import FiniteDifference
+from lume_diff.blackbox.madx.derivatives import (
+    bunch_derivatives,
+    kick_derivatives,
+    start_derivatives,
+)
 from lume_diff.blackbox.madx.knobs import Knob, KnobFinder, changed, values
 from lume_diff.blackbox.madx.session import MADXSession, deck_files
 from lume_diff.blackbox.madx.tracking import PTCTracker, check_species
-from lume_diff.errors import LatticeError, SimulatorError
+from lume_diff.blackbox.madx.twiss import maps_along, orbit, twiss_table
+from lume_diff.errors import LatticeError
 
 COORDINATES = "MAD-X's coordinates (x, px/p0, y, py/p0, -c dt, dE/(p0 c))"
-TABLE = "lume_diff_twiss"
 
 #: Our name -> MAD-X's column. Its dispersion is by the energy; beta makes it one by the momentum.
 _COLUMNS = {
@@ -45,7 +52,7 @@ def MADXModel(
     beam: Any = None,
     periodic: bool | None = None,
     initial: Mapping[str, float] | None = None,
-    gradient: FiniteDifference | None = FiniteDifference(),  # noqa: B008 - immutable
+    gradient: FiniteDifference | str | None = FiniteDifference(),  # noqa: B008 - immutable
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
     **options: Any,
@@ -89,7 +96,9 @@ def MADXModel(
         ValidationError: for a control that is bound to another, or a BEAM of other particles than the bunch's.
 
     Gradient:
-        Estimated, at 2 runs an input; a bunch passes at 12 more, whatever its size.
+        Estimated, at 2 runs an input; a bunch passes at 12 more, whatever its size. With ``gradient="native"`` the
+        code's transfer matrices take the place of differences for the orbit by correctors, for what a line starts with,
+        and for bunches by the incoming one, where they are its linear part.
 
     Source:
         MAD-X, https://madx.web.cern.ch; cpymad, https://hibtc.github.io/cpymad.
@@ -254,31 +263,65 @@ class MADXSimulator(CodeSimulator):
         Raises:
             SimulatorError: with what MAD-X said.
         """
-        with self._lock:
-            baseline = self.baseline
-            with self._session.own_work():
-                return self._run(inputs, baseline)
-
-    def _run(self, inputs: Mapping[str, Any], baseline: Mapping[str, float]) -> dict[str, Any]:
-        session = self._session
-        moving = changed(self._knobs, baseline, inputs)
-        pairs = [knob.commands(session, float(inputs[knob.name])) for knob in moving]
-        if self._bunches and float(inputs["reference_energy"]) != baseline["reference_energy"]:
-            pairs.append(self._energy_commands(float(inputs["reference_energy"])))
-        expand = [f"use, sequence={session.sequence}"] if any(knob.moves for knob in moving) else []
-        try:
-            session.command(*(there for there, _ in pairs), *expand)
-            for knob in moving:
-                knob.check(session, float(inputs[knob.name]))
+        with self._at_values(inputs) as session:
             table = self._twiss(inputs)
             found = self._read(table)
             if self._bunches:
                 tracker = PTCTracker(session, inputs[INCOMING], float(inputs["reference_time"]))
                 found |= tracker.run(self._bunches, table["s"])
             return found
-        finally:
-            if session.madx:
-                session.command(*(back for _, back in pairs), *expand)
+
+    def jacobian(
+        self, inputs: Mapping[str, Any], outputs: Sequence[str], wrt: Sequence[str]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Return what MAD-X's R-matrix tells.
+
+        These are optics of a line without coupling by where it starts (exact), the orbit by the kicks of correctors
+        (exact), and bunches by the incoming one, up to the first cavity: the linear part about the trajectory of its
+        centroid.
+        """
+        correctors = [knob for knob in self._knobs if knob.name in wrt and knob.attribute.name in ("hkick", "vkick")]
+        by_initial = not self._periodic and any(name.startswith(f"{INITIAL}.") for name in wrt)
+        found: dict[str, dict[str, np.ndarray]] = {}
+        with self._at_values(inputs) as session:
+            nodes = self._optics.count + 1
+            p0 = self._beam_numbers()[1]
+            if self._optics and (correctors or by_initial):
+                start = orbit(twiss_table(session, [] if self._periodic else self._start(inputs), nodes))[0]
+                rays, maps = maps_along(session, start, nodes)
+                table: Table = start_derivatives(maps, self._start_values(inputs), p0) if by_initial else {}
+                for knob in correctors:
+                    slopes = kick_derivatives(session, knob, maps, rays, p0, self._periodic)
+                    for quantity, along in slopes.items():
+                        table.setdefault(quantity, {})[knob.name] = along
+                found |= gathered(self._optics, table, outputs, wrt)
+            places = {name: node for name, node in self._bunches.items() if name in outputs}
+            group = inputs.get(INCOMING)
+            if group is not None and INCOMING in wrt and places and np.ptp(group.z) == 0.0:
+                bunches = bunch_derivatives(session, group, float(inputs["reference_time"]), places, nodes)
+                found |= {name: {INCOMING: slope} for name, slope in bunches.items()}
+        return found
+
+    @contextlib.contextmanager
+    def _at_values(self, inputs: Mapping[str, Any]) -> Iterator[MADXSession]:
+        """Set the inputs for the time of a block."""
+        with self._lock:
+            baseline = self.baseline
+            session = self._session
+            with session.own_work():
+                moving = changed(self._knobs, baseline, inputs)
+                pairs = [knob.commands(session, float(inputs[knob.name])) for knob in moving]
+                if self._bunches and float(inputs["reference_energy"]) != baseline["reference_energy"]:
+                    pairs.append(self._energy_commands(float(inputs["reference_energy"])))
+                expand = [f"use, sequence={session.sequence}"] if any(knob.moves for knob in moving) else []
+                try:
+                    session.command(*(there for there, _ in pairs), *expand)
+                    for knob in moving:
+                        knob.check(session, float(inputs[knob.name]))
+                    yield session
+                finally:
+                    if session.madx:
+                        session.command(*(back for _, back in pairs), *expand)
 
     def _energy_commands(self, energy: float) -> tuple[str, str]:
         beam = self._session.beam
@@ -290,32 +333,21 @@ class MADXSimulator(CodeSimulator):
         session = self._session
         quantities = {*self._optics.quantities, "s"}
         options = ["chrom"] if self._optics.needs_chromaticity else []
-        options += ["rmatrix"] if MATRIX in quantities else []
         options += [] if self._periodic else self._start(inputs)
-        if TABLE in session.madx.table:
-            session.command(f"delete, table={TABLE}")
-        command = ", ".join(["twiss", f"sequence={session.sequence}", f"table={TABLE}", *options])
-        if not session.madx.input(command) or TABLE not in session.madx.table:
-            raise SimulatorError(f"TWISS failed, as it does where the lattice is not stable: {session.tail()}")
-        table = session.madx.table[TABLE]
+        table = twiss_table(session, options, self._optics.count + 1)
         beta, momentum = self._beam_numbers()
         columns = {_COLUMNS[name] for name in quantities if name in _COLUMNS} | {"mux", "muy"}
         native = {name: np.array(table[name], dtype=float) for name in columns}
-        if len(native["s"]) != self._optics.count + 1:
-            raise SimulatorError(
-                f"TWISS gave {len(native['s'])} rows and the sequence had {self._optics.count + 1} nodes: it was "
-                "changed; build a new model"
-            )
         found = {name: native[column] for name, column in _COLUMNS.items() if column in native}
         factors = {"mu": 2.0 * np.pi, "eta": beta, "etap": beta, "px": momentum, "py": momentum}
         found = {name: values * factors.get(name.partition("_")[0], 1.0) for name, values in found.items()}
-        if MATRIX in quantities:
-            entries = [np.array(table[f"re{i}{j}"], dtype=float) for i in range(1, 7) for j in range(1, 7)]
-            found[MATRIX] = np.stack(entries, axis=-1).reshape(-1, 6, 6)
         for plane in "xy":
             found[f"tune_{plane}"] = native[f"mu{plane}"][-1]
             if self._optics.needs_chromaticity:
                 found[f"chroma_{plane}"] = beta * np.array(table[f"dmu{plane}"], dtype=float)[-1]
+        if MATRIX in quantities:
+            start = orbit(table)[0]  # before there is another table
+            found[MATRIX] = maps_along(session, start, self._optics.count + 1)[1]
         return found
 
     def _beam_numbers(self) -> tuple[float, float]:
@@ -325,11 +357,13 @@ class MADXSimulator(CodeSimulator):
     def _start(self, inputs: Mapping[str, Any]) -> list[str]:
         beta, momentum = self._beam_numbers()
         units = {"eta": beta, "etap": beta, "px": momentum, "py": momentum}
-        start = {"beta_x": 1.0, "beta_y": 1.0}
-        start |= {
-            name.partition(".")[2]: float(value) for name, value in inputs.items() if name.startswith(f"{INITIAL}.")
-        }
+        start = self._start_values(inputs)
         return [f"{_COLUMNS[name]}={value / units.get(name.partition('_')[0], 1.0)!r}" for name, value in start.items()]
+
+    @staticmethod
+    def _start_values(inputs: Mapping[str, Any]) -> dict[str, float]:
+        given = {n.partition(".")[2]: float(value) for n, value in inputs.items() if n.startswith(f"{INITIAL}.")}
+        return {"beta_x": 1.0, "beta_y": 1.0, **given}
 
     def _read(self, table: Mapping[str, np.ndarray]) -> dict[str, Any]:
         ring = {name: float(table[name]) for name in self._optics.ring}

@@ -52,9 +52,9 @@ class MADXSession:
         self._finalizer = weakref.finalize(self, _close, self.madx, self._log, self._folder)
         try:
             self.sequence = self._load(files, sequence)
-            self._history.clear()
             for command in commands:
                 self.madx.input(command)
+            self._history.clear()
         except BaseException:
             self.close()
             raise
@@ -87,7 +87,7 @@ class MADXSession:
 
     @property
     def commands(self) -> list[str]:
-        """What others have commanded since the deck was loaded."""
+        """What others have commanded since this session began."""
         return list(self._history)
 
     @contextlib.contextmanager

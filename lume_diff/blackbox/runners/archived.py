@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lume_diff.archive import RunArchive, run_key
-from lume_diff.blackbox.runners.runner import Inputs, Result, Runner
+from lume_diff.blackbox.runners.runner import Inputs, Jacobian, Result, Runner
 from lume_diff.errors import SimulatorError
 
 
@@ -62,6 +62,20 @@ class Archived(Runner):
                     self._archive.put(identity, point, result, seconds)
                 found[key] = result
         return [found[key] for key in keys]
+
+    def jacobians(
+        self, points: Sequence[Inputs], outputs: Sequence[str], wrt: Sequence[str]
+    ) -> list[Jacobian | SimulatorError]:
+        """Ask the simulator; what it says is not kept."""
+        return self._runner.jacobians(points, outputs, wrt)
+
+    def remember(self, fact: str, content: Any) -> None:
+        """Keep a fact about the simulator in the archive."""
+        self._archive.remember(run_key(self.identity(), {"fact": fact}), content)
+
+    def recall(self, fact: str) -> Any:
+        """Return a fact about a simulator of this identity, or None."""
+        return self._archive.recall(run_key(self.identity(), {"fact": fact}))
 
     def identity(self) -> str:
         """Return the simulator's identity."""

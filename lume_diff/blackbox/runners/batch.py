@@ -77,14 +77,23 @@ class Batch:
         points: what to run.
         outputs: what to return.
         limits: of time.
+        wrt: inputs with respect to which derivatives of the simulator's own are wanted instead of values.
     """
 
-    def __init__(self, crew: Crew, points: Sequence[Inputs], outputs: Sequence[str], limits: Limits) -> None:
+    def __init__(
+        self,
+        crew: Crew,
+        points: Sequence[Inputs],
+        outputs: Sequence[str],
+        limits: Limits,
+        wrt: Sequence[str] | None = None,
+    ) -> None:
         self.runs = 0
         self._crew = crew
         self._closures = crew.closures
         self._points = points
         self._outputs = list(outputs)
+        self._wrt = None if wrt is None else list(wrt)
         self._limits = limits
         self._results: dict[int, Result | SimulatorError] = {}
         self._todo = deque(_Job(index) for index in range(len(points)))
@@ -168,7 +177,8 @@ class Batch:
             ahead.append(self._todo.popleft())
 
     def _message(self, job: _Job) -> tuple[Any, ...]:
-        return "run", dict(self._points[job.index]), self._outputs, job.fresh
+        asked = dict(self._points[job.index]), self._outputs, job.fresh
+        return ("run", *asked) if self._wrt is None else ("jacobian", *asked, self._wrt)
 
     def _begin(self, seat: Seat, job: _Job) -> None:
         """Start the clock of a try."""

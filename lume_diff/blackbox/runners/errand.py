@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
-from lume_diff.blackbox.runners.host import Change, Host
+from lume_diff.blackbox.runners.host import Change, Host, unpacked
 from lume_diff.errors import SimulatorError
 
 _KEPT = 8  # simulators that one worker keeps for different runners
@@ -188,7 +188,7 @@ def _host(order: Order, payload: bytes | None) -> Host | None:
         return kept.host
     if payload is None:
         return None
-    host = Host(pickle.loads(payload))
+    host = Host(unpacked(payload))
     with _HOSTS_LOCK:
         _HOSTS[key] = _Kept(order.version, host)
     return host

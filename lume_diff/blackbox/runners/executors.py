@@ -15,7 +15,7 @@ from lume_diff.blackbox.runners.errand import Errand, Order, WorkerName, forget
 from lume_diff.blackbox.runners.host import Answer, Change, Reference
 from lume_diff.blackbox.runners.pool import packed
 from lume_diff.blackbox.runners.proxy import SimulatorProxy, identity_with
-from lume_diff.blackbox.runners.runner import Factory, Inputs, Result, Runner, run_error
+from lume_diff.blackbox.runners.runner import Factory, Inputs, Jacobian, Result, Runner, run_error
 from lume_diff.errors import SimulatorError, ValidationError
 
 
@@ -77,9 +77,21 @@ class ExecutorRunner(Runner):
                 found[index] = result
             return found
 
+    def jacobians(
+        self, points: Sequence[Inputs], outputs: Sequence[str], wrt: Sequence[str]
+    ) -> list[Jacobian | SimulatorError]:
+        """Ask at all points, once each."""
+        with self._lock:
+            asked = [(dict(point), list(outputs), False, list(wrt)) for point in points]
+            return self._told([point for point, *_ in asked], self._do("jacobian", asked))
+
     def _try(self, points: list[dict[str, Any]], outputs: Sequence[str], fresh: bool) -> list[Result | SimulatorError]:
         self.runs_made += len(points)
-        found = self._do("run", [(point, list(outputs), fresh) for point in points])
+        return self._told(points, self._do("run", [(point, list(outputs), fresh) for point in points]))
+
+    @staticmethod
+    def _told(points: list[dict[str, Any]], found: list[Any]) -> list[Any]:
+        """Return answers with errors that say at which inputs they came."""
         for index, (point, answer) in enumerate(zip(points, found, strict=True)):
             if isinstance(answer, Exception) and not hasattr(answer, "inputs"):
                 ours = isinstance(answer, SimulatorError)

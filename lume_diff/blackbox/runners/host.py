@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import pickle
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lume_diff.blackbox.runners.runner import Inputs, Result, attempt
+from lume_diff.blackbox.runners.runner import Factory, Inputs, Jacobian, Result, attempt, attempt_jacobian
 from lume_diff.blackbox.simulator import Simulator
 from lume_diff.errors import SimulatorError
 
@@ -62,15 +63,24 @@ class Answer(NamedTuple):
     serial: int | None = None
 
 
+def unpacked(payload: bytes) -> Factory:
+    """Return a factory that was packed, a new copy of it for every simulator.
+
+    So what a simulator leaves with its factory, such as the changes made to it by hand, which the host makes again by
+    itself, does not reach the next one.
+    """
+    return lambda: pickle.loads(payload)()
+
+
 class Host:
     """Keep one simulator and the changes made to it.
 
     Args:
-        factory: makes a simulator.
+        factory: makes a simulator as if none had been made before.
         changes: made to it before anything else.
     """
 
-    def __init__(self, factory: Callable[[], Simulator], changes: Sequence[Change] = ()) -> None:
+    def __init__(self, factory: Factory, changes: Sequence[Change] = ()) -> None:
         self._factory = factory
         self._changes = list(changes)
         self._simulator: Simulator | None = None
@@ -98,6 +108,14 @@ class Host:
         if fresh:
             self.close()
         return attempt(self.simulator, point, outputs)
+
+    def jacobian(
+        self, point: Inputs, outputs: Sequence[str], fresh: bool, wrt: Sequence[str]
+    ) -> Jacobian | SimulatorError:
+        """Ask for derivatives that the simulator has of its own, a fresh one if wanted."""
+        if fresh:
+            self.close()
+        return attempt_jacobian(self.simulator, point, outputs, wrt)
 
     def identity(self) -> str:
         """Return the simulator's identity."""

@@ -25,7 +25,7 @@ from lume_diff.blackbox.runners.batch import Batch, Limits
 from lume_diff.blackbox.runners.crew import Crew, Seat
 from lume_diff.blackbox.runners.host import Answer, Change, Reference
 from lume_diff.blackbox.runners.proxy import SimulatorProxy, identity_with
-from lume_diff.blackbox.runners.runner import Factory, Inputs, Result, Runner
+from lume_diff.blackbox.runners.runner import Factory, Inputs, Jacobian, Result, Runner
 from lume_diff.blackbox.runners.worker_main import Reply
 from lume_diff.blackbox.runners.worker_process import WorkerLost, WorkerProcess, how_it_ended
 from lume_diff.errors import SimulatorError, ValidationError
@@ -102,6 +102,13 @@ class WorkerPool(Runner):
             finally:
                 self.runs_made += batch.runs
 
+    def jacobians(
+        self, points: Sequence[Inputs], outputs: Sequence[str], wrt: Sequence[str]
+    ) -> list[Jacobian | SimulatorError]:
+        """Ask at all points, each on the next worker that is free, with the same time limit as for a run."""
+        with self._lock:
+            return Batch(self._crew, points, outputs, self._limits, wrt).run()
+
     def start(self) -> None:
         """Start all workers now and wait until they have made their simulators; otherwise they start when wanted."""
         with self._lock:
@@ -110,14 +117,14 @@ class WorkerPool(Runner):
                     self._crew.vacate(seat)
                     self._crew.fill(seat)
             for seat in self._crew.seats:
-                self._await_ready(seat)
+                self._made_ready(seat)
 
     # -- one or all workers ----------------------------------------------------------------------------------
 
     def identity(self) -> str:
         """Return the simulator's identity, with what was changed through the proxy."""
         with self._lock:
-            return identity_with(self._ask(self._any(), "identity"), self.changes)
+            return identity_with(self._ask(*self._any(), "identity"), self.changes)
 
     def reset(self) -> None:
         """Bring every simulator back to its start; what was changed through the proxy is undone."""
@@ -165,15 +172,15 @@ class WorkerPool(Runner):
     def read(self, kind: str, reference: Reference, *args: Any) -> Any:
         """Ask one worker; see ``Host.read``."""
         with self._lock:
-            return self._ask(self._any(), "read", kind, reference, *args)
+            return self._ask(*self._any(), "read", kind, reference, *args)
 
     def change(self, on: Reference, do: str, *args: Any, **kwargs: Any) -> Answer:
         """Change all simulators, those to come too, and remember it; a change that fails is made nowhere."""
         with self._lock:
-            seat = self._any()
+            seat, worker = self._any()
             change = Change(next(self._serials), on, do, args, kwargs)
             try:
-                answer = self._ask(seat, "change", change)
+                answer = self._ask(seat, worker, "change", change)
             except BaseException:
                 self._crew.vacate(seat)  # it may be half made
                 raise
@@ -184,29 +191,28 @@ class WorkerPool(Runner):
 
     # -- talking to single workers ---------------------------------------------------------------------------
 
-    def _any(self) -> Seat:
-        """Return a seat with a worker that is ready, and start one if there is none."""
+    def _any(self) -> tuple[Seat, WorkerProcess]:
+        """Return a worker that is ready and its seat, and start one if there is none."""
         for seat in self._crew.seats:
-            if seat.usable():
-                return seat
+            if seat.worker is not None and seat.usable():
+                return seat, seat.worker
         seat = next((seat for seat in self._crew.seats if seat.worker is not None), self._crew.seats[0])
-        if not self._await_ready(seat, last=False):
-            self._await_ready(seat)
-        return seat
+        with contextlib.suppress(SimulatorError):
+            return seat, self._made_ready(seat)
+        return seat, self._made_ready(seat)
 
-    def _await_ready(self, seat: Seat, last: bool = True) -> bool:
+    def _made_ready(self, seat: Seat) -> WorkerProcess:
         """Wait until the worker in a seat has made its simulator, and start one if there is none.
 
-        Args:
-            seat: which.
-            last: whether to raise if it fails.
+        Raises:
+            SimulatorError: if it fails; the seat is empty then.
         """
         worker = seat.worker
         if worker is None or not worker.alive():
             self._crew.vacate(seat)
             worker = self._crew.fill(seat)
         if worker.ready:
-            return True
+            return worker
         limit = self._limits.start
         left = None if limit is None else max(limit - (time.monotonic() - worker.started), 0.0)
         try:
@@ -215,16 +221,12 @@ class WorkerPool(Runner):
             reply = Reply(False, str(error), "", 0)  # with its log
         if reply.well:
             self._crew.welcome(worker)
-            return True
+            return worker
         self._crew.vacate(seat)
-        if last:
-            raise SimulatorError(f"a worker could not make the simulator: {reply.value}{_shown(reply.log)}")
-        return False
+        raise SimulatorError(f"a worker could not make the simulator: {reply.value}{_shown(reply.log)}")
 
-    def _ask(self, seat: Seat, verb: str, *args: Any) -> Any:
+    def _ask(self, seat: Seat, worker: WorkerProcess, verb: str, *args: Any) -> Any:
         """Ask one worker something and return what it says; one that does not answer in time is killed."""
-        worker = seat.worker
-        assert worker is not None
         try:
             self._send(worker, verb, *args)
             reply = self._receive(seat, worker, self._limits.start)
@@ -243,11 +245,12 @@ class WorkerPool(Runner):
         try:
             for seat in self._crew.seats:
                 worker = seat.worker
-                if seat is but or worker is None or not self._await_ready(seat, last=False):
+                if seat is but or worker is None:
                     continue
-                if seat.worker is worker:  # and not one that started meanwhile
-                    told[seat] = worker
-                    self._send(worker, verb, *args)
+                with contextlib.suppress(SimulatorError):
+                    if self._made_ready(seat) is worker:  # and not one that started meanwhile
+                        told[seat] = worker
+                        self._send(worker, verb, *args)
             while told:
                 seat, worker = next(iter(told.items()))
                 with contextlib.suppress(SimulatorError):

@@ -137,6 +137,17 @@ def ask(proxy: SimulatorProxy, *args: Any, **kwargs: Any) -> Any:
     return proxy._owner.read("ask", proxy._reference, args, kwargs)
 
 
+def consult(method: Any, *args: Any) -> Any:
+    """Call a method that only reads, of a simulator or of a proxy."""
+    return ask(method, *args) if isinstance(method, SimulatorProxy) else method(*args)
+
+
+def last_change(proxy: SimulatorProxy) -> int:
+    """Return the number of the last change made through a proxy, 0 before the first; none is used twice."""
+    changes = proxy._owner.changes
+    return changes[-1].serial if changes else 0
+
+
 _NAMES = {"setattr": "set", "delattr": "delete", "setitem": "set item", "delitem": "delete item", "call": "call"}
 
 

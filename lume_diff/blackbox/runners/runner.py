@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 import threading
 from abc import ABC, abstractmethod
@@ -15,6 +16,7 @@ from lume_diff.errors import SimulatorError
 
 Inputs = Mapping[str, Any]
 Result = dict[str, Any]
+Jacobian = dict[str, dict[str, np.ndarray]]
 Factory = Callable[[], Simulator]
 
 
@@ -32,8 +34,24 @@ class Runner(ABC):
         """Run all points; one that fails does not spoil the others."""
 
     @abstractmethod
+    def jacobians(
+        self, points: Sequence[Inputs], outputs: Sequence[str], wrt: Sequence[str]
+    ) -> list[Jacobian | SimulatorError]:
+        """Return the derivatives that the simulator has of its own at all points; see ``Simulator.jacobian``.
+
+        They are no runs and are not counted.
+        """
+
+    @abstractmethod
     def identity(self) -> str:
         """Return the simulator's identity."""
+
+    def remember(self, fact: str, content: Any) -> None:
+        """Keep a fact about the simulator as it is now, as JSON, if there is an archive to keep it in."""
+
+    def recall(self, fact: str) -> Any:
+        """Return a fact that was kept, by another process perhaps, or None."""
+        return None
 
     @property
     def simulator(self) -> Any:
@@ -88,6 +106,13 @@ class InProcess(Runner):
         self.runs_made += 1
         return attempt(simulator, point, outputs)
 
+    def jacobians(
+        self, points: Sequence[Inputs], outputs: Sequence[str], wrt: Sequence[str]
+    ) -> list[Jacobian | SimulatorError]:
+        """Ask the simulator at one point after the other."""
+        with self._lock:
+            return [attempt_jacobian(self.simulator, point, outputs, wrt) for point in points]
+
     def identity(self) -> str:
         """Return the simulator's identity."""
         return self.simulator.identity()
@@ -133,8 +158,23 @@ def attempt(simulator: Simulator, point: Inputs, outputs: Sequence[str]) -> Resu
     return dict(result)
 
 
+def attempt_jacobian(
+    simulator: Simulator, point: Inputs, outputs: Sequence[str], wrt: Sequence[str]
+) -> Jacobian | SimulatorError:
+    """Ask a simulator for derivatives of its own; return what went wrong rather than raise it."""
+    try:
+        found = simulator.jacobian(dict(point), list(outputs), list(wrt))
+        return {name: {i: np.asarray(v, dtype=float) for i, v in row.items()} for name, row in found.items()}
+    except Exception as error:
+        failure = run_error(f"jacobian() failed with {type(error).__name__}: {error}", point)
+        failure.__cause__ = error
+        return failure
+
+
 def _all_numbers(value: Any) -> bool:
     """Tell whether floats are finite and nothing is missing; what is no float passes."""
+    if type(value) is float:
+        return math.isfinite(value)
     if value is None:
         return False
     if isinstance(value, (list, tuple)):

@@ -17,7 +17,7 @@ import traceback
 from typing import Any, NamedTuple
 
 from lume_diff.blackbox.runners.channel import Channel
-from lume_diff.blackbox.runners.host import Host
+from lume_diff.blackbox.runners.host import Host, unpacked
 from lume_diff.errors import SimulatorError
 
 _STDOUT = 1
@@ -64,8 +64,8 @@ def main(link: int, lifeline: int) -> None:
 def _serve(channel: Channel) -> None:
     host = None
     try:
-        factory, changes = map(pickle.loads, pickle.load(sys.stdin.buffer))
-        host = Host(factory, changes)
+        factory, changes = pickle.load(sys.stdin.buffer)
+        host = Host(unpacked(factory), pickle.loads(changes))
         reply = _reply(host.make)
     except Exception as error:
         reply = _failed(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,34 +9,13 @@ import torch
 from torch import Tensor
 
 from lume_diff.models.line.apertures import Cut
+from lume_diff.models.line.linear_statistics import Lasting, LinearStatistics, is_linear, needs_momentum
+from lume_diff.models.line.reference import Reference
 from lume_diff.particles import TorchMoments, TorchParticleGroup
 from lume_diff.particles.bundle import Static
 from lume_diff.particles.constants import c_light
 from lume_diff.particles.coordinates import from_coordinates, reference_momentum, to_coordinates
 from lume_diff.particles.statistics import BunchStatistics
-
-
-class Reference:
-    """The reference particle at one place; time and path length are computed when asked for.
-
-    Args:
-        energy: total energy [eV], ``(*batch,)``.
-        time: arrival time [s], ``(*batch,)``, or what gives it.
-        s: path length [m], ``(*batch,)``, or what gives it.
-    """
-
-    def __init__(self, energy: Tensor, time: Tensor | Callable[[], Tensor], s: Tensor | Callable[[], Tensor]) -> None:
-        self.energy, self._time, self._s = energy, time, s
-
-    @property
-    def time(self) -> Tensor:
-        """Arrival time [s], ``(*batch,)``."""
-        return self._time if isinstance(self._time, Tensor) else self._time()
-
-    @property
-    def s(self) -> Tensor:
-        """Path length [m], ``(*batch,)``."""
-        return self._s if isinstance(self._s, Tensor) else self._s()
 
 
 @dataclass(frozen=True)
@@ -57,6 +35,8 @@ class TrackedBunch:
         static: species, mass, charge number and ids.
         cuts: where hard apertures have cut the bunch.
         sharp: survival probability with hard edges where the apertures are soft.
+        lasting: what is known of the rows where they stay the same from run to run, with ``alive`` and ``weight``.
+        keeps_momentum: whether nothing that ``matrix`` stands for changes the momentum of a particle.
     """
 
     rows: Tensor
@@ -68,6 +48,8 @@ class TrackedBunch:
     static: Static
     cuts: tuple[Cut, ...] = ()
     sharp: Tensor | None = None
+    lasting: Lasting | None = None
+    keeps_momentum: bool = True
     _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -89,16 +71,50 @@ class TrackedBunch:
 
     def moved(self, particles: Tensor, reference: Reference, **changes: Any) -> TrackedBunch:
         """Return the bunch behind an element that is not linear, with particles ``(*batch, n, 7)``."""
-        return replace(self, rows=particles.mT, matrix=None, reference=reference, _cache={}, **changes)
+        fresh: dict[str, Any] = {"matrix": None, "lasting": None, "keeps_momentum": True, "_cache": {}}
+        return replace(self, rows=particles.mT, reference=reference, **fresh, **changes)
 
     def passed(self, reference: Reference, **changes: Any) -> TrackedBunch:
         """Return the bunch behind something that leaves the coordinates as they are."""
+        if "alive" in changes:
+            changes.setdefault("lasting", None)
         return replace(self, reference=reference, _cache={}, **changes)
 
-    def transported(self, matrix: Tensor, reference: Reference) -> TrackedBunch:
+    def transported(self, matrix: Tensor, reference: Reference, keeps_momentum: bool = True) -> TrackedBunch:
         """Return the bunch behind a linear stretch with map ``(*batch, 7, 7)``."""
         total = matrix if self.matrix is None else matrix @ self.matrix
-        return replace(self, matrix=total, reference=reference, _cache={})
+        keeps = self.keeps_momentum and keeps_momentum
+        return replace(self, matrix=total, reference=reference, keeps_momentum=keeps, _cache={})
+
+    @property
+    def _linear(self) -> LinearStatistics | None:
+        """Statistics from the moments of the rows, or None where these are not known or would cut a graph."""
+        if self.lasting is None:
+            return None
+        if "linear" not in self._cache:
+            known = self.lasting.moments(self.rows, self.weight, self.alive, self.mass)
+            self._cache["linear"] = (
+                None if known is None else LinearStatistics(known, self.matrix, self.reference, self.static)
+            )
+        return self._cache["linear"]
+
+    def statistic_along(self, key: str, matrices: Tensor, reference: Reference, keeps_momentum: bool) -> Tensor | None:
+        """Return a statistic at many places of a linear stretch, None where its particles have to be looked at.
+
+        Args:
+            key: openPMD name.
+            matrices: maps from here to the places, ``(*batch, places, 7, 7)``.
+            reference: energies and times there, ``(*batch, places)`` or with one place for all.
+            keeps_momentum: whether no element of the stretch changes the momentum of a particle.
+        """
+        linear = self._linear
+        if (
+            linear is None
+            or not is_linear(key)
+            or (needs_momentum(key) and not (keeps_momentum and self.keeps_momentum))
+        ):
+            return None
+        return linear.along(matrices, reference)[key]
 
     @property
     def particles(self) -> Tensor:
@@ -201,10 +217,20 @@ class TrackedBunch:
     @property
     def moments(self) -> TorchMoments:
         """Mean and covariance of the living."""
+        linear = self._linear
+        if linear is not None:
+            return self._once("moments", linear.moments)
         return self._once("moments", lambda: TorchMoments.from_particles(self.group))
 
     def statistic(self, key: str) -> Tensor:
-        """Return a statistic of the living by openPMD name."""
+        """Return a statistic of the living by openPMD name.
+
+        Behind a linear stretch it comes from the moments of a bunch that stays the same, where these say it exactly.
+        """
+        if self.lasting is not None and is_linear(key) and (self.keeps_momentum or not needs_momentum(key)):
+            linear = self._linear
+            if linear is not None:
+                return linear[key]
         statistics = BunchStatistics(self, alive_only=True)  # type: ignore[arg-type]
         # Only what it has computed is kept: kept itself, it and the bunch would keep each other from being freed.
         statistics._cache = self._once("statistics", dict)
@@ -254,9 +280,9 @@ class TrackedMoments:
         reference = Reference(reference_energy, reference_time, moments.s)
         return cls(mean, cov, moments.charge, moments.charge, reference, moments._static)
 
-    def moved(self, mean: Tensor, cov: Tensor, reference: Reference) -> TrackedMoments:
+    def moved(self, mean: Tensor, cov: Tensor, reference: Reference, **changes: Any) -> TrackedMoments:
         """Return the moments somewhere else."""
-        return replace(self, mean=mean, cov=cov, reference=reference, _cache={})
+        return replace(self, mean=mean, cov=cov, reference=reference, _cache={}, **changes)
 
     def passed(self, reference: Reference) -> TrackedMoments:
         """Return the moments behind something that leaves them as they are."""
@@ -266,6 +292,11 @@ class TrackedMoments:
         """Return the moments behind a linear stretch with map ``(*batch, 7, 7)``."""
         mean = (matrix @ self.mean.unsqueeze(-1)).squeeze(-1)
         return self.moved(mean, matrix @ self.cov @ matrix.mT, reference)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Leading dimensions of the coordinates."""
+        return self.mean.shape[:-1]
 
     def blocked(self, reference: Reference) -> TrackedMoments:
         """Return what is left behind something that takes the whole beam."""

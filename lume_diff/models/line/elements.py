@@ -208,11 +208,14 @@ class Element:
         self.values.update({name: self.number(name) for name in self.trained})
 
 
-def read_segment(segment: cheetah.Segment, dtype: torch.dtype, device: torch.device) -> list[Element]:
+def read_segment(
+    segment: cheetah.Segment, dtype: torch.dtype, device: torch.device, with_natives: bool = False
+) -> list[Element]:
     """Return the elements of a segment, nested segments unrolled, in the order of the beam.
 
     Numbers are cast to one dtype, because Cheetah mixes what was given with torch's default. The segment itself is
     neither changed nor kept; trainable parameters are, since their owner goes on training them.
+    Copies of Cheetah's elements come with those that only Cheetah can track, or with all.
 
     Raises:
         LatticeError: for an empty segment, NaN, or infinity in anything but an aperture.
@@ -220,7 +223,7 @@ def read_segment(segment: cheetah.Segment, dtype: torch.dtype, device: torch.dev
     """
     import cheetah
 
-    elements = [_read_element(native, dtype, device, cheetah) for native in _flattened(segment)]
+    elements = [_read_element(native, dtype, device, cheetah, with_natives) for native in _flattened(segment)]
     if not elements:
         raise LatticeError(f"segment {segment.name!r} has no elements: a line needs at least one")
     return elements
@@ -234,10 +237,11 @@ def _flattened(segment: cheetah.Segment) -> Iterator[Any]:
             yield element
 
 
-def _read_element(native: Any, dtype: torch.dtype, device: torch.device, cheetah: Any) -> Element:
+def _read_element(native: Any, dtype: torch.dtype, device: torch.device, cheetah: Any, with_native: bool) -> Element:
     owner = next(kind for kind in type(native).__mro__ if getattr(cheetah.accelerator, kind.__name__, None) is kind)
     kind, is_known = type(native).__name__, type(native) is owner and owner.__name__ in ATTRIBUTES
     attributes = ATTRIBUTES.get(owner.__name__, ())
+    needs_native = with_native or not is_known or kind == "SpaceChargeKick"
     element = Element(
         name=native.name.partition("#")[0],
         kind=kind if is_known else f"{type(native).__module__}.{kind}",
@@ -245,7 +249,7 @@ def _read_element(native: Any, dtype: torch.dtype, device: torch.device, cheetah
         attributes=attributes,
         options={name: getattr(native, name) for name in _OPTIONS if hasattr(native, name)},
         is_active=bool(native.is_active) if is_known and kind in SWITCHED else True,
-        native=None if is_known and kind != "SpaceChargeKick" else _copy(native),
+        native=_copy(native, dtype, device) if needs_native else None,
     )
     features = {"length": ("length", None), **{a.name: (a.feature, a.component) for a in attributes}}
     if is_known and kind == "CustomTransferMap":
@@ -268,12 +272,14 @@ def _check_number(value: Tensor, name: str, may_be_infinite: bool) -> None:
         raise LatticeError(f"{name} is {value.tolist()}: expected finite numbers in a segment")
 
 
-def _copy(native: Any) -> Any:
-    """Return a copy of a Cheetah element that shares its trainable parameters."""
-    clone = native.clone()
-    for name, parameter in native._parameters.items():
-        if parameter is not None:
-            setattr(clone, name, parameter)
+def _copy(native: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """Return a copy of a Cheetah element in one dtype that shares its trainable parameters."""
+    clone = without_graphs(native)
+    for part in clone.modules():
+        for name, value in part._buffers.items():
+            if value is not None:
+                is_float = value.is_floating_point()
+                part._buffers[name] = value.detach().to(device=device, dtype=dtype if is_float else value.dtype)
     return clone
 
 
@@ -293,8 +299,8 @@ def _cast(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     return value.detach().to(dtype=dtype, device=device).clone()
 
 
-def without_graphs(segment: cheetah.Segment) -> cheetah.Segment:
-    """Return a copy of a segment that can be copied and pickled: with its parameters, without what hangs on a graph."""
+def without_graphs(segment: cheetah.Element) -> Any:
+    """Return a copy of an element that can be copied and pickled: with its parameters, without what is on a graph."""
     memo: dict[int, Any] = {id(parameter): parameter for parameter in segment.parameters()}
     for native in segment.modules():
         memo[id(getattr(native, "_cache", memo))] = {}  # Cheetah's transfer maps

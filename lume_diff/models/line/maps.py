@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lume_diff.models import optics
 from lume_diff.models.line.elements import Element, knobs
+from lume_diff.models.line.products import chain, chains, padded, product, same_batch
 from lume_diff.models.line.special import candidates
 from lume_diff.models.line.stack import Numbers, Stack
 from lume_diff.models.transforms import in_transform
@@ -56,10 +57,15 @@ class LineMaps:
             for e in self.elements
         )
         self._first_live = next((place for place, is_live in enumerate(live) if is_live), self.count)
+        self._free = [place for place, element in enumerate(self.elements) if element.kind == "CustomTransferMap"]
         self._kept: KeptMaps | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}
+
+    def keeps_momentum(self, start: int, stop: int) -> bool:
+        """Tell whether linear maps between two entrances leave the momentum alone; those that a user made may not."""
+        return not any(start <= place < stop for place in self._free)
 
     def first_varying(self, changed: Mapping[str, Tensor], active: Mapping[str, bool]) -> int:
         """Return the position of the first element that is not what it was, or has something to train."""
@@ -91,7 +97,7 @@ class LineMaps:
     def positions_along(self, changed: Mapping[str, Tensor]) -> Tensor:
         """Return the path length [m] from the start to every entrance and to the end, ``(*batch, count + 1)``."""
         found = [Numbers(stack, changed, stack.everyone)("length") for stack in self.stacks]
-        lengths = torch.cat(_same_batch(found, 1), dim=-1).index_select(-1, self._gather)
+        lengths = torch.cat(same_batch(found, 1), dim=-1).index_select(-1, self._gather)
         return torch.nn.functional.pad(lengths.cumsum(-1), (1, 0))
 
     def kept(self, energy: Tensor, mass: float, charge_number: float) -> KeptMaps:
@@ -109,7 +115,7 @@ class LineMaps:
             matrices_of(Numbers(stack, {}, stack.everyone, live=False), energies, mass, charge_number)
             for stack in self.stacks
         ]
-        return torch.cat(_same_batch(found, 3), dim=-3).index_select(-3, self._gather)
+        return torch.cat(same_batch(found, 3), dim=-3).index_select(-3, self._gather)
 
 
 class KeptMaps:
@@ -120,7 +126,10 @@ class KeptMaps:
         self._key = (energy, None if energy.is_inference() else energy._version, mass, charge_number)
         self.energies = line.energies(energy, {}, charge_number, live=False)
         self._matrices = line.matrices(self.energies, mass, charge_number)
+        self._mass = mass
         self._between: dict[tuple[int, int, tuple[int, ...]], Tensor] = {}
+        self._series: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        self._folded: dict[tuple[int, int, tuple[int, ...]], Tensor] = {}
 
     def hold_for(self, energy: Tensor, mass: float, charge_number: float) -> bool:
         """Tell whether these maps are those at an energy."""
@@ -129,18 +138,69 @@ class KeptMaps:
             return False
         return version == energy._version and rest == [mass, charge_number]
 
+    def matrices(self, start: int, stop: int) -> Tensor:
+        """Return the maps of the elements between two entrances, ``(*batch, stop - start, 7, 7)``."""
+        return self._matrices[..., start:stop, :, :]
+
     def between(self, start: int, stop: int, varying: tuple[int, ...]) -> Tensor:
-        """Return the maps of what lies before, between and behind the elements that vary, ``(..., n + 1, 7, 7)``."""
+        """Return the maps of what lies before, between and behind the elements that vary, ``(..., n + 1, 8, 8)``."""
         key = (start, stop, varying)
         found = self._between.get(key)
         if found is None:
             edges = zip((start, *(place + 1 for place in varying)), (*varying, stop), strict=True)
-            found = torch.stack([product(self._matrices[..., a:b, :, :]) for a, b in edges], dim=-3)
-            if self.can_stay and not in_transform() and not torch.is_inference_mode_enabled():
-                if len(self._between) > 200:
-                    self._between.clear()
-                self._between[key] = found
+            found = padded(torch.stack([product(self._matrices[..., a:b, :, :]) for a, b in edges], dim=-3))
+            self._keep(self._between, key, found)
         return found
+
+    def series(self, stack: Stack, members: tuple[int, ...], changed: Mapping[str, Tensor]) -> Series | None:
+        """Return the maps of quadrupoles of which only the strength varies, None where more does, or is too strong."""
+        if stack.kind != "Quadrupole" or in_transform() or not stack.varies_only("k1", changed):
+            return None
+        values = list(stack.fresh("k1", changed, members, live=True).values())
+        if len(values) < len(members) or any(value.dim() for value in values):
+            return None
+        if members not in self._series:
+            self._keep(self._series, members, self._expanded(stack, members))
+        series, largest = self._series[members] if members in self._series else self._expanded(stack, members)
+        strength = torch.stack(values)
+        # Elements may have a batch of their own.
+        if series.dim() != 4 or not bool((strength.detach().abs() <= largest).all()):
+            return None
+        return Series(series, strength)
+
+    def _expanded(self, stack: Stack, members: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Return coefficients ``(n, 13, 8, 8)`` and the largest strength that they are good for, ``(n,)``."""
+        number = Numbers(stack, {}, members, live=False)
+        energy = self.energies if self.energies.shape[-1] == 1 else self.energies[..., number.positions]
+        length, placed = number("length"), (number.or_none("tilt"), number.pair("misalignment"))
+        series = optics.quadrupole_series(length, energy, self._mass, *placed)
+        return padded(series), optics.LIMIT / length.square()
+
+    def folded(self, series: Tensor, start: int, stop: int, varying: tuple[int, ...]) -> Tensor | None:
+        """Return the coefficients of elements that vary times the maps of what lies between, ``(n, 13, 8, 8)``."""
+        key = (start, stop, varying)
+        if key in self._folded:
+            return self._folded[key]
+        between = self.between(start, stop, varying)
+        if between.dim() > 3:
+            return None
+        found = series @ between[:-1].unsqueeze(1)
+        found = torch.cat((found[:-1], between[-1] @ found[-1:]))
+        self._keep(self._folded, key, found)
+        return found
+
+    def _keep(self, where: dict[Any, Any], key: Any, value: Any) -> None:
+        if self.can_stay and not in_transform() and not torch.is_inference_mode_enabled():
+            if len(where) > 200:
+                where.clear()
+            where[key] = value
+
+
+class Series(NamedTuple):
+    """Maps as power series, ``(n, 13, 8, 8)``, in strengths ``(n,)``."""
+
+    coefficients: Tensor
+    strength: Tensor
 
 
 class Maps:
@@ -173,7 +233,7 @@ class Maps:
         else:
             self.energies = self._kept.energies
         places: list[int] = []
-        found = []
+        found: list[Tensor | Series] = []
         for stack in line.stacks:
             if self._kept is not None:
                 if stack.kind in THIN:
@@ -183,35 +243,65 @@ class Maps:
                 members = stack.everyone
             if members:
                 places += [stack.positions[i] for i in members]
-                found.append(matrices_of(Numbers(stack, changed, members), self.energies, mass, charge_number))
+                series = None if self._kept is None else self._kept.series(stack, members, changed)
+                if series is None:
+                    numbers = Numbers(stack, changed, members)
+                    found.append(padded(matrices_of(numbers, self.energies, mass, charge_number)))
+                else:
+                    found.append(series)
         self.are_kept = self._kept is not None
         self._places = sorted(places)
-        self._matrices: Tensor | None = None
-        if len(found) == 1:
-            self._matrices = found[0]
-        elif found:
-            order = torch.tensor(sorted(range(len(places)), key=places.__getitem__), device=line.device)
-            self._matrices = torch.cat(_same_batch(found, 3), dim=-3).index_select(-3, order)
+        self._order = sorted(range(len(places)), key=places.__getitem__)
+        self._found = found
+        self._series = found[0] if len(found) == 1 and isinstance(found[0], Series) else None
+        self._varying: Tensor | None = None
+
+    @property
+    def _matrices(self) -> Tensor | None:
+        """The maps of all elements that vary, ``(*batch, n, 8, 8)``, in the order of the beam."""
+        if self._varying is None and self._found:
+            made = [optics.sum_of_powers(*each) if isinstance(each, Series) else each for each in self._found]
+            if len(made) == 1:
+                self._varying = made[0]
+            else:
+                order = torch.tensor(self._order, device=made[0].device)
+                self._varying = torch.cat(same_batch(made, 3), dim=-3).index_select(-3, order)
+        return self._varying
 
     def stretch(self, start: int, stop: int) -> Tensor:
         """Return the map from the entrance of one element to that of another, ``(*batch, 7, 7)``."""
+        matrices: Tensor | None
         if self._kept is None:
-            return product(self._matrices[..., start:stop, :, :])  # type: ignore[index]
+            matrices = self._matrices[..., start:stop, :, :]  # type: ignore[index]
+            return product(matrices[..., :7, :7]) if start == stop else chain(matrices)[..., :7, :7]
         first, last = bisect_left(self._places, start), bisect_left(self._places, stop)
-        between = self._kept.between(start, stop, tuple(self._places[first:last]))
-        if first == last or self._matrices is None:
-            return between[..., 0, :, :]
-        varying = self._matrices[..., first:last, :, :]
-        return between[..., -1, :, :] @ product(varying @ between[..., :-1, :, :])
+        varying = tuple(self._places[first:last])
+        if self._series is not None and varying:
+            coefficients, strength = self._series
+            if len(varying) < len(self._places):
+                coefficients, strength = coefficients[first:last], strength[first:last]
+            folded = self._kept.folded(coefficients, start, stop, varying)
+            if folded is not None:
+                return chain(optics.sum_of_powers(folded, strength))[..., :7, :7]
+        between = self._kept.between(start, stop, varying)
+        if not varying:
+            return between[..., 0, :7, :7]
+        matrices = self._matrices[..., first:last, :, :]  # type: ignore[index]
+        return (between[..., -1, :, :] @ chain(matrices @ between[..., :-1, :, :]))[..., :7, :7]
 
-
-def _same_batch(tensors: Sequence[Tensor], inner: int) -> list[Tensor]:
-    """Expand leading dimensions to a common batch; the last ``inner`` ones stay."""
-    shapes = {t.shape[: t.dim() - inner] for t in tensors}
-    if len(shapes) == 1:
-        return list(tensors)
-    batch = torch.broadcast_shapes(*shapes)
-    return [t.expand(*batch, *t.shape[t.dim() - inner :]) for t in tensors]
+    def along(self, start: int, stop: int) -> Tensor:
+        """Return the maps from an entrance to itself and those up to another, ``(*batch, stop - start + 1, 7, 7)``."""
+        if self._kept is None:
+            matrices = self._matrices[..., start:stop, :, :]  # type: ignore[index]
+        else:
+            matrices = padded(self._kept.matrices(start, stop))
+            first, last = bisect_left(self._places, start), bisect_left(self._places, stop)
+            if first < last and self._matrices is not None:
+                places = torch.tensor(self._places[first:last], device=matrices.device) - start
+                varying, matrices = same_batch((self._matrices[..., first:last, :, :], matrices), 3)
+                matrices = matrices.index_copy(-3, places, varying)
+        eye = torch.eye(8, dtype=matrices.dtype, device=matrices.device).expand(*matrices.shape[:-3], 1, 8, 8)
+        return torch.cat((eye, chains(matrices)), dim=-3)[..., :7, :7]
 
 
 def matrices_of(number: Numbers, energies: Tensor, mass: float, charge_number: float) -> Tensor:
@@ -256,19 +346,3 @@ def matrices_of(number: Numbers, energies: Tensor, mass: float, charge_number: f
         case _:
             matrix = optics.drift(length, energy, mass)
     return matrix.expand(*matrix.shape[:-3], len(number.positions), 7, 7)
-
-
-def product(matrices: Tensor) -> Tensor:
-    """Return the map of elements in a row, ``(*batch, count, 7, 7) -> (*batch, 7, 7)``, the first applied first.
-
-    Neighbours are multiplied pairwise, so that the depth is logarithmic; none in a row is the identity.
-    """
-    count = matrices.shape[-3]
-    if count == 0:
-        eye = torch.eye(7, dtype=matrices.dtype, device=matrices.device)
-        return eye.expand(*matrices.shape[:-3], 7, 7)
-    while count > 1:
-        pairs = matrices[..., 1:count:2, :, :] @ matrices[..., 0 : count - 1 : 2, :, :]
-        matrices = torch.cat((pairs, matrices[..., -1:, :, :]), dim=-3) if count % 2 else pairs
-        count = matrices.shape[-3]
-    return matrices[..., 0, :, :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Container
 from typing import Any
@@ -12,11 +13,14 @@ from torch.utils import _pytree as pytree
 
 from lume_diff.errors import GradientError, PhysicsWarning
 from lume_diff.models.guards import is_differentiated, refuse_gradient
-from lume_diff.models.line import screens
+from lume_diff.models.line import natives, screens
 from lume_diff.models.line.apertures import Cut
 from lume_diff.models.line.bunch import TrackedBunch, TrackedMoments
+from lume_diff.models.line.elements import Element
+from lume_diff.models.line.image_batches import cloud_in_cell_batch, together
 from lume_diff.models.line.outputs import STATISTICS, Output, stack_along
 from lume_diff.models.line.tracking import LineRun
+from lume_diff.models.transforms import in_transform
 from lume_diff.particles import TorchMoments
 
 Tracked = TrackedBunch | TrackedMoments
@@ -79,17 +83,29 @@ def _cuts(beam: Tracked) -> tuple[Cut, ...]:
 
 
 def _along(run: LineRun, quantity: str) -> Tensor:
-    beams = run.along(range(run.line.count + 1))
-    if quantity in STATISTICS:
-        key = STATISTICS[quantity]
-        values = [_statistic(beam, key) for beam in beams]
-    else:
-        values = [_place(run, beam, quantity) for beam in beams]
-    return _in_batch(stack_along(values), run, inner=1)
+    parts: list[Tensor] = []
+    for start, stop in run.stretches():
+        along = run.statistic_along(start, stop, STATISTICS[quantity]) if quantity in STATISTICS else None
+        if along is not None:
+            parts.append(_guarded(run.before(start), STATISTICS[quantity], along))
+            continue
+        beams = run.along(range(start, stop + 1))
+        if quantity in STATISTICS:
+            values = [_statistic(beam, STATISTICS[quantity]) for beam in beams]
+        else:
+            values = [_place(run, beam, quantity) for beam in beams]
+        parts.append(stack_along(values))
+    batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    whole = torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], dim=-1) if len(parts) > 1 else parts[0]
+    return _in_batch(whole, run, inner=1)
 
 
 def _statistic(beam: Tracked, key: str) -> Tensor:
-    value = beam.statistic(key)
+    return _guarded(beam, key, beam.statistic(key))
+
+
+def _guarded(beam: Tracked, key: str, value: Tensor) -> Tensor:
+    """Make a gradient of a statistic warn or raise where particles were lost."""
     if key in ("n_alive", "n_dead", "n_particle"):
         return _counted(beam, value)
     return _transmitted(beam, value) if key in ("charge", "average_current") else _left(beam, value)
@@ -133,6 +149,8 @@ def _counted(beam: Tracked, value: Tensor) -> Tensor:
 
 def _bpm(run: LineRun, place: int, beam: Tracked, axis: str, inputs: Container[str]) -> Tensor:
     element = run.line.elements[place]
+    if run.is_active(element) and run.by_cheetah:
+        return _left(beam, natives.bpm_reading(run, place, beam)[..., "xy".index(axis)])
     if run.is_active(element):
         return _left(beam, beam.statistic(f"mean_{axis}")) - run.number(place, f"misalignment_{axis}")
     _warn_inactive(element.name, "NaN", inputs)
@@ -145,24 +163,47 @@ def _image(run: LineRun, place: int, bunch: TrackedBunch, inputs: Container[str]
     if not run.is_active(element):
         _warn_inactive(element.name, "an image of zeros", inputs)
         return bunch.rows.new_zeros((*bunch.batch_shape, ny, nx))
-    x = bunch.x - run.number(place, "misalignment_x").unsqueeze(-1)
-    y = bunch.y - run.number(place, "misalignment_y").unsqueeze(-1)
+    offset = run.number(place, "misalignment_x"), run.number(place, "misalignment_y")
     charge = bunch.weight * bunch.alive
     width, height = element.option("resolution")
     half = 0.5 * width * run.number(place, "pixel_size_x"), 0.5 * height * run.number(place, "pixel_size_y")
-    match method:
-        case "kde":
-            image = screens.kernel_density(x, y, charge, (nx, ny), half, run.number(place, "kde_bandwidth"))
-        case "histogram":
-            if any(is_differentiated(value) for value in (x, y, *half)):
-                raise GradientError(
-                    f"the image of screen {element.name!r} is a histogram, which has no gradient: build the screen "
-                    "with method='cloud-in-cell', or read it under torch.no_grad()"
-                )
-            image = screens.histogram(x, y, charge, (nx, ny), half)
-        case _:
-            image = screens.cloud_in_cell(x, y, charge, (nx, ny), half)
+    if run.by_cheetah:
+        _refuse_histogram(element, bunch.x, bunch.y, *offset, *half)
+        return _left(bunch, natives.screen_image(run, place, bunch))
+    if method == "cloud-in-cell":
+        return _left(bunch, _cloud_in_cell(bunch, charge, (nx, ny), half, offset))
+    x, y = bunch.x - offset[0].unsqueeze(-1), bunch.y - offset[1].unsqueeze(-1)
+    if method == "kde":
+        image = screens.kernel_density(x, y, charge, (nx, ny), half, run.number(place, "kde_bandwidth"))
+    else:
+        _refuse_histogram(element, x, y, *half)
+        image = screens.histogram(x, y, charge, (nx, ny), half)
     return _left(bunch, image)
+
+
+def _refuse_histogram(element: Element, *values: Tensor) -> None:
+    """Refuse an image without a gradient where one is asked for."""
+    if element.option("method") == "histogram" and any(is_differentiated(value) for value in values):
+        raise GradientError(
+            f"the image of screen {element.name!r} is a histogram, which has no gradient: build the screen "
+            "with method='cloud-in-cell', or read it under torch.no_grad()"
+        )
+
+
+def _cloud_in_cell(
+    bunch: TrackedBunch, charge: Tensor, pixels: tuple[int, int], half: screens.Pair, offset: screens.Pair
+) -> Tensor:
+    """Return the image, of a large batch of settings a few at a time."""
+    batch = torch.broadcast_shapes(bunch.batch_shape, charge.shape[:-1], *(v.shape for v in (*half, *offset)))
+    settings, rows, matrix = math.prod(batch), bunch.rows, bunch.matrix
+    if matrix is None or rows.dim() > 2 or charge.dim() > 1 or settings * rows.shape[-1] <= together(rows.device):
+        x, y = bunch.x - offset[0].unsqueeze(-1), bunch.y - offset[1].unsqueeze(-1)
+        return screens.cloud_in_cell(x, y, charge, pixels, half)
+    maps = torch.stack((matrix[..., 0, :], matrix[..., 2, :]), dim=-2).expand(*batch, 2, 7).reshape(settings, 2, 7)
+    width, height, right, up = (value.expand(batch).reshape(settings) for value in (*half, *offset))
+    has_graph = in_transform() or any(is_differentiated(v) for v in (maps, rows, charge, width, height, right, up))
+    found = cloud_in_cell_batch(maps, rows, charge, pixels, (width, height), (right, up), has_graph)
+    return found.unflatten(0, batch)
 
 
 def _warn_inactive(name: str, reads: str, inputs: Container[str]) -> None:

@@ -35,8 +35,8 @@ def cloud_in_cell(x: Tensor, y: Tensor, charge: Tensor, pixels: tuple[int, int],
     nx, ny = pixels
     width = nx + 2  # A frame of one pixel takes what falls over the edge, so that no corner needs a mask.
     inside = _inside(x, y, half)
-    column = torch.where(inside, _pixel(x, nx, half[0]) + 1.0, 0.0)
-    row = torch.where(inside, _pixel(y, ny, half[1]) + 1.0, 0.0)
+    column = torch.where(inside, _pixel(x, nx, half[0]), 0.0)
+    row = torch.where(inside, _pixel(y, ny, half[1]), 0.0)
     counted = torch.where(inside, charge, 0.0)
     column_part, row_part = column.frac(), row.frac()
     corner = torch.add(column.floor(), row.floor(), alpha=width).long()
@@ -57,8 +57,9 @@ def _inside(x: Tensor, y: Tensor, half: Pair) -> Tensor:
 
 
 def _pixel(position: Tensor, count: int, half: Tensor) -> Tensor:
-    """Return a position in pixels, 0 at the centre of the first one."""
-    return position * (0.5 * count / half).unsqueeze(-1) + 0.5 * (count - 1)
+    """Return a position in pixels, 1 at the centre of the first one."""
+    middle = torch.tensor(0.5 * (count + 1), dtype=position.dtype, device=position.device)
+    return torch.addcmul(middle, position, (0.5 * count / half).unsqueeze(-1))
 
 
 def _edges(count: int, half: Tensor) -> Tensor:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lume_diff.errors import GradientError, PhysicsWarning, SimulatorError
+from lume_diff.errors import PhysicsWarning, SimulatorError
 from lume_diff.models import optics
 from lume_diff.models.line.apertures import Losses, hard_aperture, soft_aperture
 from lume_diff.models.line.bunch import TrackedBunch, TrackedMoments
 from lume_diff.models.line.elements import Element
-from lume_diff.models.transforms import in_vmap
+from lume_diff.models.line.natives import native_track
 
 if TYPE_CHECKING:
     from lume_diff.models.line.tracking import LineRun
@@ -35,15 +36,22 @@ def candidates(elements: Sequence[Element]) -> list[int]:
     ]
 
 
-def step_of(element: Element, active: bool, changed: Mapping[str, Tensor], losses: Losses) -> Step | None:
-    """Return how the beam passes an element that is not linear, or None for a linear one."""
+def step_of(
+    element: Element, active: bool, changed: Mapping[str, Tensor], losses: Losses, by_cheetah: bool = False
+) -> Step | None:
+    """Return how the beam passes an element that is not linear, or None for a linear one.
+
+    Where Cheetah tracks everything, only an aperture stands alone, because its losses are to be noted.
+    """
+    if by_cheetah:
+        return native_aperture if element.kind == "Aperture" and active and not _is_open(element, changed) else None
     if element.native is not None:
         return native_track
     match element.kind:
         case "Cavity":
             return None if _is_fixed(element, "voltage", changed, 0.0) else cavity
         case "Aperture":
-            if not active or all(_is_fixed(element, name, changed, math.inf) for name in ("x_max", "y_max")):
+            if not active or _is_open(element, changed):
                 return None
             return soft_aperture if losses.mode == "soft" else hard_aperture
         case "Screen":
@@ -60,6 +68,10 @@ def _is_fixed(element: Element, name: str, changed: Mapping[str, Tensor], at: fl
     if name in element.trained or value.requires_grad or f"{element.name}.{name}" in changed:
         return False
     return bool((value == at).all())
+
+
+def _is_open(element: Element, changed: Mapping[str, Tensor]) -> bool:
+    return all(_is_fixed(element, name, changed, math.inf) for name in ("x_max", "y_max"))
 
 
 def pass_special(step: Step, run: LineRun, index: int, beam: TrackedBunch | TrackedMoments) -> Any:
@@ -84,7 +96,7 @@ def pass_special(step: Step, run: LineRun, index: int, beam: TrackedBunch | Trac
         return beam.moved(mean, cov, run.reference(index + 1))
     if step is blocking_screen:
         return beam.blocked(run.reference(index + 1))
-    if step in (hard_aperture, soft_aperture):
+    if step in (hard_aperture, soft_aperture, native_aperture):
         warnings.warn(
             f"aperture {element.name!r} does nothing to moments: give the model particles", PhysicsWarning, stacklevel=2
         )
@@ -201,45 +213,6 @@ def drift_kick_drift(run: LineRun, index: int, bunch: TrackedBunch) -> TrackedBu
 _METHODS: dict[str, Step] = {"second_order": second_order, "drift_kick_drift": drift_kick_drift}
 
 
-def native_track(run: LineRun, index: int, bunch: TrackedBunch) -> TrackedBunch:
-    """Track with Cheetah's own element, on a copy that nobody else sees."""
-    import cheetah
-
-    from lume_diff.particles.cheetah_beams import cheetah_species
-
-    element, numbers, particles = run.line.elements[index], _features(run, index), bunch.particles
-    if any(in_vmap(value) for value in (particles, bunch.alive, bunch.weight, *numbers.values())):
-        raise GradientError(
-            f"torch.func.vmap cannot pass element {element.name!r} ({element.kind}), which Cheetah tracks itself: give "
-            "the inputs a leading batch dimension instead, model({name: values of shape (batch,)})"
-        )
-    native = element.native.clone()
-    batch = bunch.batch_shape
-    for feature, value in numbers.items():
-        setattr(native, feature, value)
-        if element.kind == "SpaceChargeKick":  # Its numbers must have the batch dimensions of the beam, or none.
-            batch = torch.broadcast_shapes(batch, value.shape)
-    beam = cheetah.ParticleBeam(
-        particles=particles.expand(*batch, *particles.shape[-2:]),
-        energy=bunch.reference.energy,
-        particle_charges=bunch.weight,
-        survival_probabilities=bunch.alive,
-        s=bunch.reference.s,
-        species=cheetah_species(bunch.static, particles),
-    )
-    outgoing: Any = native.track(beam)
-    return bunch.moved(outgoing.particles, run.reference(index + 1), alive=outgoing.survival_probabilities)
-
-
-def _features(run: LineRun, index: int) -> dict[str, Tensor]:
-    """Return the numbers of an element under Cheetah's names, vectors put together."""
-    parts: dict[str, list[Tensor]] = {}
-    vectors = set()
-    for attribute in run.line.elements[index].attributes:
-        parts.setdefault(attribute.feature, []).append(run.number(index, attribute.name))
-        if attribute.component is not None:
-            vectors.add(attribute.feature)
-    return {
-        feature: torch.stack(torch.broadcast_tensors(*values), dim=-1) if feature in vectors else values[0]
-        for feature, values in parts.items()
-    }
+def native_aperture(run: LineRun, index: int, bunch: TrackedBunch) -> TrackedBunch:
+    """Cut the bunch by Cheetah's own aperture; the note of the cut, which makes gradients warn, is the one here."""
+    return replace(native_track(run, index, bunch), cuts=hard_aperture(run, index, bunch).cuts)

@@ -48,12 +48,17 @@ class Stack:
         for name, live in self._live.items():
             if live and (names is None or name in names):
                 found |= live
-        for knob in changed:
-            if knob in self._turned_by:
-                name, members = self._turned_by[knob]
-                if names is None or name in names:
-                    found |= members
+        for knob in self._turned_by.keys() & changed.keys():
+            name, members = self._turned_by[knob]
+            if names is None or name in names:
+                found |= members
         return tuple(sorted(found))
+
+    def varies_only(self, name: str, changed: Mapping[str, Tensor]) -> bool:
+        """Tell whether nothing but one number of any member is trained or changed."""
+        return all(
+            other == name or (not live and self._known[other].isdisjoint(changed)) for other, live in self._live.items()
+        )
 
     def is_zero(self, name: str, changed: Mapping[str, Tensor]) -> bool:
         """Tell whether a number is zero for all members, and nobody trains or changes it."""

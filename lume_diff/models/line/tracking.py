@@ -3,58 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from lume_diff.models.line.apertures import Losses
-from lume_diff.models.line.bunch import Reference, TrackedBunch, TrackedMoments
+from lume_diff.models.line.bunch import TrackedBunch, TrackedMoments
 from lume_diff.models.line.elements import Element
+from lume_diff.models.line.linear_statistics import Lasting
 from lume_diff.models.line.maps import LineMaps, Maps
+from lume_diff.models.line.natives import track
+from lume_diff.models.line.reference import Reference, ReferenceFlight
 from lume_diff.models.line.special import Step, pass_special, step_of
 from lume_diff.models.transforms import in_transform
-from lume_diff.particles.constants import c_light
 
 Tracked = TrackedBunch | TrackedMoments
-
-
-class ReferenceFlight:
-    """The way of the reference particle along a line, as far as somebody asks.
-
-    It knows nothing of the bunches, which know it: a run without reference cycles frees its memory at once.
-    """
-
-    def __init__(self, line: LineMaps, incoming: Tracked, changed: Mapping[str, Tensor], energies: Tensor) -> None:
-        self._line, self._changed, self._energies = line, changed, energies
-        self._start, self._mass = incoming.reference, incoming.mass
-        self._path: Tensor | None = None
-        self._times: Tensor | None = None
-
-    def reference(self, index: int) -> Reference:
-        """Return the reference particle at the entrance of an element; ``count`` means the end."""
-        energy = self._energies[..., 0] if self._energies.shape[-1] == 1 else self._energies[..., index]
-        return Reference(energy, partial(self._time, index), partial(self._s, index))
-
-    def _lengths_so_far(self) -> Tensor:
-        if self._path is None:
-            self._path = self._line.positions_along(self._changed)
-        return self._path
-
-    def _s(self, index: int) -> Tensor:
-        return self._start.s + self._lengths_so_far()[..., index]
-
-    def _time(self, index: int) -> Tensor:
-        """Return the arrival time [s], with the mean of both ends' slownesses in each element."""
-        if self._times is None:
-            path = self._lengths_so_far()
-            gamma = self._energies / self._mass
-            slowness = gamma / ((gamma - 1.0) * (gamma + 1.0)).sqrt() / c_light
-            if slowness.shape[-1] > 1:
-                slowness = 0.5 * (slowness[..., 1:] + slowness[..., :-1])
-            lengths = path[..., 1:] - path[..., :-1]
-            self._times = torch.nn.functional.pad((lengths * slowness).cumsum(-1), (1, 0))
-        return self._start.time + self._times[..., index]
 
 
 class Upstream:
@@ -74,9 +37,9 @@ class Upstream:
         place = max((place for place in kept[1] if place <= limit), default=None)
         return None if place is None else (place, kept[1][place])
 
-    def keep(self, incoming: Tracked, place: int, bunch: Tracked) -> None:
+    def keep(self, incoming: Tracked, place: int, bunch: TrackedBunch) -> None:
         """Remember the bunch at one place, for a few places."""
-        if not isinstance(bunch, TrackedBunch) or in_transform() or torch.is_inference_mode_enabled():
+        if in_transform() or torch.is_inference_mode_enabled():
             return
         tensors = (bunch.rows, bunch.matrix, bunch.alive, bunch.weight)
         if any(tensor is not None and tensor.requires_grad for tensor in tensors):
@@ -102,6 +65,7 @@ class LineRun:
         losses: how apertures act.
         batch_shape: leading dimensions that every output has.
         upstream: what earlier runs of this line have left.
+        by_cheetah: whether Cheetah tracks everything.
     """
 
     def __init__(
@@ -113,32 +77,44 @@ class LineRun:
         losses: Losses,
         batch_shape: tuple[int, ...],
         upstream: Upstream,
+        by_cheetah: bool = False,
     ) -> None:
         self.line = line
         self.changed = changed
         self.losses = losses
         self.batch_shape = batch_shape
+        self.by_cheetah = by_cheetah
         self._active = active
         self._incoming = incoming.passed(incoming.reference)  # The run's own: what it computes must not outlive it.
         self._steps: dict[int, Step] = {}
+        self._between: dict[tuple[int, int], Tensor] = {}
         for index in line.candidates:
             element = line.elements[index]
-            step = step_of(element, self.is_active(element), changed, losses)
+            step = step_of(element, self.is_active(element), changed, losses, by_cheetah)
             if step is not None:
                 self._steps[index] = step
         self._special = list(self._steps)
         energy = incoming.reference.energy
-        self._maps = Maps(line, energy, changed, self._steps, incoming.mass, incoming.charge_number)
-        self._flight = ReferenceFlight(line, incoming, changed, self._maps.energies)
+        self._maps: Maps | None = None
+        if by_cheetah:
+            energies = line.energies(energy, changed, incoming.charge_number)
+        else:
+            self._maps = Maps(line, energy, changed, self._steps, incoming.mass, incoming.charge_number)
+            energies = self._maps.energies
+        self._flight = ReferenceFlight(line, incoming.reference, incoming.mass, changed, energies)
         self._seen: dict[int, Tracked] = {0: self._incoming}
         self._keep_at = 0
-        if self._special and isinstance(incoming, TrackedBunch):
+        if self._maps is None and isinstance(self._incoming, TrackedBunch):
+            self._seen[0] = self._incoming.passed(incoming.reference, lasting=None)
+        elif self._maps is not None and self._special and isinstance(incoming, TrackedBunch):
             unchanged = line.first_varying(changed, active)
             if self._maps.are_kept:  # else the maps there may have the batch of what changes behind them
                 self._keep_at = max((place + 1 for place in self._special if place < unchanged), default=0)
             known = upstream.last(incoming, unchanged)
             if known is not None:
-                self._seen[known[0]] = known[1].passed(self.reference(known[0]))
+                place, bunch = known
+                lasting = bunch.lasting if place == self._keep_at else None
+                self._seen[place] = bunch.passed(self.reference(place), lasting=lasting)
         self._upstream, self._given = upstream, incoming
 
     def is_active(self, element: Element) -> bool:
@@ -150,6 +126,17 @@ class LineRun:
         element = self.line.elements[index]
         value = self.changed.get(f"{element.name}.{name}")
         return element.number(name) if value is None else value
+
+    def changed_features(self, index: int) -> set[str]:
+        """Return which numbers of one element are changed, trained or on a graph, by Cheetah's names."""
+        element = self.line.elements[index]
+        return {
+            attribute.feature
+            for attribute in element.attributes
+            if f"{element.name}.{attribute.name}" in self.changed
+            or attribute.name in element.trained
+            or element.values[attribute.name].requires_grad
+        }
 
     def reference(self, index: int) -> Reference:
         """Return the reference particle at the entrance of an element; ``count`` means the end."""
@@ -165,9 +152,11 @@ class LineRun:
             if start <= place < index:
                 beam = self._linear(start, place)
                 start = place + 1
-                self._seen[start] = pass_special(self._steps[place], self, place, beam)
-                if start == self._keep_at:
-                    self._upstream.keep(self._given, start, self._seen[start])
+                beam = pass_special(self._steps[place], self, place, beam)
+                if start == self._keep_at and isinstance(beam, TrackedBunch):
+                    beam = beam.passed(beam.reference, lasting=Lasting(beam.reference.energy))
+                    self._upstream.keep(self._given, start, beam)
+                self._seen[start] = beam
         return self._linear(start, index)
 
     def after(self, index: int) -> Tracked:
@@ -177,8 +166,35 @@ class LineRun:
     def _linear(self, start: int, stop: int) -> Tracked:
         """Carry the bunch over a stretch without special elements."""
         if stop not in self._seen:
-            self._seen[stop] = self._seen[start].transported(self._maps.stretch(start, stop), self.reference(stop))
+            beam = self._seen[start]
+            if self._maps is None:
+                self._seen[stop] = track(self, start, stop, beam)
+            else:
+                matrix, reference = self._maps.stretch(start, stop), self.reference(stop)
+                if isinstance(beam, TrackedBunch):
+                    self._seen[stop] = beam.transported(matrix, reference, self.line.keeps_momentum(start, stop))
+                else:
+                    self._seen[stop] = beam.transported(matrix, reference)
         return self._seen[stop]
+
+    def stretches(self) -> list[tuple[int, int]]:
+        """Return first and last entrance of all linear stretches; behind one that is not linear the next begins."""
+        starts = [0, *(place + 1 for place in self._special)]
+        return list(zip(starts, (*self._special, self.line.count), strict=True))
+
+    def statistic_along(self, start: int, stop: int, key: str) -> Tensor | None:
+        """Return a statistic at all entrances of a linear stretch, both ends included, ``(*batch, stop - start + 1)``.
+
+        None where the particles have to be looked at, place by place.
+        """
+        beam = self.before(start)
+        if self._maps is None or not isinstance(beam, TrackedBunch) or beam.lasting is None:
+            return None
+        if (start, stop) not in self._between:
+            self._between[start, stop] = self._maps.along(start, stop)
+        maps, reference = self._between[start, stop], self._flight.along(start, stop)
+        found = beam.statistic_along(key, maps, reference, self.line.keeps_momentum(start, stop))
+        return None if found is None else found.expand(*found.shape[:-1], stop - start + 1)
 
     def along(self, indices: Sequence[int]) -> list[Tracked]:
         """Return the bunch at the entrances of several elements, computed in the order of the beam."""

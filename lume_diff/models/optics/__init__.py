@@ -16,16 +16,18 @@ from .linear import (
     undulator,
 )
 from .second_order import (
-    apply_second_order,
     dispersion_integrals,
     second_order_dipole,
     second_order_drift,
     second_order_quadrupole,
     second_order_sextupole,
 )
+from .second_order_tracking import apply_second_order
+from .series import LIMIT, quadrupole_series, sum_of_powers
 from .special import log1p_over_x, relativistic_factors, sinc, sqrt1p_minus_1, stumpff
 
 __all__ = [
+    "LIMIT",
     "apply_second_order",
     "cavity_matrix",
     "cavity_moments",
@@ -39,6 +41,7 @@ __all__ = [
     "log1p_over_x",
     "longitudinal_terms",
     "quadrupole",
+    "quadrupole_series",
     "rbend",
     "relativistic_factors",
     "second_order_dipole",
@@ -50,6 +53,7 @@ __all__ = [
     "solenoid",
     "sqrt1p_minus_1",
     "stumpff",
+    "sum_of_powers",
     "track_dipole",
     "track_drift",
     "track_quadrupole",

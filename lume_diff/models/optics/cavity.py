@@ -281,6 +281,10 @@ def cavity_track(
     out = particles @ matrix.mT
     tau_in, p_in = particles[..., 4], particles[..., 5]
     tau, p = _longitudinal_kick(out[..., 4], tau_in, p_in, length, voltage, energy, mass, field)
+    shape = torch.broadcast_shapes(out.shape[:-1], tau.shape, p.shape)
+    tau, p = tau.expand(shape), p.expand(shape)
+    if out.shape[:-1] != shape:
+        out = out.expand(*shape, 7)
     tracked = torch.cat((out[..., :4], tau.unsqueeze(-1), p.unsqueeze(-1), out[..., 6:]), dim=-1)
     return tracked, energy + field.gain
 

@@ -120,12 +120,24 @@ def test_auto_takes_the_cheaper_mode_and_says_so(
     model.jacobian(outputs, inputs)
     cost = model.gradient_report().jacobian
     assert cost is not None
-    assert (cost.mode, cost.passes, cost.other_passes) == (mode, passes, other)
-    assert cost.runs == model.runs == (passes if mode == "forward" else 1)
-    assert " against " in cost.reason
+    (alternative,) = cost.alternatives
+    assert (cost.mode, cost.passes, alternative.passes) == (mode, passes, other)
+    assert alternative.mode == {"forward": "reverse", "reverse": "forward"}[mode]
+    assert model.runs == (passes if mode == "forward" else 1)
+    assert (cost.runs, cost.learning_runs, cost.predicted.runs, alternative.runs) == (0, 0, 0, 0)
     word, other_word = ("passes" if n != 1 else "pass" for n in (passes, other))
-    assert f"Jacobian in {mode} mode: {passes} {word}, {cost.runs} run" in str(model.gradient_report())
-    assert f"mode would take {other} {other_word})" in str(cost)
+    expected = f"Jacobian in {mode} mode: {passes} {word} (would take: {alternative.mode} mode {other} {other_word}); "
+    assert expected in str(model.gradient_report())
+    assert " against " in cost.reason
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse", "collective"])
+def test_a_mode_that_was_asked_for_is_taken(model: Mixed, mode: str) -> None:
+    model.jacobian(["image"], ["a"], mode=mode)
+    cost = model.gradient_report().jacobian
+    assert cost is not None
+    assert (cost.mode, cost.reason) == (mode, "as asked")
+    assert cost.passes == {"forward": 1, "reverse": 20, "collective": 1}[mode]
 
 
 def test_auto_goes_back_where_forward_mode_does_not_work() -> None:
@@ -178,7 +190,7 @@ def test_grad_modes_around_do_not_matter(model: Mixed, around: Any, mode: str) -
         (["y"], "a", {}, ValidationError, r"write \['a'\]"),
         ([], ["a"], {}, ValidationError, "outputs is empty"),
         (["y"], ["unset"], {}, ValidationError, "'unset' has no value"),
-        (["y"], ["a"], {"mode": "backward"}, ValidationError, "'auto', 'forward' or 'reverse'"),
+        (["y"], ["a"], {"mode": "backward"}, ValidationError, "'auto', 'reverse', 'forward' or 'collective'"),
         (["y"], ["a"], {"at": {"a": float("nan")}}, ValidationError, "not finite"),
         (["y"], ["a"], {"at": {"a": torch.ones(2), "b": torch.ones(3)}}, ShapeError, "'b'.*'a'"),
     ],

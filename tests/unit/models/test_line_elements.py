@@ -203,31 +203,37 @@ def assert_same(found: TorchParticleGroup, raw: cheetah.ParticleBeam, rtol: floa
     torch.testing.assert_close(mine.s, raw.s, rtol=1e-14, atol=1e-15)
 
 
+ENGINES = pytest.mark.parametrize("engine", ["auto", "cheetah"])
+
+
+@ENGINES
 @pytest.mark.parametrize("name", CASES)
-def test_alone(name: str, beam: cheetah.ParticleBeam) -> None:
+def test_alone(name: str, engine: str, beam: cheetah.ParticleBeam) -> None:
     element = named(CASES[name][1]())
-    model = CheetahModel(cheetah.Segment([element]), beam, controls=[], outputs=["final_particles"])
+    model = CheetahModel(cheetah.Segment([element]), beam, controls=[], outputs=["final_particles"], engine=engine)
     assert_same(model.get("final_particles"), raw_track([element], beam), TOLERANCE.get(name, 1e-10))
 
 
+@ENGINES
 @pytest.mark.parametrize("name", CASES)
-def test_in_a_line(name: str, beam: cheetah.ParticleBeam) -> None:
+def test_in_a_line(name: str, engine: str, beam: cheetah.ParticleBeam) -> None:
     before = [named(cheetah.Drift(t(0.3), dtype=F64), "D1"), named(quadrupole("linear", 6.0), "Q1")]
     after = [named(cavity("standing_wave", phase=10.0), "C2"), named(quadrupole("linear", -5.0), "Q2")]
     element = named(CASES[name][1]())
     line = [*before, element, *after]
     last = element.flattened().elements[-1].name if hasattr(element, "flattened") else "E"
     outputs = ["Q1.particles", f"{last}.particles", "final_particles"]
-    model = CheetahModel(cheetah.Segment(line), beam, controls=[], outputs=outputs)
+    model = CheetahModel(cheetah.Segment(line), beam, controls=[], outputs=outputs, engine=engine)
     for output, count in zip(outputs, (2, 3, 5), strict=True):
         assert_same(model.get(output), raw_track(line[:count], beam), TOLERANCE.get(name, 1e-10))
 
 
+@ENGINES
 @pytest.mark.parametrize("name", CASES)
-def test_as_knobs(name: str, beam: cheetah.ParticleBeam) -> None:
+def test_as_knobs(name: str, engine: str, beam: cheetah.ParticleBeam) -> None:
     """Numbers that are passed act as numbers that are built in, also those of a batch of settings."""
     element = named(CASES[name][1]())
-    model = CheetahModel(cheetah.Segment([element]), beam, outputs=["final_particles"])
+    model = CheetahModel(cheetah.Segment([element]), beam, outputs=["final_particles"], engine=engine)
     knobs = [n for n in model.input_names if "." in n and not n.endswith(".is_active")]
     values = {n: model.get(n).clone() for n in knobs if model.get(n) is not None}
     expected = raw_track([element], beam)
@@ -236,6 +242,61 @@ def test_as_knobs(name: str, beam: cheetah.ParticleBeam) -> None:
         batched = model({n: value.expand(3) for n, value in values.items()})["final_particles"]
         assert batched.batch_shape == (3,)
         assert_same(batched.batch_item(1), expected, TOLERANCE.get(name, 1e-10))
+
+
+def knobs_of(model: CheetahModel) -> list[str]:
+    return [n for n in model.input_names if "." in n and not n.endswith(".is_active") and model.get(n) is not None]
+
+
+def turned(knob: str, value: torch.Tensor) -> torch.Tensor:
+    """Return another setting of a knob, off zero."""
+    return value * 1.05 + {"k1": 0.02, "voltage": 1e5}.get(knob.rpartition(".")[2], 1e-3)
+
+
+#: Elements that differ from Cheetah's on purpose, see CHANGELOG.
+DIFFERENT = ("dipole-second_order", "rbend-second_order", "cavity-standing_wave", "cavity-decelerating", "segment")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_both_engines_turn_knobs_alike(name: str, beam: cheetah.ParticleBeam) -> None:
+    element = named(CASES[name][1]())
+    models = [CheetahModel(cheetah.Segment([element]), beam, engine=engine) for engine in ("auto", "cheetah")]
+    tolerance = 3e-5 if name in DIFFERENT else max(TOLERANCE.get(name, 1e-10), 1e-10)
+    for knob in knobs_of(models[0]):
+        value = turned(knob, models[0].get(knob))
+        for number in (value, torch.stack((value, value))):
+            mine, cheetahs = (model({knob: number}, outputs=["final_particles"])["final_particles"] for model in models)
+            assert_same(mine, cheetahs.to_cheetah(), tolerance)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("aperture", "marker"))])
+def test_both_engines_have_the_same_gradients(name: str, beam: cheetah.ParticleBeam) -> None:
+    """At strengths that are not zero, where Cheetah's are right."""
+    element = named(CASES[name][1]())
+    models = [CheetahModel(cheetah.Segment([element]), beam, engine=engine) for engine in ("auto", "cheetah")]
+    for knob in knobs_of(models[0]):
+        value = turned(knob, models[0].get(knob))
+        found = [gradient_of(model, knob, value) for model in models]
+        if found[1] is None:  # Cheetah has none and says so.
+            continue
+        tolerance = 1e-4 if name in DIFFERENT else 1e-7
+        torch.testing.assert_close(found[0], found[1], rtol=tolerance, atol=tolerance * 1e-2)
+
+
+def gradient_of(model: CheetahModel, knob: str, value: torch.Tensor) -> torch.Tensor | None:
+    """Return the gradient of some statistics, None where it is not finite in Cheetah."""
+    leaf = value.clone().requires_grad_()
+    values = model({knob: leaf}, outputs=["final.sigma_x", "final.mean_y", "final.sigma_t"])
+    total = values["final.sigma_x"] / 1e-4 + values["final.mean_y"] / 1e-4 + values["final.sigma_t"] / 1e-12
+    if not total.requires_grad:
+        return t(0.0)
+    try:
+        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+    except GradientError as error:
+        if model.engine == "cheetah" and "not finite in Cheetah" in str(error):
+            return None
+        raise
+    return t(0.0) if gradient is None else gradient
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("marker", "aperture-open")])
@@ -257,6 +318,33 @@ def test_vmap_equals_a_batch(name: str, beam: cheetah.ParticleBeam) -> None:
     mapped, batched = torch.func.vmap(call)(values), call(values)
     for output in outputs:
         torch.testing.assert_close(mapped[output], batched[output], rtol=1e-10, atol=1e-25, equal_nan=True)
+
+
+def test_vmap_over_all_knobs_of_a_line_of_all_classes(beam: cheetah.ParticleBeam) -> None:
+    """Every class that has maps here, in one line, all its numbers turned at once; also a gradient below vmap."""
+    cases = [name for name in CASES if name not in ("space_charge_kick", "screen-blocking", "superimposed", "segment")]
+    elements = [named(CASES[name][1](), f"E{number}") for number, name in enumerate(cases)]
+    outputs = ["final.sigma_x", "final.beta_y", "final.sigma_energy", "line.mean_x"]
+    model = CheetahModel(cheetah.Segment(elements), beam, outputs=outputs)
+    model.set({f"E{number}.is_active": False for number, name in enumerate(cases) if name.startswith("aperture")})
+    assert {stretch.engine for stretch in model.plan()} == {"maps"}
+    factors = t((0.99, 1.0, 1.01))
+    values = {n: model.get(n) * factors for n in knobs_of(model)}
+
+    def call(one: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return model(one, outputs=outputs)
+
+    mapped, batched = torch.func.vmap(call)(values), call(values)
+    for output in outputs:
+        assert bool(batched[output].isfinite().all())
+        torch.testing.assert_close(mapped[output], batched[output], rtol=1e-9, atol=1e-18)
+    knob = "E4.k1"
+    gradients = torch.func.vmap(torch.func.grad(lambda k: model({knob: k}, outputs=outputs)["final.sigma_x"]))(
+        values[knob]
+    )
+    leaf = values[knob].clone().requires_grad_()
+    model({knob: leaf}, outputs=outputs)["final.sigma_x"].sum().backward()
+    torch.testing.assert_close(gradients, leaf.grad, rtol=1e-9, atol=0.0)
 
 
 @pytest.mark.parametrize("name", ["positron", "proton"])

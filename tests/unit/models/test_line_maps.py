@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lume_diff import CheetahModel, LatticeError, TorchParticleGroup
-from lume_diff.models.line.maps import product
+from lume_diff.models.line.products import product
 
 F64 = torch.float64
 

@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from lume_diff.errors import ValidationError
 from lume_diff.models import optics
@@ -152,51 +149,6 @@ def test_zero_length_is_the_identity():
         optics.undulator(zero, 1e8 * one, MASS, 0.03 * one, one, one),
     ):
         torch.testing.assert_close(matrix, identity, rtol=0.0, atol=1e-15)
-
-
-def symplectic_defect(matrix: torch.Tensor) -> torch.Tensor:
-    """Return |R^T S R - S| in (x, px, y, py, -tau, p), which are canonical."""
-    form = torch.zeros(6, 6, dtype=F64)
-    for i, sign in ((0, 1.0), (2, 1.0), (4, -1.0)):
-        form[i, i + 1], form[i + 1, i] = sign, -sign
-    r = matrix[..., :6, :6]
-    return (r.mT @ form @ r - form).abs().max() / (1.0 + r.abs().max() ** 2)
-
-
-lengths = st.floats(-2.0, 2.0)
-small_or_large = st.one_of(st.just(0.0), st.floats(-1e-6, 1e-6), st.floats(-30.0, 30.0))
-energies = st.floats(1e6, 1e10)
-
-
-def scalar(x: float) -> torch.Tensor:
-    return torch.tensor(x, dtype=F64)
-
-
-@hypothesis_settings(deadline=None, max_examples=60, derandomize=True)
-@given(length=lengths, k=small_or_large, tilt=st.floats(-3.0, 3.0), energy=energies)
-def test_quadrupole_drift_and_solenoid_are_symplectic(length, k, tilt, energy):
-    l, k, e = scalar(length), scalar(k), scalar(energy)
-    assert symplectic_defect(optics.drift(l, e, MASS)) < 1e-14
-    assert symplectic_defect(optics.quadrupole(l, k, e, MASS, scalar(tilt))) < 1e-13
-    assert symplectic_defect(optics.solenoid(l, k, e, MASS)) < 1e-13
-    assert symplectic_defect(optics.undulator(l, e, MASS, scalar(0.03), k.abs(), scalar(1.0))) < 1e-13
-
-
-@hypothesis_settings(deadline=None, max_examples=60, derandomize=True)
-@given(
-    length=st.floats(0.05, 2.0),
-    angle=st.one_of(st.just(0.0), st.floats(-1e-6, 1e-6), st.floats(-1.5, 1.5)),
-    k1=small_or_large,
-    edges=st.tuples(st.floats(-1.0, 1.0), st.floats(-1.0, 1.0)),
-    tilt=st.floats(-3.0, 3.0),
-    energy=energies,
-)
-def test_dipole_is_symplectic(length, angle, k1, edges, tilt, energy):
-    e1, e2 = map(scalar, edges)
-    gap, fint = scalar(0.02), scalar(0.5)
-    arguments = (scalar(length), scalar(angle), scalar(energy), MASS, scalar(k1), e1, e2, scalar(tilt), gap, fint)
-    assert symplectic_defect(optics.dipole(*arguments)) < 1e-13
-    assert symplectic_defect(optics.rbend(*arguments)) < 1e-13
 
 
 def test_halves_make_the_whole(random_settings):

@@ -29,6 +29,35 @@ def test_whole_numbers_become_int64(value: Any) -> None:
     assert not out.requires_grad
 
 
+@pytest.mark.parametrize(
+    "given, kept",
+    [
+        ((0, None), (0, 2**63 - 1)),
+        ((None, 5), (-(2**63), 5)),
+        ((None, None), (-(2**63), 2**63 - 1)),
+        ((1, 2**62 + 1), (1, 2**62 + 1)),
+        ((np.int64(3), 9.0), (3, 9)),
+        ((-float("inf"), 2**70), (-(2**63), 2**63 - 1)),
+    ],
+    ids=str,
+)
+def test_range_of_whole_numbers_outlives_copies(given: Any, kept: tuple[int, int]) -> None:
+    variable = IntVariable(name="n", value_range=given)
+    assert variable.value_range == kept
+    assert variable.replace(name="m").value_range == kept
+    assert variable.model_copy(update={"read_only": True}).value_range == kept
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [((3, 2), "must not exceed"), ((0.5, 2), "whole numbers"), ((float("inf"), None), "whole"), ((True, 3), "bool")],
+    ids=str,
+)
+def test_range_that_is_none_of_whole_numbers(given: Any, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        IntVariable(name="n", value_range=given)
+
+
 @pytest.mark.parametrize("value", [2**63 - 1, -(2**63) + 1, 2**53 + 1])
 def test_large_integers_are_exact(value: int) -> None:
     variable = IntVariable(name="n", default_value=value)

@@ -1,0 +1,1 @@
+"""Bmad's Tao as a black box."""

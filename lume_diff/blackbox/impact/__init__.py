@@ -1,0 +1,1 @@
+"""IMPACT-T as a black box."""

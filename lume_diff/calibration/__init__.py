@@ -1,0 +1,105 @@
+"""Calibration: measured data, and the fit of models to them.
+
+Names load what they need when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lume_diff.calibration.data.frame import Frame
+    from lume_diff.calibration.data.history import Step
+    from lume_diff.calibration.data.moments import ScreenStatistics
+    from lume_diff.calibration.data.noise import NoiseModel, estimate_noise
+    from lume_diff.calibration.data.scalars import Dataset
+    from lume_diff.calibration.data.screens import ScreenDataset
+    from lume_diff.calibration.fit.calibrated import CalibratedModel
+    from lume_diff.calibration.fit.calibration import Calibration
+    from lume_diff.calibration.fit.parameters import BeamMomentum, Offset, Parameter, Scale, Value
+    from lume_diff.calibration.fit.priors import Bounded, LogNormal, Normal, Prior, Uniform
+    from lume_diff.calibration.fit.result import CalibrationResult
+    from lume_diff.calibration.fit.screens import Blur, Magnification, Rotation
+    from lume_diff.calibration.likelihoods.base import Likelihood
+    from lume_diff.calibration.likelihoods.images import Images
+    from lume_diff.calibration.likelihoods.moments import Moments
+    from lume_diff.calibration.likelihoods.profiles import Profiles
+    from lume_diff.calibration.likelihoods.transport import Transport
+    from lume_diff.calibration.likelihoods.values import Values
+
+_HOME_OF = {
+    "BeamMomentum": "fit.parameters",
+    "Blur": "fit.screens",
+    "Bounded": "fit.priors",
+    "CalibratedModel": "fit.calibrated",
+    "Calibration": "fit.calibration",
+    "CalibrationResult": "fit.result",
+    "Dataset": "data.scalars",
+    "Frame": "data.frame",
+    "Images": "likelihoods.images",
+    "Likelihood": "likelihoods.base",
+    "LogNormal": "fit.priors",
+    "Magnification": "fit.screens",
+    "Moments": "likelihoods.moments",
+    "NoiseModel": "data.noise",
+    "Normal": "fit.priors",
+    "Offset": "fit.parameters",
+    "Parameter": "fit.parameters",
+    "Prior": "fit.priors",
+    "Profiles": "likelihoods.profiles",
+    "Rotation": "fit.screens",
+    "Scale": "fit.parameters",
+    "ScreenDataset": "data.screens",
+    "ScreenStatistics": "data.moments",
+    "Step": "data.history",
+    "Transport": "likelihoods.transport",
+    "Uniform": "fit.priors",
+    "Value": "fit.parameters",
+    "Values": "likelihoods.values",
+    "estimate_noise": "data.noise",
+}
+
+__all__ = [
+    "BeamMomentum",
+    "Blur",
+    "Bounded",
+    "CalibratedModel",
+    "Calibration",
+    "CalibrationResult",
+    "Dataset",
+    "Frame",
+    "Images",
+    "Likelihood",
+    "LogNormal",
+    "Magnification",
+    "Moments",
+    "NoiseModel",
+    "Normal",
+    "Offset",
+    "Parameter",
+    "Prior",
+    "Profiles",
+    "Rotation",
+    "Scale",
+    "ScreenDataset",
+    "ScreenStatistics",
+    "Step",
+    "Transport",
+    "Uniform",
+    "Value",
+    "Values",
+    "estimate_noise",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'lume_diff.calibration' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"lume_diff.calibration.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

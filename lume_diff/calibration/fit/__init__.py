@@ -1,0 +1,1 @@
+"""Fits: priors, parameters, optimisers, and what a result says."""

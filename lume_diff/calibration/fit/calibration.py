@@ -1,0 +1,212 @@
+"""Calibration: what is off between a model and the machine, from what the machine has shown."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lume_diff.archive import RunArchive
+from lume_diff.calibration.fit.objective import Objective, Observation, observed_images
+from lume_diff.calibration.fit.optimisers import METHODS, STEPS, Optimum
+from lume_diff.calibration.fit.parameters import InputParameter, Parameter
+from lume_diff.calibration.fit.posterior import Laplace
+from lume_diff.calibration.fit.progress import Progress
+from lume_diff.calibration.fit.result import CalibrationResult
+from lume_diff.calibration.likelihoods.base import Likelihood
+from lume_diff.errors import CalibrationError, GradientError, ValidationError
+from lume_diff.registry import plugin
+
+if TYPE_CHECKING:
+    from lume_diff.models import LUMEModel
+
+
+class Calibration:
+    """Fit parameters of a machine to what its instruments have shown.
+
+    Any model will do, black boxes among its stages included: Levenberg-Marquardt takes a Jacobian of the whole chain,
+    which costs a black box its own few runs a setting, an iteration.
+
+    Args:
+        model: what predicts the data.
+        data: a ``ScreenDataset``, a ``Dataset``, or several of them.
+        parameters: the unknowns, each with its prior.
+        likelihood: how predictions and data are compared: a ``Likelihood``, the name of one (``"images"``,
+            ``"profiles"``, ``"moments"``, ``"transport"``, ``"values"``), or one for each data set. By default
+            ``"images"`` for screens and ``"values"`` for numbers.
+
+    Raises:
+        ValidationError, UnknownVariableError: for parameters, data or names that do not fit the model.
+
+    Example:
+        >>> fit = Calibration(model, data, [Scale("Q1.k1", Normal(1.0, 0.02))])  # doctest: +SKIP
+        >>> print(fit.run())  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: LUMEModel,
+        data: Any,
+        parameters: Sequence[Parameter],
+        likelihood: str | Likelihood | Sequence[str | Likelihood] | None = None,
+    ) -> None:
+        self.model = model
+        self.data = list(data) if isinstance(data, (list, tuple)) else [data]
+        self.parameters = list(parameters)
+        self.likelihoods = _likelihoods(self.data, likelihood)
+        if not self.parameters:
+            raise ValidationError("there is nothing to fit: parameters is empty")
+        check_parameters(self.parameters, model)
+        self.data = [part.check_against(model) for part in self.data]
+        self._observations = [
+            Observation(part, chosen, chosen.target(part))
+            for part, chosen in zip(self.data, self.likelihoods, strict=True)
+        ]
+
+    def objective(self, ledger: RunArchive | None = None, seed: int = 0) -> Objective:
+        """Return residuals, cost and derivatives as functions of the parameters, for a fit of one's own."""
+        return Objective(self.model, self._observations, self.parameters, ledger, seed)
+
+    def run(
+        self,
+        method: str = "auto",
+        *,
+        steps: int | None = None,
+        starts: int = 1,
+        seed: int = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool | Callable[[int, float, Mapping[str, float]], None] = True,
+    ) -> CalibrationResult:
+        """Fit, and say how sure the result is.
+
+        Ctrl-C stops the fit and keeps the best point so far. With a checkpoint a fit that was killed goes on where it
+        was: every evaluation is on disk when it is made, and none is made twice.
+
+        Args:
+            method: ``"levenberg-marquardt"`` (the choice of ``"auto"``), ``"lbfgs"`` for models with a reverse mode
+                only, ``"adam"`` for rough ones.
+            steps: at most; 50, 200 or 500 by default.
+            starts: how many starting points: the priors' centres, then random ones of the priors.
+            seed: of the random starting points.
+            checkpoint: path of a file that keeps every evaluation.
+            progress: whether to show a bar, or a function that is given the step, the cost and the estimates.
+
+        Returns:
+            The estimates with errors, and everything to judge them by.
+
+        Raises:
+            CalibrationError: if no starting point can be evaluated, or the data say nothing at all.
+            SimulatorError: if the model fails at the centre of the priors.
+        """
+        chosen = "levenberg-marquardt" if method == "auto" else method
+        if chosen not in METHODS:
+            raise ValidationError(f"method is {method!r}; expected 'auto', " + ", ".join(map(repr, METHODS)))
+        if starts < 1:
+            raise ValidationError(f"starts is {starts!r}; expected 1 or more")
+        ledger = None if checkpoint is None else RunArchive(checkpoint)
+        objective = self.objective(ledger, seed)
+        runs, began = self.model.runs, time.perf_counter()
+        most = STEPS[chosen] if steps is None else steps
+        with Progress(objective, most * starts, progress) as told:
+            optima = _optima(objective, chosen, most, _starting_points(len(self.parameters), starts, seed), told)
+            best = min(optima, key=lambda optimum: optimum.cost)
+            try:
+                laplace = Laplace.around(objective.linearised(best.u).slope)
+            except GradientError:
+                laplace = Laplace.around(_by_rows(objective, best.u))
+        return CalibrationResult(
+            calibration=self,
+            u=best.u,
+            cost=best.cost,
+            laplace=laplace,
+            method=chosen,
+            converged=best.converged,
+            message=best.message,
+            optima=[(optimum.u, optimum.cost) for optimum in optima],
+            history=told.history,
+            runs=self.model.runs - runs,
+            evaluations=objective.evaluations,
+            seconds=time.perf_counter() - began,
+            seed=seed,
+        )
+
+
+def _optima(
+    objective: Objective, method: str, steps: int, starting_points: Sequence[Tensor], told: Progress
+) -> list[Optimum]:
+    """Return where each start leads; what was reached when Ctrl-C is pressed is the last."""
+    optima = []
+    for start in starting_points:
+        try:
+            optima.append(METHODS[method](objective, start, steps, told))
+        except KeyboardInterrupt:
+            if told.best is None:
+                raise
+            u, cost = told.best
+            optima.append(Optimum(u, cost, converged=False, message="stopped by Ctrl-C"))
+            break
+        except CalibrationError:
+            if start is starting_points[-1] and not optima:
+                raise
+    return optima
+
+
+def _starting_points(count: int, starts: int, seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    centre = torch.zeros(count, dtype=torch.float64)
+    others = [torch.randn(count, dtype=torch.float64, generator=generator) for _ in range(starts - 1)]
+    return [centre, *others]
+
+
+def _by_rows(objective: Objective, u: Tensor) -> Tensor:
+    """Return derivatives of all residuals by reverse mode, for chains without a forward mode."""
+    leaf = u.detach().clone().requires_grad_()
+    residuals = objective.residuals(leaf)
+    rows = [torch.autograd.grad(r, leaf, retain_graph=True)[0] for r in residuals]
+    return torch.stack(rows)
+
+
+def _likelihoods(data: Sequence[Any], likelihood: Any) -> list[Likelihood]:
+    """Return a likelihood for each data set."""
+    given = list(likelihood) if isinstance(likelihood, (list, tuple)) else [likelihood] * len(data)
+    if len(given) != len(data):
+        raise ValidationError(f"there are {len(data)} data sets and {len(given)} likelihoods; expected one for each")
+    found = []
+    for part, choice in zip(data, given, strict=True):
+        images = observed_images(part)
+        if choice is None:
+            choice = "images" if images else "values"
+        chosen = plugin("likelihoods", choice)() if isinstance(choice, str) else choice
+        if not isinstance(chosen, Likelihood):
+            raise ValidationError(f"likelihood is {choice!r}; expected a Likelihood or the name of one")
+        if chosen.images != images:
+            raise ValidationError(
+                f"{chosen!r} compares {'images' if chosen.images else 'numbers'}, but the data set of "
+                f"{', '.join(part.outputs)} holds {'images' if images else 'numbers'}"
+            )
+        found.append(chosen)
+    return found
+
+
+def check_parameters(parameters: Sequence[Parameter], model: LUMEModel) -> None:
+    """Raise unless parameters fit a model and each other.
+
+    Raises:
+        ValidationError, UnknownVariableError, ReadOnlyError, UnitError: naming the parameter.
+    """
+    for parameter in parameters:
+        if not isinstance(parameter, Parameter):
+            raise ValidationError(f"{parameter!r} is no parameter; expected Scale, Offset, Value, Blur or another one")
+        parameter.check(model)
+    names = [parameter.name for parameter in parameters]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValidationError(f"two parameters are called {twice[0]!r}: give each its own name")
+    kinds = [(type(p), tuple(p.inputs)) for p in parameters if isinstance(p, InputParameter)]
+    for kind in kinds:
+        if kinds.count(kind) > 1:
+            raise ValidationError(f"two parameters are {kind[0].__name__} of {', '.join(kind[1])}: leave one out")

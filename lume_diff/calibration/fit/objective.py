@@ -1,0 +1,243 @@
+"""Objective: residuals of model against data, of which every optimiser sees just what it needs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lume_diff.archive import RunArchive
+from lume_diff.calibration.fit.parameters import Parameter
+from lume_diff.calibration.likelihoods.base import Likelihood
+from lume_diff.errors import CalibrationError, SimulatorError, ValidationError
+from lume_diff.models.derivatives import component_shape
+
+if TYPE_CHECKING:
+    from lume_diff.models import LUMEModel
+
+
+class Observation(NamedTuple):
+    """A data set and how it is compared with predictions.
+
+    Attributes:
+        data: the data set.
+        likelihood: the comparison.
+        target: what the comparison needs of the data.
+    """
+
+    data: Any
+    likelihood: Likelihood
+    target: Any
+
+
+class Linearised(NamedTuple):
+    """What a Gauss-Newton step needs, however many residuals there are.
+
+    Attributes:
+        cost: half the sum of the squared residuals, prior included.
+        slope: ``Q^T J``, ``(p + 1, p)``, in an orthonormal basis Q whose first vector points along the residuals:
+            its product with its transpose is ``J^T J``, its first row times their length is ``J^T r``.
+    """
+
+    cost: float
+    slope: Tensor
+
+
+class Objective:
+    """Compare a model with data at coordinates ``u``, ``(p,)``, in which every prior is a standard normal distribution.
+
+    Args:
+        model: what predicts.
+        observations: what was measured.
+        parameters: what is unknown.
+        ledger: keeps every evaluation, so that a fit that was killed repeats none; None to keep nothing.
+        seed: part of the ledger's key.
+    """
+
+    def __init__(
+        self,
+        model: LUMEModel,
+        observations: Sequence[Observation],
+        parameters: Sequence[Parameter],
+        ledger: RunArchive | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.observations = list(observations)
+        self.parameters = list(parameters)
+        self.evaluations = 0
+        self._ledger = ledger
+        text = repr((self._identity(), [repr(p) for p in self.parameters], seed))
+        self.identity = "calibration " + hashlib.sha256(text.encode()).hexdigest()
+
+    def _identity(self) -> Any:
+        fixed = {name: value for name, value in self.model.get(self.model.input_names).items() if value is not None}
+        plain = {
+            n: (v.detach().cpu().numpy().tobytes() if isinstance(v, Tensor) else _content(v)) for n, v in fixed.items()
+        }
+        data = [(o.data.digest, repr(o.likelihood)) for o in self.observations]
+        return type(self.model).__qualname__, sorted(plain.items()), data
+
+    @property
+    def count(self) -> int:
+        """How many parameters there are."""
+        return len(self.parameters)
+
+    # -- predictions -----------------------------------------------------------------------------------------
+
+    def values(self, u: Tensor) -> Tensor:
+        """Return the parameters' values in their units at ``u (*batch, p)``."""
+        return torch.stack([p.prior.at(part) for p, part in zip(self.parameters, u.unbind(-1), strict=True)], dim=-1)
+
+    def predictions(self, values: Tensor) -> list[dict[str, Tensor]]:
+        """Return for each data set what it should have measured, ``{output: (settings, *shape)}``.
+
+        Args:
+            values: of the parameters, ``(p,)``, each in its unit.
+
+        Gradient:
+            As the model's.
+        """
+        return [self.predict(values, observation.data) for observation in self.observations]
+
+    def predict(self, values: Tensor, data: Any) -> dict[str, Tensor]:
+        """Return what instruments should have shown at the settings of a data set, ``{output: (settings, *shape)}``.
+
+        Args:
+            values: of the parameters, ``(p,)``, each in its unit.
+            data: a data set.
+
+        Gradient:
+            As the model's.
+        """
+        inputs: dict[str, Any] = data.inputs(self.model.dtype)
+        pairs = list(zip(self.parameters, values.to(self.model.dtype).unbind(-1), strict=True))
+        touched = {name for parameter in self.parameters for name in getattr(parameter, "inputs", ())}
+        for name, value in self.model.get(sorted(touched - set(inputs))).items():
+            inputs[name] = value.detach()
+        for parameter, value in pairs:
+            inputs = parameter.on_inputs(inputs, value)
+        seen = {}
+        for name, value in self.model(inputs, outputs=list(data.outputs)).items():
+            value = value.expand(len(data), *component_shape(self.model.supported_variables[name]))
+            if observed_images(data):
+                for parameter, number in pairs:
+                    value = parameter.on_image(value, number, data.frame.pixel)
+                value = data.frame.view(value)
+            seen[name] = value
+        return seen
+
+    def residuals(self, u: Tensor) -> Tensor:
+        """Return all residuals in standard deviations, those of the prior last, ``(n + p,)``.
+
+        Gradient:
+            As the model's.
+        """
+        parts = [
+            observation.likelihood.residuals(predicted, observation.target)
+            for observation, predicted in zip(self.observations, self.predictions(self.values(u)), strict=True)
+        ]
+        return torch.cat([*(part.reshape(-1) for part in parts), u])
+
+    # -- what optimisers ask for -----------------------------------------------------------------------------
+
+    def cost(self, u: Tensor) -> float:
+        """Return minus the log posterior at ``u``, but for a constant."""
+
+        def evaluate() -> dict[str, Any]:
+            with torch.no_grad():
+                return {"cost": 0.5 * float(self._checked(u).square().sum())}
+
+        return self._kept("cost", u, evaluate)["cost"]
+
+    def gradient(self, u: Tensor) -> tuple[float, Tensor]:
+        """Return the cost and its gradient ``(p,)``, by one backward."""
+
+        def evaluate() -> dict[str, Any]:
+            leaf = u.detach().clone().requires_grad_()
+            cost = 0.5 * self._checked(leaf).square().sum()
+            (slope,) = torch.autograd.grad(cost, leaf)
+            return {"cost": float(cost.detach()), "slope": slope.cpu().numpy()}
+
+        found = self._kept("gradient", u, evaluate)
+        return found["cost"], torch.as_tensor(found["slope"])
+
+    def linearised(self, u: Tensor) -> Linearised:
+        """Return what a Gauss-Newton step needs, by forward mode: p directions."""
+
+        def evaluate() -> dict[str, Any]:
+            residuals, jacobian = self.jacobian(u)
+            return {"cost": 0.5 * float(residuals.square().sum()), "slope": _compressed(residuals, jacobian).numpy()}
+
+        found = self._kept("linearised", u, evaluate)
+        return Linearised(found["cost"], torch.as_tensor(found["slope"]))
+
+    def jacobian(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all residuals ``(n,)`` and their derivatives ``(n, p)``."""
+        residuals = None
+        columns = []
+        for unit in torch.eye(self.count, dtype=u.dtype):
+            pushed = torch.func.jvp(self.residuals, (u,), (unit,))
+            residuals = pushed[0]
+            columns.append(pushed[1].detach())
+        if residuals is None:
+            raise ValidationError("there is nothing to fit: give at least one parameter")
+        return self._finite(residuals.detach(), u), torch.stack(columns, dim=-1)
+
+    def _checked(self, u: Tensor) -> Tensor:
+        return self._finite(self.residuals(u), u)
+
+    def _finite(self, residuals: Tensor, u: Tensor) -> Tensor:
+        if not bool(torch.isfinite(residuals).all()):
+            values = self.values(u.detach()).tolist()
+            shown = ", ".join(
+                f"{p.name} = {v:.6g} {p.unit}".strip() for p, v in zip(self.parameters, values, strict=True)
+            )
+            raise CalibrationError(f"the comparison with the data is not finite at {shown}: narrow the priors")
+        return residuals
+
+    def _kept(self, kind: str, u: Tensor, evaluate: Any) -> dict[str, Any]:
+        """Return an evaluation from the ledger, or make it and put it there."""
+        identity, point = f"{self.identity} {kind}", {"u": u.detach().cpu().numpy()}
+        if self._ledger is not None:
+            known = self._ledger.get(identity, point, [])
+            if known is not None:
+                return known
+        self.evaluations += 1
+        try:
+            found = evaluate()
+        except (SimulatorError, ValidationError) as error:
+            if math.isfinite(float(u.detach().abs().max())):
+                raise
+            raise CalibrationError(f"the fit has left the region where the model works: {error}") from error
+        if self._ledger is not None:
+            self._ledger.put(identity, point, found)
+        return found
+
+
+def observed_images(data: Any) -> bool:
+    """Tell whether a data set holds images."""
+    return hasattr(data, "pixel_size")
+
+
+def _content(value: Any) -> str:
+    """Return a text that changes with a bunch or a plain value."""
+    if hasattr(value, "x") and hasattr(value, "weight"):
+        digest = hashlib.sha256()
+        for name in ("x", "px", "y", "py", "z", "pz", "t", "weight"):
+            digest.update(getattr(value, name).detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
+    return repr(value)
+
+
+def _compressed(residuals: Tensor, jacobian: Tensor) -> Tensor:
+    """Return ``Q^T J``; see ``Linearised``."""
+    length = residuals.norm()
+    along = residuals / torch.where(length > 0, length, torch.ones_like(length))
+    first = along @ jacobian
+    rest = torch.linalg.qr(jacobian - torch.outer(along, first), mode="r").R
+    return torch.cat((first.unsqueeze(0), rest))

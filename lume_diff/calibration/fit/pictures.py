@@ -1,0 +1,125 @@
+"""The picture of a fit: data beside the best fit, estimates beside their priors, and how it got there."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lume_diff.calibration.fit.objective import observed_images
+from lume_diff.plotting.lattice import new_figure
+from lume_diff.plotting.units import prefixed, pretty_unit
+
+if TYPE_CHECKING:
+    from lume_diff.calibration.fit.result import CalibrationResult
+
+_SIZE = 9.0  # [pt]
+_SHOWN = 6  # settings
+
+
+def plot_result(result: CalibrationResult, path: str | os.PathLike[str]) -> None:
+    """Draw a calibration result; see ``CalibrationResult.plot``."""
+    screens = [(data, found) for data, found in zip(result.calibration.data, result.predict(), strict=True)]
+    pictures = [pair for pair in screens if observed_images(pair[0])]
+    rows = 3 if pictures else 0
+    figure = new_figure(11.0, 4.2 + 1.75 * rows + 0.25 * len(result.parameters))
+    heights = (1.75 * rows + 0.01, 4.2 + 0.25 * len(result.parameters))
+    images, numbers = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
+    if pictures:
+        data, found = pictures[0]
+        _draw_images(images, data, found[data.screen], result)
+    left, middle, right = numbers.subplots(1, 3, width_ratios=(2.4, 1.3, 1.3))
+    _draw_estimates(left, result)
+    _draw_correlation(middle, result, figure)
+    _draw_history(right, result)
+    state = "" if result.converged else ", NOT converged"
+    figure.suptitle(
+        f"calibration by {result.method}: chi² per degree of freedom {result.reduced_chi_square:.3g}{state}",
+        fontsize=_SIZE + 4,
+    )
+    figure.savefig(path, dpi=110)
+
+
+def _draw_images(figure: Any, data: Any, predicted: Tensor, result: CalibrationResult) -> None:
+    """Draw measured and predicted images and what is left, for settings spread over the scan."""
+    from lume_diff.calibration.likelihoods.measures import fitted_amplitude
+    from lume_diff.calibration.likelihoods.shots import screen_shots
+
+    shots = screen_shots(data)
+    weight = shots.valid / shots.sigma.square()
+    fitted = fitted_amplitude(predicted, shots.mean, weight, (-2, -1)) * predicted
+    lit = torch.nonzero(shots.present.any(1)).flatten().numpy()
+    chosen = lit[np.unique(np.linspace(0, len(lit) - 1, min(_SHOWN, len(lit))).astype(int))]
+    panels = figure.subplots(3, len(chosen), squeeze=False)
+    extent = [1e3 * edge for edge in data.frame.extent]
+    for column, setting in enumerate(chosen):
+        brightest = float(shots.mean[setting].max())
+        left = ((shots.mean - fitted) / shots.sigma * shots.valid)[setting]
+        for row, (image, options) in enumerate(
+            (
+                (shots.mean[setting], {"cmap": "viridis", "vmin": 0.0, "vmax": brightest}),
+                (fitted[setting], {"cmap": "viridis", "vmin": 0.0, "vmax": brightest}),
+                (left, {"cmap": "RdBu_r", "vmin": -5.0, "vmax": 5.0}),
+            )
+        ):
+            axes = panels[row][column]
+            drawn = axes.imshow(image.numpy(), origin="lower", extent=extent, aspect="auto", **options)
+            axes.tick_params(labelsize=_SIZE - 2)
+            if row < 2:
+                axes.set_xticklabels([])
+            if column:
+                axes.set_yticklabels([])
+        title = f"setting {setting}" if len(data.scanned) > 1 else data._settings.describe(int(setting))
+        panels[0][column].set_title(title, fontsize=_SIZE - 1)
+        panels[2][column].set_xlabel("x [mm]", fontsize=_SIZE)
+    for row, label in enumerate(("measured", "best fit", "deviation [σ]")):
+        panels[row][0].set_ylabel(f"{label}\ny [mm]", fontsize=_SIZE)
+    figure.colorbar(drawn, ax=panels[2, :], fraction=0.02, pad=0.01).ax.tick_params(labelsize=_SIZE - 2)
+
+
+def _draw_estimates(axes: Any, result: CalibrationResult) -> None:
+    """Draw each estimate with its error in units of its prior's width; open where the data say nothing."""
+    errors = result.laplace.errors.numpy()
+    places = np.arange(len(errors))[::-1]
+    axes.barh(places, 2.0, left=-1.0, height=0.8, color="#eeeeee", zorder=0)
+    for place, name, u, error in zip(places, result.names, result.u.tolist(), errors, strict=True):
+        known = result.resolved[name]
+        axes.errorbar(
+            u, place, xerr=error, fmt="o", color="#1f5fa8", mfc="#1f5fa8" if known else "white", capsize=3, markersize=5
+        )
+        value, spread = result[name]
+        unit = next(p.unit for p in result.parameters if p.name == name)
+        factor, shown = prefixed(max(abs(value), spread), unit) if unit else (1.0, "")
+        text = f"{value * factor:.5g} ± {spread * factor:.2g} {pretty_unit(shown)}"
+        axes.annotate(
+            text if known else f"{text} (not resolved)",
+            (1.0, place),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=_SIZE - 2,
+        )
+    axes.set_yticks(places, result.names, fontsize=_SIZE - 1)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, -2.0), max(high, 2.0) + 2.5)
+    axes.axvline(0.0, color="#999999", linewidth=0.6)
+    axes.set_xlabel("estimate, in standard deviations of the prior (grey)", fontsize=_SIZE)
+
+
+def _draw_correlation(axes: Any, result: CalibrationResult, figure: Any) -> None:
+    drawn = axes.imshow(result.correlation.numpy(), cmap="RdBu_r", vmin=-1.0, vmax=1.0)
+    axes.set_title("correlation", fontsize=_SIZE)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02).ax.tick_params(labelsize=_SIZE - 2)
+
+
+def _draw_history(axes: Any, result: CalibrationResult) -> None:
+    costs = np.array([step.cost for step in result.history])
+    axes.semilogy(np.arange(1, len(costs) + 1), costs, "o-", color="#1f5fa8", markersize=3)
+    axes.set_xlabel("step", fontsize=_SIZE)
+    axes.set_title(f"cost; {result.runs} simulator runs in all", fontsize=_SIZE)
+    axes.tick_params(labelsize=_SIZE - 1)

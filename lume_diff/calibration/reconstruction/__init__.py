@@ -1,0 +1,1 @@
+"""Reconstruction: the bunch whose images were measured, as particles."""

@@ -1,0 +1,96 @@
+"""From coordinates of order one to a bunch at the entrance of a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lume_diff.calibration.reconstruction.generators import DIMENSIONS
+from lume_diff.errors import ValidationError
+from lume_diff.particles import TorchParticleGroup
+
+if TYPE_CHECKING:
+    from lume_diff.models import LUMEModel
+
+_LIGHT = 299792458.0  # [m/s]
+
+
+class Frame:
+    """Place a generated bunch at the entrance of a model: energy, plane and charge of its design bunch.
+
+    Args:
+        design: the bunch that the model was built with; what is not generated (time and energy of a transverse
+            reconstruction) is taken from its spread.
+        scale: size of each coordinate for points of order one, ``(d,)``: [m], [rad], and [m], [1] in six dimensions.
+
+    Raises:
+        ValidationError: for a scale of another length, or one that is not positive.
+    """
+
+    def __init__(self, design: TorchParticleGroup, scale: Tensor) -> None:
+        if len(scale) not in DIMENSIONS or not bool((scale > 0.0).all()):
+            raise ValidationError(
+                f"scale is {scale.tolist()}; expected 4 or 6 positive numbers: sizes [m] and angles [rad]"
+            )
+        self.scale = scale.to(torch.float64)
+        with torch.no_grad():
+            self.energy = design["mean_energy"].double()
+            self.momentum = torch.sqrt(self.energy.square() - design.mass**2)
+            self.sigma_energy = design["sigma_energy"].double()
+            self.sigma_t = design["sigma_t"].double()
+            self.charge = design["charge"].double()
+            self.z, self.t = design["mean_z"].double(), design["mean_t"].double()
+            self.reference_energy, self.reference_time = design.reference_energy, design.reference_time
+        self.mass, self.species = design.mass, design.species
+
+    def bunch(self, points: Tensor, longitudinal: Tensor) -> TorchParticleGroup:
+        """Return the bunch of generated points.
+
+        Args:
+            points: coordinates of order one, ``(n, d)``.
+            longitudinal: normal points ``(n, 2)`` for time and energy where d is 4.
+
+        Returns:
+            A bunch of n particles of equal charge on the plane of the design bunch.
+
+        Gradient:
+            Exact, to ``points``.
+        """
+        scaled = points * self.scale
+        x, xp, y, yp = scaled[:, :4].unbind(-1)
+        if points.shape[-1] == 6:
+            delay, relative = scaled[:, 4] / _LIGHT, scaled[:, 5]
+            energy = self.energy * (1.0 + relative)
+        else:
+            delay, energy = self.sigma_t * longitudinal[:, 0], self.energy + self.sigma_energy * longitudinal[:, 1]
+        total = torch.sqrt(energy.square() - self.mass**2)
+        px, py = xp * self.momentum, yp * self.momentum
+        return TorchParticleGroup(
+            x=x,
+            y=y,
+            z=self.z.expand(x.shape),
+            px=px,
+            py=py,
+            pz=torch.sqrt(total.square() - px.square() - py.square()),
+            t=self.t + delay,
+            weight=(self.charge / len(x)).expand(x.shape),
+            reference_energy=self.reference_energy,
+            reference_time=self.reference_time,
+            species=self.species,
+        )
+
+
+def design_bunch(model: LUMEModel) -> TorchParticleGroup:
+    """Return the bunch that a model starts from.
+
+    Raises:
+        ValidationError: for a model without ``initial_particles``.
+    """
+    if "initial_particles" not in model.input_names:
+        raise ValidationError(
+            "the model takes no 'initial_particles', so no bunch can be reconstructed at its entrance; give a model that "
+            "does, such as a CheetahModel with a ParticleBeam or the stages behind the source"
+        )
+    return model.get("initial_particles")

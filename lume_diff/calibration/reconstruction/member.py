@@ -1,0 +1,45 @@
+"""Member: one bunch of an ensemble, with everything about it that is fitted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lume_diff.calibration.reconstruction.bunches import Frame
+from lume_diff.particles import TorchParticleGroup
+
+
+class Member(nn.Module):
+    """A generator, where its bunch points, and the machine's parameters beside it.
+
+    Args:
+        generator: maps normal points ``(n, d)`` to coordinates of order one.
+        parameters: how many of the machine.
+        points: that the bunch is made of, ``(n, d + 2)``; the last two are for what a transverse bunch does not have.
+        settings: which settings it is fitted to, with repetitions.
+
+    Attributes:
+        offset: that is added to the transverse coordinates of order one, ``(4,)``.
+        coordinates: of the machine's parameters, in standard deviations of their priors.
+    """
+
+    def __init__(self, generator: nn.Module, parameters: int, points: Tensor, settings: Tensor) -> None:
+        super().__init__()
+        self.generator = generator
+        self.offset = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+        self.coordinates = nn.Parameter(torch.zeros(parameters, dtype=torch.float64))
+        self.points: Tensor
+        self.settings: Tensor
+        self.register_buffer("points", points, persistent=False)
+        self.register_buffer("settings", settings, persistent=False)
+
+    def bunch(self, frame: Frame, points: Tensor | None = None) -> TorchParticleGroup:
+        """Return the bunch of the fit, or one of other points ``(n, d + 2)``.
+
+        Gradient:
+            Exact, to everything that is fitted.
+        """
+        chosen = self.points if points is None else points
+        made = self.generator(chosen[:, :-2])
+        moved = torch.cat((made[:, :4] + self.offset, made[:, 4:]), dim=-1)
+        return frame.bunch(moved, chosen[:, -2:])
