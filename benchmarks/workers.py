@@ -10,6 +10,7 @@ cores as well.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import os
 import signal
@@ -158,7 +159,7 @@ def calls(rounds: int) -> None:
             model({"x0": x})["y0"].backward()
 
         gradient()  # measures the noise
-        own = least(lambda f=function, b=base: f(**b), rounds)
+        own = least(functools.partial(function, **base), rounds)
         added = [least(work, rounds) - own for work in (call, set_and_get)] + [least(gradient, rounds) - 3 * own]
         row = "".join(f"{1e6 * t:>{width}.1f}" for t, (_, width) in zip((own, *added), titles, strict=True))
         print(f"  {n_in} numbers in, {n_out} out".ljust(34) + row)

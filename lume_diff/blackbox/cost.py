@@ -49,7 +49,7 @@ def derivative_cost(model: BlackBoxModel, question: Question) -> DerivativeCost:
     if method.particles == "collective":
         return total + DerivativeCost({"reverse": None, "forward": whole, "collective": whole})
     blocks = runs.of_blocks(bunches, bunch)
-    off = model._memory.discrepancy or 0.0
+    off = max([model._memory.discrepancy or 0.0, *runs.of_own_form(bunches, bunch)])
     flaw = f"particles act on each other, a block a particle is off by {off:.2g}"
     is_flawed = reaches_bunch and off > TOLERANCE
     by_mode = {"reverse": blocks, "forward": blocks, "collective": whole}
@@ -102,6 +102,11 @@ class _Runs:
             step = fixed or (column.scale if known is None else typical_step(known, column.scale))
             total += sum(self._of_step(column, step, here) for here in self._places(column))
         return total
+
+    def of_own_form(self, outputs: Sequence[str], incoming: str) -> list[float]:
+        """Return how far the code's own maps of the particles are off, as far as that was measured."""
+        known = [self._native[name, incoming] for name in outputs if self._is_own(name, incoming)]
+        return [float(np.nan_to_num(off).max(initial=0.0)) for off in known]
 
     def _is_first(self, column: Column) -> bool:
         """Tell whether nobody has run an input's given steps yet, which are the same for all outputs."""

@@ -262,7 +262,10 @@ def _varies(value: Tensor) -> bool:
     below = _functorch.get_unwrapped(value)
     if _functorch.is_batchedtensor(value) or is_wrapped(below) or _functorch.maybe_get_level(value) != _level():
         return True
-    return value.requires_grad or below.requires_grad or forward_ad.unpack_dual(value).tangent is not None
+    if value.requires_grad or forward_ad.unpack_dual(value).tangent is not None:
+        return True
+    with torch._C._DisableFuncTorch():
+        return is_differentiated(below)
 
 
 def _level() -> int:

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from lume_diff.calibration.likelihoods.profiles import Profiles
     from lume_diff.calibration.likelihoods.transport import Transport
     from lume_diff.calibration.likelihoods.values import Values
+    from lume_diff.calibration.reconstruction.reconstruction import BeamReconstruction
+    from lume_diff.calibration.reconstruction.result import Reconstruction
 
 _HOME_OF = {
+    "BeamReconstruction": "reconstruction.reconstruction",
     "BeamMomentum": "fit.parameters",
     "Blur": "fit.screens",
     "Bounded": "fit.priors",
@@ -48,6 +51,7 @@ _HOME_OF = {
     "Parameter": "fit.parameters",
     "Prior": "fit.priors",
     "Profiles": "likelihoods.profiles",
+    "Reconstruction": "reconstruction.result",
     "Rotation": "fit.screens",
     "Scale": "fit.parameters",
     "ScreenDataset": "data.screens",
@@ -61,6 +65,7 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "BeamReconstruction",
     "BeamMomentum",
     "Blur",
     "Bounded",
@@ -80,6 +85,7 @@ __all__ = [
     "Parameter",
     "Prior",
     "Profiles",
+    "Reconstruction",
     "Rotation",
     "Scale",
     "ScreenDataset",

@@ -52,7 +52,8 @@ class CheetahModel(LUMEModel):
     an energy error of the bunch acts in the magnets.
 
     Linear stretches are one matrix each (``plan`` shows them), what nothing changes is computed once, and a knob at the
-    end of the line costs no tracking of what lies before it.
+    end costs no tracking of what lies before it. Statistics that mean and covariance say exactly (sizes, centroids,
+    Twiss, emittances) follow from those before the stretch, unless a gradient of the bunch itself is asked for.
 
     An ``nn.Parameter`` in the segment stays its owner's and is a parameter of the model too: an optimiser's step is
     seen at once, also through ``get``. A write to ``.data`` leaves no trace: calls see it, ``get`` after ``refresh``.

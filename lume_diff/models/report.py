@@ -83,7 +83,10 @@ class JacobianCost:
     def __str__(self) -> str:
         parts = [counted(self.passes, "pass", "passes")]
         if self.runs or self.predicted.runs:
-            parts.append(counted(self.runs, "simulator run"))
+            known = self.predicted.runs is not None and self.runs < self.predicted.runs
+            parts.append(
+                counted(self.runs, "simulator run") + (f" ({self.predicted.runs} at a new point)" if known else "")
+            )
         if self.learning_runs:
             parts.append(f"{counted(self.learning_runs, 'run')} once for noise and checks")
         possible = [str(other) for other in self.alternatives if other.runs is not None]

@@ -186,6 +186,30 @@ def test_a_box_without_a_gradient_says_so_in_every_mode() -> None:
             model.jacobian(["y"], ["a"], mode=mode)
 
 
+class HalfNative(Simulator):
+    """Know one of two derivatives."""
+
+    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        return {"y": inputs["a"] ** 2 * inputs["b"] ** 3}
+
+    def jacobian(
+        self, inputs: Mapping[str, Any], outputs: Sequence[str], wrt: Sequence[str]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        return {"y": {"a": np.array(2.0 * inputs["a"] * inputs["b"] ** 3)}}
+
+
+@pytest.mark.parametrize("mode", ["auto", "reverse", "forward"])
+def test_derivatives_of_the_codes_own_are_free(mode: str) -> None:
+    knobs = [TorchScalarVariable(name=name, default_value=0.5, scale=0.1) for name in "ab"]
+    output = TorchScalarVariable(name="y", read_only=True)
+    model = BlackBoxModel(HalfNative, [*knobs, output], FiniteDifference(native=True, step=1e-3))
+    _, first = spend(model, ["y"], ["a", "b"], mode)
+    assert (first.runs, first.learning_runs) == (3, 2)
+    table, cost = spend(model, ["y"], ["a", "b"], mode, a=0.5, b=0.6)
+    assert cost.runs == cost.predicted.runs == 3
+    assert table["y"]["a"].item() == pytest.approx(0.6**3, rel=1e-12)
+
+
 class Wrapped(LUMEModel):
     """Take the sum of what a box gives, under the box's names."""
 
@@ -314,12 +338,15 @@ def test_a_chain_in_a_chain_is_foretold(blocks: StagedModel) -> None:
 
 
 def test_the_report_tells_what_else_there_was(blocks: StagedModel) -> None:
-    spend(blocks, ["final.sigma_x"], ABOVE[:2])
+    point = fresh(ABOVE[:2])
+    spend(blocks, ["final.sigma_x"], ABOVE[:2], **point)
     text = str(blocks.gradient_report()).splitlines()[-1]
     assert text == (
         "Jacobian in collective mode: 2 passes, 5 simulator runs (would take: reverse mode 1 pass and 13 runs, "
         "forward mode 2 passes and 13 runs); 5 simulator runs against 13"
     )
+    _, again = spend(blocks, ["final.sigma_x"], ABOVE[:2], **point)
+    assert "2 passes, 0 simulator runs (5 at a new point) (would take:" in str(again)
 
 
 # -- collective forces

@@ -13,7 +13,7 @@ from lume_diff.blackbox.bmad.deck import deck_file
 from lume_diff.blackbox.bmad.knobs import KnobFinder
 from lume_diff.blackbox.bmad.optics import COORDINATES
 from lume_diff.blackbox.bmad.session import check_installed
-from lume_diff.blackbox.bmad.simulator import Recipe, TaoFactory, start_command
+from lume_diff.blackbox.bmad.simulator import NO_BETA, Recipe, TaoFactory, start_command
 from lume_diff.blackbox.bmad.survey import Survey, Surveyor
 from lume_diff.blackbox.bmad.tracking import beam_setup
 from lume_diff.blackbox.codes.bunch_names import INCOMING, incoming_bunch, knows_bunch
@@ -71,8 +71,8 @@ def BmadModel(
             settings of the bunch other than its tracking (centre, jitter, scaled charge) do not act on it.
         periodic: whether the lattice is a ring; None for what the deck says, and for a line where ``initial`` is given.
         initial: what a line starts with, see ``ATModel``; by default what the deck says, then what the bunch has.
-        seed: of Tao's random numbers, set before every run with a bunch; None for the deck's own, or 1. The deck's own
-            bunch is drawn with it once.
+        seed: of Tao's random numbers, 1 or more, set before every run with a bunch; None for the deck's own, or 1. The
+            deck's own bunch is drawn with it once.
         workers: how many processes of its own Tao runs in; 0 for this process.
         gradient, dtype, device, options: see ``BlackBoxModel``.
 
@@ -83,8 +83,8 @@ def BmadModel(
         MissingExtraError: if pytao or Tao's library is not installed.
         LatticeError: for a deck that is missing or that Tao does not take.
         UnknownVariableError: for a control or an output that does not exist, with the nearest names.
-        ValidationError: for a control that something else decides, a lattice of other particles than the bunch's, or a
-            second Tao in this process.
+        ValidationError: for a control that something else decides, a lattice of other particles than the bunch's, a
+            seed below 1, or a second Tao in this process.
 
     Gradient:
         Estimated, at 2 runs an input; a bunch passes at 12 more, whatever its size. Where the deck has CSR or space
@@ -99,6 +99,10 @@ def BmadModel(
         >>> tao({"Q1.k1": k1})["END.beta_x"].backward()  # doctest: +SKIP
     """
     check_names(controls, outputs)
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 1):
+        raise ValidationError(
+            f"seed is {seed!r}; expected a whole number, 1 or more: Tao takes the time for it otherwise"
+        )
     path = deck_file(deck)
     check_installed()
     with _Asked(path, here=not workers and options.get("executor") is None) as asked:
@@ -118,14 +122,14 @@ def BmadModel(
         last = {name: element.place for name, element in found.elements.items() if element.place is not None}
         plan = plan_outputs(outputs, OpticsNames(last, found.count, ring, COORDINATES), _watched(found), bunch)
         others = other_inputs(plan, controls, initial, bunch, ring, found.energy, found.momentum)
-        others = _with_deck_start(others, asked("start"), initial or {}, found.momentum)
+        others = _with_deck_start(others, found, initial or {})
         setup = [f"set branch 0 geometry = {'closed' if ring else 'open'}"] if ring != found.closed else []
-        setup += [] if ring else _start_setup(others, found.momentum)
+        setup += [] if ring else _start_setup(others, found)
         recipe = Recipe(
             deck=path,
             survey=found,
             knobs=knobs,
-            starts=[v.name.partition(".")[2] for v in others if v.name.startswith(f"{INITIAL}.")],
+            starts={v.name.partition(".")[2]: v.default_value for v in others if v.name.startswith(f"{INITIAL}.")},
             optics=plan.optics,
             periodic=ring,
             bunches=plan.places,
@@ -207,24 +211,24 @@ def _watched(found: Survey) -> list[str]:
     return [name for name, element in found.elements.items() if element.key in _WATCHING and element.place is not None]
 
 
-def _with_deck_start(
-    variables: Sequence[Variable], standing: Mapping[str, float], given: Mapping[str, float], reference_momentum: float
-) -> list[Variable]:
+def _with_deck_start(variables: Sequence[Variable], found: Survey, given: Mapping[str, float]) -> list[Variable]:
     """Return variables with what the deck starts with as the default of what the user has not given."""
-    found = []
+    changed = []
     for variable in variables:
         head, _, name = variable.name.partition(".")
-        if head == INITIAL and name not in given and ("beta" not in name or standing[name] > 0.0):
-            factor = reference_momentum if name in ("px", "py") else 1.0
-            variable = variable.model_copy(update={"default_value": factor * standing[name]})
-        found.append(variable)
-    return found
+        standing = found.start.get(name, 0.0)
+        if head == INITIAL and name not in given and (standing > 0.0 or (found.start and "beta" not in name)):
+            factor = found.momentum if name in ("px", "py") else 1.0
+            variable = variable.model_copy(update={"default_value": factor * standing})
+        changed.append(variable)
+    return changed
 
 
-def _start_setup(variables: Sequence[Variable], reference_momentum: float) -> list[str]:
-    """Return the commands that make the defaults of the start Tao's own."""
-    return [
-        start_command(variable.name.partition(".")[2], float(variable.default_value), reference_momentum)
-        for variable in variables
-        if variable.name.startswith(f"{INITIAL}.") and variable.default_value is not None
-    ]
+def _start_setup(variables: Sequence[Variable], found: Survey) -> list[str]:
+    """Return the commands that make the defaults of the start Tao's own, and its beta functions positive."""
+    known = {v.name.partition(".")[2]: v.default_value for v in variables if v.name.startswith(f"{INITIAL}.")}
+    start = {name: float(value) for name, value in known.items() if value is not None}
+    for name in ("beta_x", "beta_y"):
+        if found.start.get(name, 0.0) <= 0.0:
+            start.setdefault(name, NO_BETA)
+    return [start_command(name, value, found.momentum) for name, value in start.items()]

@@ -27,6 +27,8 @@ from lume_diff.errors import SimulatorError, ValidationError
 
 #: Kinds of elements that may change the reference energy.
 _ACCELERATING = ("Lcavity", "Patch", "E_Gun", "EGun", "Converter", "Foil", "Hybrid", "Custom")
+#: Beta function that a line starts with in Tao where nobody has said which [m].
+NO_BETA = 1.0
 _OFF, _ON = "set global lattice_calc_on = F", "set global lattice_calc_on = T"
 
 
@@ -38,7 +40,7 @@ class Recipe:
         deck: the file.
         survey: of the deck.
         knobs: what is set.
-        starts: names of what the line starts with that are inputs, without ``"initial."``.
+        starts: default by name of what the line starts with, as far as these are inputs, without ``"initial."``.
         optics: what is computed.
         periodic: whether that is of a ring.
         bunches: name -> place of the bunches that are returned.
@@ -49,7 +51,7 @@ class Recipe:
     deck: Path
     survey: Survey
     knobs: Sequence[Knob]
-    starts: Sequence[str]
+    starts: Mapping[str, float | None]
     optics: Optics
     periodic: bool
     bunches: Mapping[str, int] = field(default_factory=dict)
@@ -109,6 +111,7 @@ class TaoSimulator(CodeSimulator):
         self._known: tuple[int, dict[str, float]] | None = None
         self._loaded: tuple[bytes, int] | None = None
         self._tracks = factory.recipe.survey.tracks
+        self._energy = factory.recipe.survey.energy
 
     # -- the native object -----------------------------------------------------------------------------------
 
@@ -138,10 +141,10 @@ class TaoSimulator(CodeSimulator):
         by_hand = self._session.history
         self._factory.keep([*self._replayed, *by_hand])
         if self._known is None or self._known[0] != len(by_hand):
-            self._compute("single")
+            self._energy = self.reference_energy
             found = {knob.name: knob.read(self._session) for knob in self._recipe.knobs}
             if self._recipe.bunches:
-                found["reference_energy"] = self.reference_energy
+                found["reference_energy"] = self._energy
             found |= self._starts()
             self._known = (len(by_hand), found)
         return dict(self._known[1])
@@ -149,11 +152,12 @@ class TaoSimulator(CodeSimulator):
     def _starts(self) -> dict[str, float]:
         if not self._recipe.starts:
             return {}
-        p0 = float(momentum(self.reference_energy, self._recipe.survey.mass))
+        self._compute("single")
+        p0 = float(momentum(self._energy, self._recipe.survey.mass))
         standing = read_start(self._session)
         standing |= {name: p0 * standing[name] for name in ("px", "py")}
-        # A beta function that is not set reads zero: it is no baseline.
-        return {f"{INITIAL}.{n}": standing[n] for n in self._recipe.starts if "beta" not in n or standing[n] > 0.0}
+        # What has no default stands in Tao with some value all the same, which is no baseline.
+        return {f"{INITIAL}.{n}": standing[n] for n, default in self._recipe.starts.items() if default is not None}
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -269,13 +273,13 @@ class TaoSimulator(CodeSimulator):
     def _start_commands(self, wanted: Mapping[str, Any], standing: Mapping[str, float]) -> list[str]:
         """Return the commands that bring the start of the line from one state to another."""
         commands = []
-        energy = float(wanted.get("reference_energy", self._recipe.survey.energy))
+        energy = float(wanted.get("reference_energy", self._energy))
         shifted = energy != standing.get("reference_energy", energy)
         if shifted:
             commands.append(f"set ele {BRANCH}0 e_tot = {number(energy)}")
         p0 = float(momentum(energy, self._recipe.survey.mass))
         for name in self._recipe.starts:
-            value = float(wanted.get(f"{INITIAL}.{name}", 1.0))
+            value = float(wanted.get(f"{INITIAL}.{name}", NO_BETA))
             if value == standing.get(f"{INITIAL}.{name}") and not (shifted and name in ("px", "py")):
                 continue
             commands.append(start_command(name, value, p0))

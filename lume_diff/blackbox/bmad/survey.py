@@ -72,6 +72,8 @@ class Survey:
         beam: whether the deck has a beam of its own.
         tracks: whether the deck asks for beam tracking.
         seed: of random numbers, 1 if the deck has none.
+        start: what a line starts with, by our names, momenta in units of the reference one; beta functions that the
+            deck does not give are zero.
     """
 
     version: str
@@ -85,6 +87,7 @@ class Survey:
     beam: bool
     tracks: bool
     seed: int
+    start: Mapping[str, float]
 
 
 def survey(session: TaoSession) -> Survey:
@@ -95,7 +98,7 @@ def survey(session: TaoSession) -> Survey:
     branch = _fields(session.text("pipe branch1 1@0"))
     beam = _fields(session.text("pipe beam_init 1@0"))
     settings = _fields(session.text("pipe global"))
-    particle = branch["param.particle"]
+    particle, closed = branch["param.particle"], branch["param.geometry"].lower() == "closed"
     (energy,) = session.reals(f"pipe lat_list -array_out {BRANCH}0|model ele.e_tot", 1)
     (momentum,) = session.reals(f"pipe lat_list -array_out {BRANCH}0|model ele.p0c", 1)
     (mass,) = session.reals(f"pipe evaluate -array_out mass_of({particle})", 1)
@@ -103,7 +106,7 @@ def survey(session: TaoSession) -> Survey:
         version=" ".join(session.text("show version")).removeprefix("Version:").strip(),
         elements=_elements(session, names, keys, tracked),
         count=tracked - 1,
-        closed=branch["param.geometry"].lower() == "closed",
+        closed=closed,
         particle=particle,
         mass=float(mass),
         energy=float(energy),
@@ -111,6 +114,7 @@ def survey(session: TaoSession) -> Survey:
         beam=int(beam["n_particle"]) > 0 or bool(beam["position_file"]),
         tracks=settings["track_type"] == "beam",
         seed=max(int(settings["random_seed"]), 0) or 1,
+        start={} if closed else read_start(session),
     )
 
 
@@ -204,12 +208,6 @@ def read_start(session: TaoSession) -> dict[str, float]:
     }
 
 
-def settled_start(session: TaoSession) -> dict[str, float]:
-    """Let Tao compute again, and return what the line starts with."""
-    session.command("set global lattice_calc_on = T")
-    return read_start(session)
-
-
 def own_beam(session: TaoSession, seed: int, particle: str, mass: float) -> ParticleGroup:
     """Return the beam that the deck itself starts with, always the same one.
 
@@ -263,7 +261,6 @@ class Surveyor(Simulator):
         functions: dict[str, Callable[..., Any]] = {
             "survey": survey,
             "probe": probe,
-            "start": settled_start,
             "beam": own_beam,
         }
         try:

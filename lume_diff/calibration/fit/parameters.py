@@ -180,7 +180,8 @@ class BeamMomentum(InputParameter):
     Args:
         strengths: inputs that are fields over the rigidity of the nominal beam.
         prior: of the factor, around 1.
-        energy: the input that is the beam's total energy [eV], if the model has one.
+        energy: the input that is the beam's total energy [eV], or several of them: a stage that tracks relative to a
+            reference energy has it as an input too.
         rest_energy: of a particle [eV]; the electron's by default.
         name: in reports.
 
@@ -198,21 +199,21 @@ class BeamMomentum(InputParameter):
         strengths: str | Sequence[str],
         prior: Prior,
         *,
-        energy: str | None = None,
+        energy: str | Sequence[str] | None = None,
         rest_energy: float = 510998.95069,
         name: str = "beam momentum",
     ) -> None:
         self.strengths = [strengths] if isinstance(strengths, str) else list(strengths)
-        self.energy = energy
+        self.energies = [energy] if isinstance(energy, str) else list(energy or ())
         self.rest_energy = rest_energy
-        super().__init__([*self.strengths, *([] if energy is None else [energy])], prior, "", name)
+        super().__init__([*self.strengths, *self.energies], prior, "", name)
 
     def on_inputs(self, inputs: Mapping[str, Any], value: Tensor) -> dict[str, Any]:
         """Return inputs with weaker magnets and a faster beam."""
         changed = {**inputs, **{name: self.change(inputs[name], value) for name in self.strengths}}
-        if self.energy is not None:
-            momentum = inputs[self.energy].square() - self.rest_energy**2
-            changed[self.energy] = torch.sqrt(value.square() * momentum + self.rest_energy**2)
+        for name in self.energies:
+            momentum = inputs[name].square() - self.rest_energy**2
+            changed[name] = torch.sqrt(value.square() * momentum + self.rest_energy**2)
         return changed
 
     def change(self, setting: Tensor, value: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ _SIZE = 9.0  # [pt]
 _SHOWN = 6  # settings
 
 
-def plot_result(result: CalibrationResult, path: str | os.PathLike[str]) -> None:
+def plot_result(result: CalibrationResult, path: str | os.PathLike[str] | BinaryIO) -> None:
     """Draw a calibration result; see ``CalibrationResult.plot``."""
     screens = [(data, found) for data, found in zip(result.calibration.data, result.predict(), strict=True)]
     pictures = [pair for pair in screens if observed_images(pair[0])]

@@ -26,7 +26,8 @@ class Unresolved:
     def __str__(self) -> str:
         terms = sorted(self.direction.items(), key=lambda term: -abs(term[1]))
         shown = " ".join(f"{weight:+.2f} {name}" for name, weight in terms if abs(weight) > 0.1)
-        return f"{shown} (the data give {self.information:.2g} of what the prior gives)"
+        left = (1.0 + self.information) ** -0.5
+        return f"{shown}, in widths of their priors (the data leave {left:.0%} of the prior's width along this)"
 
 
 @dataclass(frozen=True)

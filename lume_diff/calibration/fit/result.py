@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: A parameter of whose prior width more than this is left has learned next to nothing.
 _SHARE_LEFT = 0.7
+#: Chi² per degree of freedom above which a fit says that something is wrong.
+_POOR_FIT = 2.0
 
 
 class CalibrationResult:
@@ -231,41 +233,54 @@ class CalibrationResult:
             raise ValidationError(f"{os.fspath(path)!r} is no saved calibration: it has no 'parameters'")
         return found
 
-    def plot(self, path: str | os.PathLike[str]) -> None:
+    def plot(self, path: str | os.PathLike[str] | BinaryIO) -> None:
         """Draw data, best fit, residuals, estimates and convergence as one picture.
 
         Args:
-            path: of the picture.
+            path: of the picture, or a stream that takes a PNG.
         """
         from lume_diff.calibration.fit.pictures import plot_result
 
         plot_result(self, path)
 
+    def shown(self, name: str) -> tuple[str, str]:
+        """Return the estimate and the standard error of a parameter as text, to a tenth of the error."""
+        value, error = self[name]
+        return f"{value:.{_digits(value, error)}g}", f"{error:.2g}"
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to know before the numbers are believed."""
+        found = [f"not resolved: {combination}" for combination in self.unresolved]
+        if self.reduced_chi_square > _POOR_FIT:
+            found.append(
+                f"chi² per degree of freedom is {self.reduced_chi_square:.3g}: the model or the noise is not right, and "
+                f"the errors are too small, by {math.sqrt(self.reduced_chi_square):.2g} at least"
+            )
+        others = [cost for _, cost in self.optima if cost > self.cost + 0.5]
+        if others:
+            found.append(
+                f"{len(others)} of {len(self.optima)} starts ended in worse minima, the best of them "
+                f"{min(others) - self.cost:.3g} above this one"
+            )
+        return found
+
     def __str__(self) -> str:
         width = max(map(len, [*self.names, "parameter"]))
         lines = [f"{'parameter':{width}}  {'estimate':>13}  {'error':>9}  {'unit':6}  prior"]
-        for parameter, (value, error) in zip(self.parameters, map(self.__getitem__, self.names), strict=True):
-            note = "" if self.resolved[parameter.name] else "   not resolved by the data"
-            digits = _digits(value, error)
+        for parameter in self.parameters:
+            note = "" if self.resolved[parameter.name] else "   not resolved by the data: this is the prior"
+            value, error = self.shown(parameter.name)
             lines.append(
-                f"{parameter.name:{width}}  {value:13.{digits}g}  {error:9.2g}  {parameter.unit:6}  "
-                f"{parameter.prior}{note}"
+                f"{parameter.name:{width}}  {value:>13}  {error:>9}  {parameter.unit:6}  {parameter.prior}{note}"
             )
-        lines += [f"not resolved: {combination}" for combination in self.unresolved]
-        fit = f"chi² / degrees of freedom = {self.chi_square:.4g} / {self.degrees_of_freedom}"
-        if self.reduced_chi_square > 2.0:
-            fit += ": the model or the noise is not right, and the errors are too small"
-        lines.append(fit)
+        lines += [f"warning: {text}" for text in self.warnings]
+        lines.append(f"chi² / degrees of freedom = {self.chi_square:.4g} / {self.degrees_of_freedom}")
         state = "converged" if self.converged else "NOT converged"
         lines.append(
             f"{state} ({self.message.rstrip('.')}) by {self.method}: {len(self.history)} steps, {self.evaluations} "
             f"evaluations, {self.runs} simulator runs, {self.seconds:.3g} s"
         )
-        others = [cost for _, cost in self.optima if cost > self.cost + 0.5]
-        if others:
-            lines.append(
-                f"{len(others)} of {len(self.optima)} starts ended in worse minima (cost {min(others):.4g} up)"
-            )
         return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _LIGHT = 299792458.0  # [m/s]
 
 
-class Frame:
+class Entrance:
     """Place a generated bunch at the entrance of a model: energy, plane and charge of its design bunch.
 
     Args:
@@ -90,7 +90,22 @@ def design_bunch(model: LUMEModel) -> TorchParticleGroup:
     """
     if "initial_particles" not in model.input_names:
         raise ValidationError(
-            "the model takes no 'initial_particles', so no bunch can be reconstructed at its entrance; give a model that "
+            "the model takes no 'initial_particles', so no bunch can be reconstructed at its entrance; give one that "
             "does, such as a CheetahModel with a ParticleBeam or the stages behind the source"
         )
     return model.get("initial_particles")
+
+
+def design_scale(design: TorchParticleGroup) -> Tensor:
+    """Return the rms sizes of a bunch in the coordinates of a generator, ``(6,)`` [m], [rad], [m], [1]."""
+    with torch.no_grad():
+        momentum = design["mean_p"]
+        found = [
+            design["sigma_x"],
+            design["sigma_px"] / momentum,
+            design["sigma_y"],
+            design["sigma_py"] / momentum,
+            _LIGHT * design["sigma_t"],
+            design["sigma_energy"] / design["mean_energy"],
+        ]
+        return torch.stack(found).double()

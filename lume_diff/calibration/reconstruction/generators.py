@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +45,7 @@ class Network(nn.Module):
             torch.manual_seed(seed)
             self.linear = nn.Linear(dimensions, dimensions, dtype=torch.float64)
             parts: list[nn.Module] = []
-            for first, second in zip(sizes[:-1], sizes[1:], strict=True):
+            for first, second in pairwise(sizes):
                 parts += [nn.Linear(first, second, dtype=torch.float64), nn.Tanh()]
             self.bend = nn.Sequential(*parts[:-1])
         last = parts[-2]
@@ -63,8 +65,8 @@ class Network(nn.Module):
         return self.linear(base) + self.bend(base)
 
 
-def base_points(count: int, dimensions: int, seed: int) -> Tensor:
-    """Return points that fill a standard normal distribution evenly, ``(count, dimensions)``.
+def even_points(count: int, dimensions: int, seed: int) -> Tensor:
+    """Return points that fill the unit cube evenly, ``(count, dimensions)``.
 
     Args:
         count: how many.
@@ -75,6 +77,39 @@ def base_points(count: int, dimensions: int, seed: int) -> Tensor:
         A. B. Owen, J. Complexity 14, 466 (1998), doi:10.1006/jcom.1998.0487 (scrambled Sobol points).
     """
     engine = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=seed)
-    even = engine.draw(count, dtype=torch.float64)
-    edge = 0.5 / max(count, 1)
-    return torch.special.ndtri(even.clamp(edge, 1.0 - edge))
+    return engine.draw(count, dtype=torch.float64)
+
+
+def normal_points(even: Tensor, shift: Tensor | None = None) -> Tensor:
+    """Return points that fill a standard normal distribution as evenly as ``even`` fills the unit cube.
+
+    Args:
+        even: points in the unit cube, ``(n, d)``.
+        shift: by which they are moved around in it, ``(d,)``: other points, as even as these.
+
+    Source:
+        R. Cranley and T. N. L. Patterson, SIAM J. Numer. Anal. 13, 904 (1976), doi:10.1137/0713071 (shifted points).
+    """
+    moved = even if shift is None else torch.remainder(even + shift, 1.0)
+    edge = 0.5 / max(len(even), 1)
+    return torch.special.ndtri(moved.clamp(edge, 1.0 - edge))
+
+
+def entropy(generator: nn.Module, base: Tensor) -> Tensor:
+    """Return how much larger the entropy of a generated bunch is than that of its base, per coordinate.
+
+    Args:
+        generator: maps ``(n, d)`` to ``(n, d)``.
+        base: points to average over, ``(n, d)``.
+
+    Returns:
+        The mean logarithm of the volume that the map gives to a point, over d; ``()``.
+
+    Gradient:
+        Exact, to the weights of the generator.
+
+    Source:
+        A. Hoover and J. C. Wong, Phys. Rev. Research 6, 033163 (2024), doi:10.1103/PhysRevResearch.6.033163.
+    """
+    slopes = torch.func.vmap(torch.func.jacrev(lambda point: generator(point.unsqueeze(0)).squeeze(0)))(base)
+    return torch.linalg.slogdet(slopes).logabsdet.mean() / base.shape[-1]

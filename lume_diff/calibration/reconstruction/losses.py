@@ -27,22 +27,24 @@ class Distance(NamedTuple):
         aligned: sum of absolute differences after the centroids were laid on each other, between 0 and 2.
         size: sum of the absolute logarithms of the ratios of rms sizes.
         image: sum of absolute differences as the images are.
+        pointing: squared distance of the centroids in measured beam sizes.
     """
 
     aligned: Tensor
     size: Tensor
     image: Tensor
+    pointing: Tensor
 
 
 def target_of(image: Tensor, valid: Tensor, pixel_size: tuple[float, float]) -> Target:
     """Return measured images with what is compared of them; light below zero does not count."""
     lit = normalised((image * valid).clamp_min(0.0))
-    centroid, size = _measures(lit, pixel_size)
+    centroid, size = sizes(lit, pixel_size)
     return Target(lit, valid, pixel_size, centroid, size)
 
 
-def _measures(image: Tensor, pixel_size: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Return centroids and rms sizes in x and y, ``(..., 2)`` [m] each."""
+def sizes(image: Tensor, pixel_size: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Return centroids and rms sizes of images of any intensity in x and y, ``(..., 2)`` [m] each."""
     found = moments(image, pixel_size)
     smallest = 1e-3 * min(pixel_size) ** 2
     return found[..., :2], found[..., 2:4].clamp_min(smallest).sqrt()
@@ -57,18 +59,14 @@ def distances(predicted: Tensor, target: Target) -> Distance:
         Exact.
     """
     image = normalised(predicted * target.valid)
-    centroid, size = _measures(image, target.pixel_size)
+    centroid, size = sizes(image, target.pixel_size)
     moved = _shifted(image, target.centroid - centroid, target.pixel_size)
     return Distance(
         aligned=(moved - target.image).abs().sum((-2, -1)),
         size=(size / target.size).log().abs().sum(-1),
         image=(image - target.image).abs().sum((-2, -1)),
+        pointing=((centroid - target.centroid) / target.size).square().sum(-1),
     )
-
-
-def centroids(image: Tensor, target: Target) -> Tensor:
-    """Return the centroids of predicted images of any intensity, ``(settings, 2)`` [m]."""
-    return _measures(normalised(image * target.valid), target.pixel_size)[0]
 
 
 def _shifted(image: Tensor, offset: Tensor, pixel_size: tuple[float, float]) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lume_diff.calibration.reconstruction.bunches import Frame
+from lume_diff.calibration.reconstruction.bunches import Entrance
+from lume_diff.calibration.reconstruction.generators import normal_points
 from lume_diff.particles import TorchParticleGroup
 
 
@@ -15,7 +16,8 @@ class Member(nn.Module):
     Args:
         generator: maps normal points ``(n, d)`` to coordinates of order one.
         parameters: how many of the machine.
-        points: that the bunch is made of, ``(n, d + 2)``; the last two are for what a transverse bunch does not have.
+        even: points in the unit cube that the bunch is made of, ``(n, d + 2)``; the last two are for what a transverse
+            bunch does not have.
         settings: which settings it is fitted to, with repetitions.
 
     Attributes:
@@ -23,23 +25,28 @@ class Member(nn.Module):
         coordinates: of the machine's parameters, in standard deviations of their priors.
     """
 
-    def __init__(self, generator: nn.Module, parameters: int, points: Tensor, settings: Tensor) -> None:
+    def __init__(self, generator: nn.Module, parameters: int, even: Tensor, settings: Tensor) -> None:
         super().__init__()
         self.generator = generator
         self.offset = nn.Parameter(torch.zeros(4, dtype=torch.float64))
         self.coordinates = nn.Parameter(torch.zeros(parameters, dtype=torch.float64))
-        self.points: Tensor
+        self.even: Tensor
         self.settings: Tensor
-        self.register_buffer("points", points, persistent=False)
+        self.register_buffer("even", even, persistent=False)
         self.register_buffer("settings", settings, persistent=False)
 
-    def bunch(self, frame: Frame, points: Tensor | None = None) -> TorchParticleGroup:
+    def other_points(self, seed: int) -> Tensor:
+        """Return points as even as those of this member, but elsewhere, ``(n, d + 2)``."""
+        random = torch.Generator().manual_seed(seed)
+        return normal_points(self.even, torch.rand(self.even.shape[-1], dtype=self.even.dtype, generator=random))
+
+    def bunch(self, entrance: Entrance, points: Tensor | None = None) -> TorchParticleGroup:
         """Return the bunch of the fit, or one of other points ``(n, d + 2)``.
 
         Gradient:
             Exact, to everything that is fitted.
         """
-        chosen = self.points if points is None else points
+        chosen = normal_points(self.even) if points is None else points
         made = self.generator(chosen[:, :-2])
         moved = torch.cat((made[:, :4] + self.offset, made[:, 4:]), dim=-1)
-        return frame.bunch(moved, chosen[:, -2:])
+        return entrance.bunch(moved, chosen[:, -2:])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,19 +15,23 @@ from lume_diff.calibration.data.screens import ScreenDataset
 from lume_diff.calibration.fit.calibration import check_parameters
 from lume_diff.calibration.fit.parameters import Parameter
 from lume_diff.calibration.likelihoods.shots import screen_shots
-from lume_diff.calibration.reconstruction.bunches import Frame, design_bunch
-from lume_diff.calibration.reconstruction.generators import Network, base_points
-from lume_diff.calibration.reconstruction.losses import Distance, Target, centroids, distances, target_of
+from lume_diff.calibration.reconstruction.ambiguity import check_ambiguity
+from lume_diff.calibration.reconstruction.bunches import Entrance, design_bunch, design_scale
+from lume_diff.calibration.reconstruction.generators import DIMENSIONS, Network, entropy, even_points, normal_points
+from lume_diff.calibration.reconstruction.losses import Distance, distances, sizes, target_of
 from lume_diff.calibration.reconstruction.member import Member
 from lume_diff.calibration.reconstruction.result import Reconstruction
-from lume_diff.calibration.reconstruction.training import Training
-from lume_diff.errors import ValidationError
+from lume_diff.calibration.reconstruction.scale import fitted_scale, response
+from lume_diff.calibration.reconstruction.training import Listener, Options, Training
+from lume_diff.calibration.reconstruction.variants import AS_GIVEN, Variant
+from lume_diff.errors import CalibrationError, ValidationError
 
 if TYPE_CHECKING:
     from lume_diff.models import LUMEModel
 
-#: Told after every epoch: member, epoch, loss.
-Listener = Callable[[int, int, float], None]
+_POINTING_WEIGHT = 0.05
+_ENTROPY_POINTS = 256
+_PROBES = 64  # particles of a thin bunch
 
 
 class BeamReconstruction:
@@ -45,8 +50,8 @@ class BeamReconstruction:
         parameters: of machine and screen that are fitted with the bunch, such as ``Blur(LogNormal(3e-5, 2.0))``.
         generator: makes the network of a member of the ensemble from its seed; ``Network`` by default.
         dimensions: 4 for a transverse bunch with time and energy of the design bunch, 6 for all.
-        scale: size of coordinates of order one at the start, ``(dimensions,)`` [m], [rad]; by default that of the
-            design bunch.
+        scale: size of coordinates of order one at the start, ``(dimensions,)`` [m], [rad], for six [m], [1]; by default
+            what the measured sizes ask for, by the response of the model to thin bunches.
 
     Raises:
         ValidationError: for a model without ``initial_particles``, or data that do not fit it.
@@ -72,24 +77,28 @@ class BeamReconstruction:
         dimensions: int = 4,
         scale: Sequence[float] | None = None,
     ) -> None:
-        self.model = model
-        self.data = data
-        self.n_particles = n_particles
-        self.seed = seed
-        self.parameters = list(parameters)
         if n_particles < 100:
             raise ValidationError(f"n_particles is {n_particles!r}; expected at least 100")
-        data.check_against(model)
-        data.require_scan(2, "a reconstruction")
+        if dimensions not in DIMENSIONS:
+            raise ValidationError(f"dimensions is {dimensions!r}; expected one of {', '.join(map(str, DIMENSIONS))}")
+        self.model = model
+        self.design = design_bunch(model)
+        self.data = data.check_against(model)
+        self.data.require_scan(2, "a reconstruction")
+        self.n_particles, self.seed, self.dimensions = n_particles, seed, dimensions
+        self.parameters = list(parameters)
         if self.parameters:
             check_parameters(self.parameters, model)
-        design = design_bunch(model)
-        self.dimensions = dimensions
-        self.frame = Frame(design, _scale(design, dimensions) if scale is None else torch.tensor(list(scale)))
         self.generator = (lambda seed: Network(dimensions, seed=seed)) if generator is None else generator
-        shots = screen_shots(data)
+        shots = screen_shots(self.data)
         self.seen = shots.present.any(1)
-        self.target = target_of(shots.mean[self.seen], shots.valid[self.seen], data.pixel_size)
+        self.target = target_of(shots.mean[self.seen], shots.valid[self.seen], self.data.pixel_size)
+        self.inputs = self.data[self.seen.numpy()].inputs(model.dtype)
+        self.variant = AS_GIVEN
+        self._given_scale = None if scale is None else torch.tensor(list(scale), dtype=torch.float64)
+        if self._given_scale is not None and len(self._given_scale) != dimensions:
+            raise ValidationError(f"scale has {len(self._given_scale)} numbers; expected {dimensions}")
+        self.entrance = Entrance(self.design, self._scale())
 
     def run(
         self,
@@ -98,6 +107,8 @@ class BeamReconstruction:
         ensemble: int = 1,
         rate: float = 1e-2,
         size_weight: float = 0.3,
+        entropy_weight: float = 0.0,
+        check_ambiguity: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: bool | Listener = True,
     ) -> Reconstruction:
@@ -107,24 +118,28 @@ class BeamReconstruction:
         tenth of its epochs.
 
         Args:
-            epochs: of fitting the shape; a fifth as many follow for the pointing.
+            epochs: of fitting the shape; a fifth as many, at least 40, follow for the pointing.
             ensemble: how many bunches, each from its own first weights and points, and beyond the first one from
                 settings drawn with replacement: their spread tells the uncertainty.
             rate: of the optimiser at the start; it falls to zero along a cosine.
             size_weight: of the logarithm of beam sizes beside the images.
+            entropy_weight: of the bunch's entropy per coordinate, which fills what the images leave open.
+            check_ambiguity: whether to find out by short fits what the scan cannot decide, see
+                ``Reconstruction.check_ambiguity``.
             checkpoint: path of a file that keeps the state.
             progress: whether to show a bar, or a function of member, epoch and loss.
 
         Raises:
             ValidationError: for numbers that are not positive, or a checkpoint of another fit.
+            CalibrationError: if the loss is no number, or no image of the bunch at the start reaches the screen.
         """
         for name, value in (("epochs", epochs), ("ensemble", ensemble), ("rate", rate)):
             if not value > 0:
                 raise ValidationError(f"{name} is {value!r}; expected a positive number")
         began, cpu, runs = time.perf_counter(), time.process_time(), self.model.runs
-        training = Training(self, epochs, ensemble, rate, size_weight, checkpoint, progress)
+        training = Training(self, Options(epochs, ensemble, rate, size_weight, entropy_weight), checkpoint, progress)
         members = training.members()
-        return Reconstruction(
+        result = Reconstruction(
             self,
             members,
             history=training.history,
@@ -133,75 +148,127 @@ class BeamReconstruction:
             cpu_seconds=time.process_time() - cpu,
             finished=training.finished,
         )
+        if check_ambiguity and training.finished:
+            result.check_ambiguity()
+        return result
+
+    def check_ambiguity(self, **options: Any) -> Any:
+        """Find out what the scan cannot decide; see ``Reconstruction.check_ambiguity``."""
+        return check_ambiguity(self, **options)
 
     # -- what a member sees ----------------------------------------------------------------------------------
 
     def new_member(self, index: int) -> Member:
-        """Return a member of the ensemble before it was fitted."""
+        """Return a member of the ensemble before it was fitted.
+
+        Raises:
+            CalibrationError: where its bunch does not reach the screen.
+        """
         seed = self.seed + 7919 * index
-        points = base_points(self.n_particles, self.dimensions + 2, seed)
+        even = even_points(self.n_particles, self.dimensions + 2, seed)
         settings = torch.arange(len(self.target.image))
         if index:
             generator = torch.Generator().manual_seed(seed)
             drawn = torch.randint(len(settings), (len(settings),), generator=generator)
             # Fewer than two different settings would leave the bunch open.
             settings = drawn if len(drawn.unique()) > 1 else settings
-        return Member(self.generator(seed), len(self.parameters), points, settings)
+        member = Member(self.generator(seed), len(self.parameters), even, settings)
+        with torch.no_grad():
+            lit = (self.images(member, self.inputs) * self.target.valid).sum((-2, -1)) > 0.0
+        if not bool(lit.any()):
+            raise CalibrationError(
+                f"{self.data.screen}: a bunch of the scale {self.entrance.scale.tolist()} does not reach the screen "
+                "at any setting; check the model against the measured optics, or give a smaller scale"
+            )
+        return member
 
     def values(self, member: Member) -> Tensor:
         """Return the values of the machine's parameters, ``(p,)``, each in its unit."""
         parts = [p.prior.at(u) for p, u in zip(self.parameters, member.coordinates.unbind(), strict=True)]
         return torch.stack(parts) if parts else member.coordinates
 
-    def images(self, member: Member, data: ScreenDataset, points: Tensor | None = None) -> Tensor:
-        """Return the images of a member's bunch at the settings of data, ``(settings, ny, nx)``."""
-        inputs: dict[str, Any] = {**data.inputs(self.model.dtype)}
-        inputs["initial_particles"] = member.bunch(self.frame, points)
-        values = self.values(member)
-        pairs = list(zip(self.parameters, values.unbind(), strict=True))
+    def images(self, member: Member, settings: Mapping[str, Tensor], points: Tensor | None = None) -> Tensor:
+        """Return the images of a member's bunch, ``(settings, ny, nx)``, as the camera of the data sees them.
+
+        Args:
+            member: of the ensemble.
+            settings: of the model's inputs by name, ``(settings,)`` each.
+            points: that the bunch is made of, ``(n, d + 2)``; those of the fit if None.
+
+        Gradient:
+            Exact, or the model's, to everything that is fitted.
+        """
+        return self._seen_by_camera(member, settings, member.bunch(self.entrance, points))
+
+    def _seen_by_camera(self, member: Member | None, settings: Mapping[str, Tensor], bunch: Any) -> Tensor:
+        inputs: dict[str, Any] = self.variant.on_inputs(settings, self.data.scanned)
+        inputs["initial_particles"] = bunch
+        pairs = [] if member is None else list(zip(self.parameters, self.values(member).unbind(), strict=True))
         touched = {name for parameter, _ in pairs for name in getattr(parameter, "inputs", ())}
         inputs |= {name: value.detach() for name, value in self.model.get(sorted(touched - set(inputs))).items()}
         for parameter, value in pairs:
             inputs = parameter.on_inputs(inputs, value)
-        image = self.model(inputs, outputs=[data.screen])[data.screen]
+        image = self.model(inputs, outputs=[self.data.screen])[self.data.screen].double()
         for parameter, value in pairs:
-            image = parameter.on_image(image, value, data.frame.pixel)
-        return data.frame.view(image)
+            image = parameter.on_image(image, value, self.data.frame.pixel)
+        view: Tensor = self.data.frame.view(self.variant.on_image(image))
+        return view
 
-    def distances(self, member: Member, data: ScreenDataset | None = None, points: Tensor | None = None) -> Distance:
-        """Return how far a member's images are from those of data; of the data of the fit if None."""
-        if data is None:
-            return distances(self.images(member, self.data[self.seen.numpy()], points), self.target)
-        shots = screen_shots(data)
-        seen = shots.present.any(1)
-        target = target_of(shots.mean[seen], shots.valid[seen], data.pixel_size)
-        return distances(self.images(member, data[seen.numpy()], points), target)
+    def distances(self, member: Member, points: Tensor | None = None) -> Distance:
+        """Return how far a member's images are from those of the fit."""
+        return distances(self.images(member, self.inputs, points), self.target)
 
-    def loss(self, member: Member, size_weight: float) -> tuple[Tensor, Distance]:
-        """Return what the shape of a member is fitted by, and the distances in it."""
-        image = self.images(member, self.data[self.seen.numpy()])
-        found = distances(image, self.target)
-        chosen = member.settings
-        off = _pointing(image, self.target)
-        loss = (found.aligned + size_weight * found.size)[chosen].mean() + 0.05 * off[chosen].mean()
+    def loss(
+        self, member: Member, size_weight: float = 0.3, entropy_weight: float = 0.0, points: Tensor | None = None
+    ) -> tuple[Tensor, Distance]:
+        """Return what the shape of a member is fitted by, and the distances in it.
+
+        Args:
+            member: of the ensemble.
+            size_weight, entropy_weight: see ``run``.
+            points: that the bunch is made of, ``(n, d + 2)``; those of the member if None.
+
+        Gradient:
+            Exact, or the model's, to everything that is fitted.
+        """
+        found = self.distances(member, points)
+        each = found.aligned + size_weight * found.size + _POINTING_WEIGHT * found.pointing
+        loss = each[member.settings].mean()
+        if entropy_weight:
+            few = normal_points(member.even[:_ENTROPY_POINTS, : self.dimensions])
+            loss = loss - entropy_weight * entropy(member.generator, few)
         return loss + 0.5e-3 * member.coordinates.square().sum(), found
 
+    # -- other readings of the scan --------------------------------------------------------------------------
 
-def _pointing(image: Tensor, target: Target) -> Tensor:
-    """Return the squared distance of centroids in beam sizes, ``(settings,)``: it keeps the bunch on the screen."""
-    return ((centroids(image, target) - target.centroid) / target.size).square().sum(-1)
+    def read_as(self, variant: Variant, n_particles: int) -> BeamReconstruction:
+        """Return the same reconstruction with another reading of settings and camera."""
+        other = copy.copy(self)
+        other.variant, other.n_particles = variant, n_particles
+        other.entrance = Entrance(self.design, other._scale())
+        return other
 
+    def _scale(self) -> Tensor:
+        """Return what coordinates of order one are at the start, ``(d,)``."""
+        if self._given_scale is not None:
+            return self._given_scale
+        scale = design_scale(self.design)[: self.dimensions]
+        thin = Entrance(self.design, torch.ones(self.dimensions, dtype=torch.float64))
 
-def _scale(design: Any, dimensions: int) -> Tensor:
-    """Return the sizes of the design bunch in the coordinates of a generator."""
-    with torch.no_grad():
-        momentum = design["mean_p"]
-        found = [
-            design["sigma_x"],
-            design["sigma_px"] / momentum,
-            design["sigma_y"],
-            design["sigma_py"] / momentum,
-            299792458.0 * design["sigma_t"],
-            design["sigma_energy"] / design["mean_energy"],
-        ]
-        return torch.stack(found[:dimensions]).double()
+        def thin_bunch(start: Tensor) -> tuple[Tensor, Tensor]:
+            points = torch.zeros(_PROBES, self.dimensions, dtype=torch.float64)
+            points[:, :4] = start
+            bunch = thin.bunch(points, torch.zeros(_PROBES, 2, dtype=torch.float64))
+            image = self._seen_by_camera(None, self.inputs, bunch) * self.target.valid
+            return image.sum((-2, -1)), sizes(image, self.target.pixel_size)[0]
+
+        with torch.no_grad():
+            ny, nx = self.target.image.shape[-2:]
+            width, height = (0.2 * n * p for n, p in zip((nx, ny), self.target.pixel_size, strict=True))
+            first = torch.stack((torch.tensor(width).double(), scale[1], torch.tensor(height).double(), scale[3]))
+            found = response(thin_bunch, first.clamp_min(1e-7), self.target.pixel_size)
+        if found is None:
+            return scale.clamp_min(1e-9)
+        derivatives, seen = found
+        fitted = fitted_scale(derivatives[seen], self.target.size[seen])
+        return torch.cat((scale[:4] if fitted is None else fitted, scale[4:])).clamp_min(1e-9)

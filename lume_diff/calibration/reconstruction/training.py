@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,9 +16,26 @@ from lume_diff.errors import CalibrationError, ValidationError
 if TYPE_CHECKING:
     from lume_diff.calibration.reconstruction.reconstruction import BeamReconstruction
 
-_POINTING = 0.2  # of the epochs
+_POINTING = 0.2  # of the epochs, ...
+_FEWEST = 40  # ... at least
 _POINTING_RATE = 10.0  # times the rate of the shape
 _KEPT = 10  # states over the epochs of a member
+
+
+#: Told after every epoch: member, epoch, loss.
+Listener = Callable[[int, int, float], None]
+
+
+class Options(NamedTuple):
+    """How to fit; see ``BeamReconstruction.run``."""
+
+    epochs: int
+    ensemble: int = 1
+    rate: float = 1e-2
+    size_weight: float = 0.3
+    entropy_weight: float = 0.0
+    pointing: bool = True
+    fresh: bool = True
 
 
 class Epoch(NamedTuple):
@@ -34,7 +53,8 @@ class Training:
 
     Args:
         task: what is fitted.
-        epochs, ensemble, rate, size_weight, checkpoint, progress: see ``BeamReconstruction.run``.
+        options: of the fit.
+        checkpoint, progress: see ``BeamReconstruction.run``.
 
     Attributes:
         history: every epoch.
@@ -44,37 +64,45 @@ class Training:
     def __init__(
         self,
         task: BeamReconstruction,
-        epochs: int,
-        ensemble: int,
-        rate: float,
-        size_weight: float,
-        checkpoint: str | os.PathLike[str] | None,
-        progress: Any,
+        options: Options,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool | Listener = False,
     ) -> None:
         self._task = task
-        self._epochs, self._ensemble, self._rate, self._size_weight = epochs, ensemble, rate, size_weight
+        self._options = options
         self._file = None if checkpoint is None else Path(checkpoint)
         self._progress = progress
         self._bar: Any = None
         self.history: list[Epoch] = []
         self.finished = False
-        identity = (task.data.digest, task.n_particles, task.seed, task.dimensions, epochs, ensemble, rate, size_weight)
-        self._identity = repr((*identity, [repr(p) for p in task.parameters], task.frame.scale.tolist()))
+        what = (
+            task.data.digest,
+            task.n_particles,
+            task.seed,
+            task.dimensions,
+            task.variant,
+            task.entrance.scale.tolist(),
+        )
+        self._identity = repr((*what, options, task.parameters, task.generator(task.seed)))
         self._state = self._stored()
 
     # -- epochs ----------------------------------------------------------------------------------------------
 
     def members(self) -> list[Member]:
-        """Fit all members and return those that were at least begun."""
+        """Fit all members; of those after the first only what was fitted to the end."""
         found: list[Member] = []
-        pointing = max(round(_POINTING * self._epochs), 1)
-        self._show_bar(self._ensemble * (self._epochs + pointing))
+        options = self._options
+        extra = max(round(_POINTING * options.epochs), _FEWEST) if options.pointing else 0
+        self._show_bar(options.ensemble * (options.epochs + extra))
         try:
-            for index in range(self._ensemble):
+            for index in range(options.ensemble):
                 member = self._task.new_member(index)
-                found.append(member)
-                self._fit(member, index, "shape", self._epochs)
-                self._fit(member, index, "pointing", pointing)
+                if not found:
+                    found.append(member)
+                self._fit(member, index, "shape", options.epochs)
+                self._fit(member, index, "pointing", extra)
+                if index:
+                    found.append(member)
             self.finished = True
         except KeyboardInterrupt:
             if not self.history:
@@ -86,11 +114,12 @@ class Training:
 
     def _fit(self, member: Member, index: int, part: str, epochs: int) -> None:
         known = self._state.get(f"{index} {part}")
-        shape = part == "shape"
+        options, shape = self._options, part == "shape"
+        member.generator.requires_grad_(shape)
         fitted = [*member.generator.parameters(), member.coordinates] if shape else [member.offset]
-        rate = self._rate if shape else _POINTING_RATE * self._rate
+        rate = (1.0 if shape else _POINTING_RATE) * options.rate
         optimiser = torch.optim.Adam(fitted, lr=rate)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(epochs, 1))
         first = 0
         if known is not None:
             member.load_state_dict(known["member"])
@@ -102,13 +131,15 @@ class Training:
         for epoch in range(first, epochs):
             optimiser.zero_grad()
             if shape:
-                loss, distance = self._task.loss(member, self._size_weight)
+                points = member.other_points(self._task.seed + 7919 * index + epoch + 1) if options.fresh else None
+                loss, distance = self._task.loss(member, options.size_weight, options.entropy_weight, points)
             else:
                 distance = self._task.distances(member)
                 loss = distance.image[member.settings].mean()
             if not bool(torch.isfinite(loss)):
                 raise CalibrationError(
-                    f"the loss is not finite at epoch {epoch}: lower the rate ({self._rate:g}) or check the model's range"
+                    f"the loss is not finite at epoch {epoch}: lower the rate "
+                    f"({self._options.rate:g}) or check the model's range"
                 )
             loss.backward()
             optimiser.step()
@@ -157,14 +188,15 @@ class Training:
             raise ValidationError(f"{str(self._file)!r} is no checkpoint of a reconstruction: {error}") from error
         if stored.get("identity") != self._identity:
             raise ValidationError(
-                f"checkpoint {str(self._file)!r} is of a fit with other data or options; name another file, or remove it"
+                f"checkpoint {str(self._file)!r} is of a fit with other data or options; name another file, "
+                "or remove it"
             )
         return dict(stored["states"])
 
     def _keep(self, name: str, state: dict[str, Any]) -> None:
-        self._state[name] = state
         if self._file is None:
             return
+        self._state[name] = copy.deepcopy(state)
         part = self._file.with_name(self._file.name + ".part")
         torch.save({"identity": self._identity, "states": self._state}, part)
         os.replace(part, self._file)

@@ -194,6 +194,7 @@ class Element:
             self.values[name] = self.number(name) if name in self.trained else fn(value)
         if self.native is not None:
             self.native._apply(fn)
+            self.native.__dict__.pop("_cache", None)  # Cheetah's transfer maps are those of the numbers before.
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave graphs behind: a tensor that hangs on one cannot be copied."""

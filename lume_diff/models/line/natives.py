@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from lume_diff.errors import GradientError
 from lume_diff.models.guards import concrete
 from lume_diff.models.line.bunch import TrackedBunch, TrackedMoments
 from lume_diff.models.line.elements import SWITCHED, Element
 from lume_diff.models.line.reference import Reference
-from lume_diff.models.transforms import in_vmap
+from lume_diff.models.transforms import in_transform, in_vmap
 
 if TYPE_CHECKING:
     from lume_diff.models.line.tracking import LineRun
@@ -27,8 +28,8 @@ _NEED_ONE_BATCH = ("SpaceChargeKick", "TransverseDeflectingCavity")
 def track(run: LineRun, start: int, stop: int, beam: Tracked) -> Any:
     """Carry a beam from the entrance of one element to that of another by ``cheetah.Segment.track``.
 
-    The elements are copies made for this passage: Cheetah keeps transfer maps, and what it has kept belongs to another
-    graph. Their numbers are fresh tensors for the same reason.
+    The elements are copies made for this passage. Cheetah keeps transfer maps: what it has kept of an element whose
+    numbers vary belongs to another graph, so a copy comes without, and with fresh tensors; others have theirs.
 
     Raises:
         GradientError: under ``torch.func.vmap``; and in a derivative, where Cheetah's is not a number.
@@ -40,8 +41,9 @@ def track(run: LineRun, start: int, stop: int, beam: Tracked) -> Any:
     _refuse_vmap(elements, beam, numbers)
     watch = Watch([element.name for element in elements], run.by_cheetah)
     natives, batch = [], beam.batch_shape
+    may_remember = not (in_transform() or torch.is_inference_mode_enabled() or forward_ad._current_level >= 0)
     for element, values in zip(elements, numbers, strict=True):
-        native = fresh_copy(element.native)
+        native = fresh_copy(element.native, may_remember and not values)
         for feature, value in values.items():
             put(native, feature, watch.entering(f"{element.name}.{feature}", value))
             if element.kind in _NEED_ONE_BATCH:
@@ -52,9 +54,14 @@ def track(run: LineRun, start: int, stop: int, beam: Tracked) -> Any:
         natives.append(native)
     energy = watch.entering("reference_energy", beam.reference.energy)
     outgoing: Any = cheetah.Segment(natives, name="stretch").track(_to_cheetah(beam, energy, batch))
+    if may_remember:
+        for element, values, native in zip(elements, numbers, natives, strict=True):
+            if not values and "_cache" in native.__dict__:
+                element.native.__dict__["_cache"] = native.__dict__["_cache"]
     reference = run.reference(stop)
     if run.by_cheetah:
-        reference = Reference(outgoing.energy, lambda: run.reference(stop).time, lambda: run.reference(stop).s)
+        here = reference  # Not the run: what holds it must not be held by it, or memory is freed late.
+        reference = Reference(outgoing.energy, lambda: here.time, lambda: here.s)
     if isinstance(beam, TrackedMoments):
         cov = outgoing.cov
         return beam.moved(watch.leaving(outgoing.mu), cov, reference, charge=outgoing.total_charge)
@@ -125,13 +132,22 @@ def _refuse_vmap(elements: Sequence[Element], beam: Tracked, numbers: Sequence[M
 # -- copies of elements ----------------------------------------------------------------------------------------
 
 
-def fresh_copy(native: Any) -> Any:
-    """Return an element that shares its numbers with another, but neither its memory of maps nor what is put in it."""
+def fresh_copy(native: Any, with_maps: bool = False) -> Any:
+    """Return an element that shares its numbers with another, but not what is put in it.
+
+    Args:
+        native: the element.
+        with_maps: whether it has the transfer maps that Cheetah has kept. Of an element with numbers of this run it
+            must not: they belong to another graph. Nobody writes to those of the other element, so that threads may
+            take them.
+    """
     copy = object.__new__(type(native))
     copy.__dict__.update(native.__dict__)
     for table in ("_buffers", "_parameters", "_modules"):
         copy.__dict__[table] = dict(native.__dict__[table])
-    copy.__dict__.pop("_cache", None)
+    kept = copy.__dict__.pop("_cache", None)
+    if with_maps and kept is not None:
+        copy.__dict__["_cache"] = {name: dict(known) for name, known in kept.items()}
     return copy
 
 

@@ -25,19 +25,26 @@ def padded(matrices: Tensor) -> Tensor:
 
 
 def chain(matrices: Tensor) -> Tensor:
-    """Return the product of matrices ``(*batch, count, n, n)`` in a row, the first applied first."""
-    rest: Tensor | None = None
+    """Return the product of matrices ``(*batch, count, n, n)`` in a row, the first applied first.
+
+    The last few are multiplied one by one, and without a batch by the functions for that: each call counts.
+    """
+    is_flat = matrices.dim() == 3
+    many, two = (torch.bmm, torch.mm) if is_flat else (torch.matmul, torch.matmul)
+    left: list[Tensor] = []  # of an odd number, the last; the last of all first
     count = matrices.shape[-3]
-    while count > 1:
+    while count > 5:
         if count % 2:
-            last = matrices[..., -1, :, :]
-            rest = last if rest is None else rest @ last
+            left.append(matrices[..., -1, :, :])
             matrices = matrices[..., :-1, :, :]
         count //= 2
         first, second = matrices.unflatten(-3, (count, 2)).unbind(-3)
-        matrices = second @ first
-    matrices = matrices[..., 0, :, :]
-    return matrices if rest is None else rest @ matrices
+        matrices = many(second, first)
+    row = [*matrices.unbind(-3), *reversed(left)]
+    while len(row) > 1:
+        rest = row[len(row) - len(row) % 2 :]
+        row = [*(two(b, a) for a, b in zip(row[::2], row[1::2], strict=False)), *rest]
+    return row[0]
 
 
 def chains(matrices: Tensor) -> Tensor:

@@ -212,6 +212,30 @@ def test_what_cheetah_keeps_breaks_no_graph(beam: cheetah.ParticleBeam) -> None:
     assert torch.equal(elements[0].k1, parameter)
 
 
+def test_maps_that_are_kept_of_unchanged_elements_are_never_stale(beam: cheetah.ParticleBeam) -> None:
+    """A plain call, then other energies, derivatives to these in both modes, a batch, and the first again."""
+    names = ["final.sigma_x", "final.sigma_t"]
+    models = [
+        CheetahModel(cheetah.Segment([*line()[:3], *line()[4:]]), beam, outputs=names, engine=engine)
+        for engine in ("auto", "cheetah")
+    ]
+
+    def values(model: CheetahModel, energy: torch.Tensor) -> torch.Tensor:
+        found = model({"reference_energy": energy}, outputs=names)
+        return torch.stack((found["final.sigma_x"] / 1e-4, found["final.sigma_t"] / 1e-12))
+
+    def all_ways(model: CheetahModel) -> list[torch.Tensor]:
+        energy, one = t(5.1e7), t(1e6)
+        slope = torch.autograd.functional.jacobian(lambda e: values(model, e * 1e6), t(51.0))
+        forward = torch.func.jvp(lambda e: values(model, e), (energy,), (one,))[1]
+        torch.testing.assert_close(forward, slope, rtol=1e-9, atol=0.0)
+        batch = values(model, t((5e7, 5.1e7)))
+        return [values(model, t(5e7)), values(model, energy), slope, batch, values(model, t(5e7))]
+
+    for mine, cheetahs in zip(*map(all_ways, models), strict=True):
+        torch.testing.assert_close(cheetahs, mine, rtol=1e-8, atol=1e-12)
+
+
 def test_vmap_names_the_batch_dimension(beam: cheetah.ParticleBeam) -> None:
     models = [
         CheetahModel(cheetah.Segment(line()), beam, outputs=["D1.sigma_x"], engine=engine)

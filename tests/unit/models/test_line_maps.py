@@ -260,13 +260,14 @@ def test_elements_with_a_batch_of_their_own(beam: cheetah.ParticleBeam) -> None:
             torch.testing.assert_close(out[name][index], expected[name], rtol=1e-12, atol=1e-18)
 
 
-@pytest.mark.parametrize("count", range(8))
+@pytest.mark.parametrize("count", [*range(8), 11, 12, 22, 27])
 def test_product_of_maps(count: int) -> None:
     matrices = torch.randn(2, count, 7, 7, generator=torch.Generator().manual_seed(count), dtype=F64)
     expected = torch.eye(7, dtype=F64).expand(2, 7, 7)
     for index in range(count):
         expected = matrices[:, index] @ expected
     torch.testing.assert_close(product(matrices), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(product(matrices[1]), expected[1], rtol=1e-12, atol=1e-12)
 
 
 def test_plan_tells_stretches_and_reasons(beam: cheetah.ParticleBeam) -> None:

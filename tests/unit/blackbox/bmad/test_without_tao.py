@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,12 @@ def test_what_is_no_deck_is_refused(folder: Path) -> None:
         deck_file(3)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match=r"write \['Q1\.k1'\]"):
         BmadModel(folder / "tao.init", controls="Q1.k1")
+
+
+@pytest.mark.parametrize("given", [0, -1, 1.5, True])
+def test_seed_that_is_none_is_refused(folder: Path, given: Any) -> None:
+    with pytest.raises(ValidationError, match=r"seed is .*1 or more"):
+        BmadModel(folder / "tao.init", seed=given)
 
 
 @pytest.mark.parametrize("value", [0.1, -3.0000000000000004, 1e-300, 123456789.123456789])

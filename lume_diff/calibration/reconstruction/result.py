@@ -1,0 +1,311 @@
+"""Reconstruction: the bunch that was found, how sure that is, and what it predicts."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lume_diff.calibration.data.screens import ScreenDataset
+from lume_diff.calibration.likelihoods.shots import screen_shots
+from lume_diff.calibration.reconstruction.ambiguity import Ambiguity, check_ambiguity
+from lume_diff.calibration.reconstruction.generators import even_points, normal_points
+from lume_diff.calibration.reconstruction.losses import distances, sizes, target_of
+from lume_diff.errors import CalibrationError, ShapeError, ValidationError, unknown_variable
+
+if TYPE_CHECKING:
+    from lume_diff.calibration.reconstruction.member import Member
+    from lume_diff.calibration.reconstruction.reconstruction import BeamReconstruction
+    from lume_diff.calibration.reconstruction.training import Epoch
+    from lume_diff.particles import TorchParticleGroup
+
+#: What is reported of the bunch, with its unit.
+STATISTICS = {
+    "norm_emit_x": "m",
+    "norm_emit_y": "m",
+    "twiss_beta_x": "m",
+    "twiss_alpha_x": "",
+    "twiss_beta_y": "m",
+    "twiss_alpha_y": "",
+    "sigma_x": "m",
+    "sigma_px": "eV/c",
+    "sigma_y": "m",
+    "sigma_py": "eV/c",
+}
+_AT_ONCE = 1_000_000  # particles times settings in one run
+
+
+class Evaluation(NamedTuple):
+    """How well images are predicted, ``(settings,)`` each.
+
+    Attributes:
+        image: sum of absolute differences of images of unit sum, between 0 and 2.
+        aligned: the same after centroids were laid on each other.
+        size_x, size_y: ratio of predicted and measured rms size less 1.
+        off_x, off_y: centroid measured less predicted [m].
+    """
+
+    image: Tensor
+    aligned: Tensor
+    size_x: Tensor
+    size_y: Tensor
+    off_x: Tensor
+    off_y: Tensor
+
+    @property
+    def size_error(self) -> float:
+        """Mean size of the relative errors of both rms sizes."""
+        return float(torch.cat((self.size_x, self.size_y)).abs().mean())
+
+    def __str__(self) -> str:
+        return (
+            f"images {float(self.image.mean()):.3f}, with centroids aligned {float(self.aligned.mean()):.3f} (L1), "
+            f"sizes {100.0 * self.size_error:.1f} % off"
+        )
+
+
+class Reconstruction:
+    """The bunch of a reconstruction, with an ensemble of others that the images allow.
+
+    Attributes:
+        task: what was fitted.
+        members: the ensemble; the first is fitted to all settings.
+        history: every epoch.
+        runs: simulator runs that the fit took.
+        seconds, cpu_seconds: that the fit took.
+        finished: False where Ctrl-C has stopped it.
+        ambiguity: what the scan cannot decide; None before ``check_ambiguity`` was called.
+    """
+
+    def __init__(
+        self,
+        task: BeamReconstruction,
+        members: Sequence[Member],
+        history: Sequence[Epoch],
+        runs: int,
+        seconds: float,
+        cpu_seconds: float,
+        finished: bool,
+    ) -> None:
+        self.task = task
+        self.members = list(members)
+        self.history = list(history)
+        self.runs = runs
+        self.seconds, self.cpu_seconds = seconds, cpu_seconds
+        self.finished = finished
+        self.ambiguity: Ambiguity | None = None
+        self.beams = [self.bunch(index) for index in range(len(self.members))]
+        self.fit = self.evaluate(task.data, task.n_particles)
+
+    # -- the bunch -------------------------------------------------------------------------------------------
+
+    @property
+    def beam(self) -> TorchParticleGroup:
+        """The bunch that fits all settings."""
+        return self.beams[0]
+
+    def bunch(self, member: int = 0, n_particles: int | None = None) -> TorchParticleGroup:
+        """Return a bunch of the ensemble.
+
+        Args:
+            member: 0 for the one fitted to all settings.
+            n_particles: as many as in the fit if None.
+        """
+        with torch.no_grad():
+            return self.members[member].bunch(self.task.entrance, self._points(n_particles))
+
+    def statistic(self, name: str) -> tuple[float, float]:
+        """Return a statistic of the bunch, or a parameter of the machine, and its standard deviation over the ensemble.
+
+        The value is that of the bunch which is fitted to all settings; without an ensemble the error is NaN.
+
+        Args:
+            name: such as ``"norm_emit_x"``, ``"twiss_beta_x"``, ``"cov_x__py"``, or the name of a parameter.
+
+        Raises:
+            UnknownVariableError: for neither of them.
+        """
+        parameters = [parameter.name for parameter in self.task.parameters]
+        if name in parameters:
+            place = parameters.index(name)
+            with torch.no_grad():
+                found = [float(self.task.values(member)[place]) for member in self.members]
+        else:
+            try:
+                found = [float(beam[name]) for beam in self.beams]
+            except (LookupError, ValueError, TypeError) as problem:
+                raise unknown_variable(name, [*STATISTICS, *parameters], "this reconstruction") from problem
+        error = float(torch.tensor(found, dtype=torch.float64).std()) if len(found) > 1 else math.nan
+        return found[0], error
+
+    # -- predictions -----------------------------------------------------------------------------------------
+
+    def predict(
+        self, settings: Mapping[str, Any] | ScreenDataset, n_particles: int = 400_000, member: int = 0
+    ) -> Tensor:
+        """Return the images that the bunch makes, ``(settings, ny, nx)``, each of unit sum.
+
+        Args:
+            settings: of the model's inputs by name, numbers or ``(settings,)`` each; or those of a data set.
+            n_particles: of the bunch; many make smooth images.
+            member: of the ensemble.
+
+        Raises:
+            ShapeError: settings of different lengths.
+        """
+        inputs = settings.inputs(self.task.model.dtype) if isinstance(settings, ScreenDataset) else _as_inputs(settings)
+        count = len(next(iter(inputs.values())))
+        step = max(_AT_ONCE // n_particles, 1)
+        points = self._points(n_particles)
+        with torch.no_grad():
+            parts = [
+                self.task.images(self.members[member], {n: v[first : first + step] for n, v in inputs.items()}, points)
+                for first in range(0, count, step)
+            ]
+        images = torch.cat(parts)
+        total = images.sum((-2, -1), keepdim=True)
+        return images / torch.where(total > 0.0, total, torch.ones_like(total))
+
+    def evaluate(self, data: ScreenDataset, n_particles: int = 400_000, member: int = 0) -> Evaluation:
+        """Compare predicted images with measured ones, such as those that were left out of the fit.
+
+        Args:
+            data: of the same screen; settings without a beam are left out.
+            n_particles: of the bunch.
+            member: of the ensemble.
+
+        Raises:
+            CalibrationError: if no image shows the beam.
+            ShapeError: for images of another shape.
+        """
+        checked = data.check_against(self.task.model)
+        if checked.frame != self.task.data.frame:
+            raise ShapeError(
+                f"{data.screen}: the frame is {checked.frame}; expected that of the fit, {self.task.data.frame}"
+            )
+        shots = screen_shots(checked)
+        seen = shots.present.any(1)
+        target = target_of(shots.mean[seen], shots.valid[seen], checked.pixel_size)
+        image = self.predict(checked[seen.numpy()], n_particles, member)
+        found = distances(image, target)
+        centroid, size = sizes(image * target.valid, target.pixel_size)
+        ratio, off = size / target.size - 1.0, target.centroid - centroid
+        return Evaluation(found.image, found.aligned, ratio[:, 0], ratio[:, 1], off[:, 0], off[:, 1])
+
+    @property
+    def jitter(self) -> dict[str, float]:
+        """Rms of centroids off the prediction from setting to setting, and of shots off their mean [m]."""
+        shots = screen_shots(self.task.data)
+        found = {"x": float(self.fit.off_x.square().mean().sqrt()), "y": float(self.fit.off_y.square().mean().sqrt())}
+        centroid, _ = sizes((shots.each * shots.valid.unsqueeze(1)).clamp_min(0.0), shots.pixel_size)
+        present = shots.present.unsqueeze(-1).double()
+        count = present.sum(1)
+        several = count.flatten() > 1.0
+        if bool(several.any()):
+            mean = (present * centroid).sum(1) / count.clamp_min(1.0)
+            squares = (present * (centroid - mean.unsqueeze(1)).square()).sum(1)[several]
+            spread = (squares.sum(0) / (count[several] - 1.0).sum(0)).sqrt()
+            found |= {"shot x": float(spread[0]), "shot y": float(spread[1])}
+        return found
+
+    # -- what is open ----------------------------------------------------------------------------------------
+
+    def check_ambiguity(self, **options: Any) -> Ambiguity:
+        """Find out by short fits what the scan cannot decide, and keep that with the result.
+
+        Args:
+            **options: ``strengths``, ``epochs``, ``n_particles``, see `ambiguity.check_ambiguity`.
+        """
+        self.ambiguity = check_ambiguity(self.task, **options)
+        return self.ambiguity
+
+    @property
+    def conditional_on(self) -> list[str]:
+        """What emittances and Twiss parameters are true under the condition of, since the scan cannot tell it."""
+        if self.ambiguity is None:
+            return ["the strength of the settings and the camera's orientation as given (not checked)"]
+        names = ", ".join(self.task.data.scanned)
+        found = []
+        if any(reading.startswith("settings") for reading in self.ambiguity.undecided):
+            found.append(f"the strength of {names} as given")
+        if any(reading.startswith("image") for reading in self.ambiguity.undecided):
+            found.append("the camera's orientation as given")
+        return found
+
+    # -- for people ------------------------------------------------------------------------------------------
+
+    def report(self) -> str:
+        """Return everything that was found as a table."""
+        from lume_diff.calibration.reconstruction.report import as_text
+
+        return as_text(self)
+
+    def __str__(self) -> str:
+        return self.report()
+
+    def plot(self, path: str | os.PathLike[str], n_particles: int = 100_000) -> None:
+        """Draw measured and predicted images, the bunch in all planes, and the course of the fit as one picture.
+
+        Args:
+            path: of the picture.
+            n_particles: of the bunch that is drawn.
+        """
+        from lume_diff.calibration.reconstruction.pictures import plot_reconstruction
+
+        plot_reconstruction(self, path, n_particles)
+
+    # -- on disk ---------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write numbers as YAML, and the bunch beside them as openPMD, ``<name>.h5``."""
+        import yaml
+
+        from lume_diff.calibration.reconstruction.report import as_plain
+
+        file = Path(path)
+        bunch = file.with_suffix(".h5")
+        self.beam.to_openpmd(bunch)
+        file.write_text(
+            yaml.safe_dump({**as_plain(self), "beam": bunch.name}, sort_keys=False, allow_unicode=True),
+            encoding="utf-8",
+        )
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Read what ``save`` wrote; ``"beam"`` is the bunch.
+
+        Raises:
+            ValidationError: for a file that is something else.
+        """
+        import yaml
+
+        from lume_diff.particles import TorchParticleGroup
+
+        file = Path(path)
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or "statistics" not in found or "beam" not in found:
+            raise ValidationError(f"{str(file)!r} is no saved reconstruction: it has no 'statistics' and 'beam'")
+        return {**found, "beam": TorchParticleGroup.from_openpmd(file.with_name(found["beam"]))}
+
+    def _points(self, n_particles: int | None) -> Tensor | None:
+        task = self.task
+        if n_particles is None or n_particles == task.n_particles:
+            return None
+        if n_particles < 1:
+            raise CalibrationError(f"n_particles is {n_particles!r}; expected a positive number")
+        return normal_points(even_points(n_particles, task.dimensions + 2, task.seed + 1))
+
+
+def _as_inputs(settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return settings as tensors of one length."""
+    found = {name: torch.atleast_1d(torch.as_tensor(value, dtype=torch.float64)) for name, value in settings.items()}
+    lengths = {name: len(value) for name, value in found.items()}
+    count = max(lengths.values(), default=0)
+    if count == 0 or any(length not in (1, count) for length in lengths.values()):
+        raise ShapeError(f"settings have {lengths} values; expected numbers, or the same count for all")
+    return {name: value.expand(count) for name, value in found.items()}

@@ -1,0 +1,136 @@
+"""``lume-diff calibrate`` on a small line: what it writes, what it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner, Result
+
+from lume_diff.calibration.data.screens import ScreenDataset
+from lume_diff.cli import app
+from lume_diff.cli.calibrate import EXAMPLE
+from lume_diff.models import BunchFromMoments, CheetahModel
+
+PIXEL = 2e-4
+ELEMENTS = {
+    "Q1": ["Quadrupole", {"length": 0.1, "k1": 0.0}],
+    "D1": ["Drift", {"length": 1.5}],
+    "SCR1": ["Screen", {"resolution": [40, 40], "pixel_size": [PIXEL, PIXEL], "is_active": True}],
+}
+K1 = np.linspace(-8.0, 8.0, 5)
+CONFIG = """\
+model:
+  lattice: line.json
+  beam: beam.h5
+data:
+  - {file: scan.npz, screen: SCR1.image, settings: {k1: Q1.k1}, pixel_size: 0.2 mm, noise: 2.0}
+parameters:
+  - {kind: scale, inputs: Q1.k1, prior: {kind: normal, mean: 1.0, std: 0.03}}
+  - {kind: offset, inputs: SCR1.misalignment_x, unit: m, prior: {kind: normal, mean: 0, std: 1e-3}}
+likelihood: moments
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Write a lattice, a beam, images of a machine that is off, and a configuration."""
+    twiss = {"beta_x": 8.0, "norm_emit_x": 8e-6, "beta_y": 6.0, "norm_emit_y": 8e-6}
+    bunch = BunchFromMoments(500, mean_energy=1e8, sigma_energy=1e4, sigma_t=1e-12, charge=1e-10, **twiss)
+    bunch.get("final_particles").to_openpmd(tmp_path / "beam.h5")
+    text = json.dumps({"root": "line", "elements": ELEMENTS, "lattices": {"line": list(ELEMENTS)}})
+    (tmp_path / "line.json").write_text(text)
+    machine = CheetahModel.from_file(tmp_path / "line.json", tmp_path / "beam.h5")
+    inputs = {"Q1.k1": torch.tensor(1.03 * K1), "SCR1.misalignment_x": torch.tensor(4e-4, dtype=torch.float64)}
+    light = machine(inputs, outputs=["SCR1.image"])["SCR1.image"].numpy()
+    images = 1000.0 * light / light.max() + np.random.default_rng(0).normal(0.0, 2.0, light.shape)
+    np.savez(tmp_path / "scan.npz", k1=K1, images=images)
+    (tmp_path / "fit.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def calibrate(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["calibrate", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_errors_are_found_and_written(folder: Path) -> None:
+    done = calibrate(folder / "fit.yaml", "--out", folder / "result", "--checkpoint", folder / "fit.ckpt")
+    assert done.exit_code == 0, done.stderr
+    assert "scale of Q1.k1" in done.stdout
+    known = yaml.safe_load((folder / "result" / "result.yaml").read_text(encoding="utf-8"))
+    found = {p["name"]: (p["value"], p["standard_error"]) for p in known["parameters"]}
+    for name, truth in (("scale of Q1.k1", 1.03), ("offset of SCR1.misalignment_x", 4e-4)):
+        value, error = found[name]
+        assert abs(value - truth) < 4.0 * error, name
+    assert (folder / "result" / "result.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "result" / "report.html").read_text(encoding="utf-8")
+    assert "scale of Q1.k1" in page
+    assert "data:image/png;base64," in page
+    assert "http" not in page  # one page that needs nothing else
+    again = calibrate(folder / "fit.yaml", "--out", folder / "again", "--checkpoint", folder / "fit.ckpt")
+    assert " 0 evaluations, 0 simulator runs" in again.stdout
+    resumed = yaml.safe_load((folder / "again" / "result.yaml").read_text(encoding="utf-8"))
+    assert resumed["parameters"] == known["parameters"]
+
+
+def test_own_files_and_a_function_do_too(folder: Path) -> None:
+    arrays = np.load(folder / "scan.npz")
+    ScreenDataset({"Q1.k1": K1}, arrays["images"], "SCR1.image", PIXEL, noise=2.0).to_npz(folder / "own.npz")
+    (folder / "machine.py").write_text(
+        "from lume_diff.models import CheetahModel\n"
+        f"def make():\n    return CheetahModel.from_file({str(folder / 'line.json')!r}, {str(folder / 'beam.h5')!r})\n"
+    )
+    config = yaml.safe_load(CONFIG)
+    config["model"], config["data"] = {"entry": "machine.py:make"}, [{"file": "own.npz"}]
+    (folder / "own.yaml").write_text(yaml.safe_dump(config))
+    outcomes = []
+    for name in ("fit", "own"):
+        assert calibrate(folder / f"{name}.yaml", "--out", folder / name).exit_code == 0
+        outcomes.append(yaml.safe_load((folder / name / "result.yaml").read_text(encoding="utf-8"))["coordinates"])
+    assert outcomes[0] == outcomes[1]
+
+
+def test_example_is_a_configuration(tmp_path: Path) -> None:
+    from lume_diff.calibration.fit.configuration import CalibrationConfig
+    from lume_diff.calibration.fit.yaml_files import read_config
+
+    assert calibrate("--example").stdout == EXAMPLE
+    (tmp_path / "fit.yaml").write_text(EXAMPLE)
+    assert len(read_config(tmp_path / "fit.yaml", CalibrationConfig).parameters) == 2
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("likelihood:", "likelyhood:", r"line 9: likelyhood: is not known here; nearest: 'likelihood'"),
+        ("std: 0.03", "sdt: 0.03", r"line 7: parameters\[0\]\.prior\.std: is missing: add it; line 7: .*nearest: 'std'"),
+        ("std: 0.03", "std: wide", r"line 7: parameters\[0\]\.prior\.std: is 'wide': input should be a valid number"),
+        ("kind: scale", "kind: factor", r"line 7: parameters\[0\]: kind is 'factor'; expected 'scale', 'offset'"),
+        ("  beam: beam.h5\n", "", r"line 1: model: give 'lattice' and 'beam', or 'entry' instead"),
+        ("file: scan.npz", "file: other.npz", r"data file .*other\.npz' does not exist"),
+        ("inputs: Q1.k1", "inputs: Q9.k1", r"'Q9\.k1'.*nearest: 'Q1\.k1'"),
+        ("unit: m", "unit: mm", r"'SCR1\.misalignment_x' is in 'm'"),
+        ("likelihood: moments", "likelihood: moment", r"'moment' is none of the likelihoods.*'moments'"),
+        ("std: 0.03", "std: -0.03", r"std of Normal is -0\.03; expected a positive number"),
+        ("{kind: scale", "[kind: scale", r"is no YAML: .*line 7"),
+    ],
+)
+def test_faults_are_named(folder: Path, old: str, new: str, message: str) -> None:
+    import re
+
+    assert old in CONFIG
+    (folder / "fit.yaml").write_text(CONFIG.replace(old, new, 1))
+    done = calibrate(folder / "fit.yaml", "--out", folder / "result")
+    assert done.exit_code == 2
+    assert re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "result").exists()
+
+
+def test_no_configuration_is_refused(tmp_path: Path) -> None:
+    assert "--example" in calibrate().stderr
+    assert "does not exist" in calibrate(tmp_path / "fit.yaml").stderr
