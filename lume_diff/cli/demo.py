@@ -17,10 +17,12 @@ from lume_diff.cli.terminal import CHECK_FAILED, Column, console, installed_vers
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lume_diff.calibration import CalibrationResult
     from lume_diff.demo import GradientCheck, Matching
     from lume_diff.models import StagedModel
 
 _AGREEMENT = 1e-6
+_ERRORS_OFF = 4.0
 
 
 def demo(
@@ -28,10 +30,20 @@ def demo(
     seed: int = typer.Option(1, "--seed", help="Of the errors that the quadrupoles start with."),
     target: float = typer.Option(200.0, "--target", min=100.0, max=500.0, help="Requested rms beam size [µm]."),
 ) -> None:
-    """Backpropagate through three stages, check it, and make the beam round."""
+    """Backpropagate through three stages, check it, make the beam round, and find hidden errors."""
     import torch
 
-    from lume_diff.demo import as_found, build_line, check_gradient, match_round, write_pictures
+    from lume_diff.demo import (
+        as_found,
+        build_line,
+        check_gradient,
+        find_errors,
+        hidden_errors,
+        match_round,
+        measure_screens,
+        worst_pull,
+        write_pictures,
+    )
 
     out.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
@@ -54,23 +66,36 @@ def demo(
             )
         _print_matching(printer, line, matching)
         pictures = write_pictures(line, settings, matching.after, matching.target, out)
+        errors = hidden_errors(seed)
+        data = measure_screens(line, matching.after, errors, seed)
+        with _progress(printer, "calibration", None) as step:
+            fit = find_errors(line, data, lambda n, cost, values: step(f"step {n}: cost {cost:.1f}"))
+        _print_calibration(printer, fit, errors)
+        pictures.append(out / "calibration.png")
+        fit.plot(pictures[-1], errors)
     finally:
         torch.set_num_threads(threads)
     seconds = time.perf_counter() - started
-    passed = {"gradient": check.worst <= _AGREEMENT, "matching": matching.is_round}
+    off = worst_pull(fit, errors)
+    passed = {
+        "gradient": check.worst <= _AGREEMENT,
+        "matching": matching.is_round,
+        "calibration": fit.converged and off <= _ERRORS_OFF,
+    }
     summary = out / "summary.json"
     summary.write_text(
-        json.dumps(_summary(seed, check, matching, passed, pictures, seconds), indent=2) + "\n", encoding="utf-8"
+        json.dumps(_summary(seed, check, matching, fit, errors, passed, pictures, seconds), indent=2) + "\n",
+        encoding="utf-8",
     )
     for path in (*pictures, summary, out / "summary.txt"):
         printer.print(f"written: {path}")
     printer.print(f"{seconds:.1f} s, {line.runs} runs of a stage in all")
     lines = "\n".join(text.rstrip() for text in printer.export_text().splitlines())
     (out / "summary.txt").write_text(lines + "\n", encoding="utf-8")
-    _judge(check, matching, passed)
+    _judge(check, matching, off, passed)
 
 
-def _judge(check: GradientCheck, matching: Matching, passed: dict[str, bool]) -> None:
+def _judge(check: GradientCheck, matching: Matching, off: float, passed: dict[str, bool]) -> None:
     if not passed["gradient"]:
         say(f"failed: backpropagation and differences differ by {check.worst:.1e}; allowed {_AGREEMENT:.0e}", "red")
     if not passed["matching"]:
@@ -80,6 +105,8 @@ def _judge(check: GradientCheck, matching: Matching, passed: dict[str, bool]) ->
             f"on the screen; wanted {matching.target * 1e6:.1f} µm in both planes",
             "red",
         )
+    if not passed["calibration"]:
+        say(f"failed: an estimate is {off:.1f} of its standard errors off; allowed {_ERRORS_OFF:.0f}", "red")
     if not all(passed.values()):
         raise typer.Exit(CHECK_FAILED)
 
@@ -179,10 +206,35 @@ def _print_matching(printer: Console, line: StagedModel, matching: Matching) -> 
     printer.print()
 
 
+def _print_calibration(printer: Console, fit: CalibrationResult, errors: dict[str, float]) -> None:
+    settings = len(fit.calibration.data[0])
+    printer.print(f"4. Hidden errors of the quadrupoles, from noisy images at {settings} settings", style="bold")
+    rows = [
+        [name, f"{(value - 1.0):+.3%}", f"{fit.errors[name]:.3%}", f"{(errors[name] - 1.0):+.3%}"]
+        + [f"{(value - errors[name]) / fit.errors[name]:+.1f}"]
+        for name, value in fit.values.items()
+    ]
+    columns = [
+        Column("quadrupole", style="cyan"),
+        Column("error found", is_number=True),
+        Column("standard\nerror", is_number=True),
+        Column("truth", is_number=True),
+        Column("off by\n[standard errors]", is_number=True),
+    ]
+    printer.print(table(printer, columns, rows))
+    printer.print(
+        f"{'Converged' if fit.converged else 'NOT converged'} after {len(fit.history)} steps of {fit.method} and "
+        f"{fit.runs} runs of a stage: chi^2 / degrees of freedom = {fit.chi_square:.1f} / {fit.degrees_of_freedom}."
+    )
+    printer.print()
+
+
 def _summary(
     seed: int,
     check: GradientCheck,
     matching: Matching,
+    fit: CalibrationResult,
+    errors: dict[str, float],
     passed: dict[str, bool],
     pictures: list[Path],
     seconds: float,
@@ -200,6 +252,14 @@ def _summary(
             "knobs": [{**asdict(knob), "relative": knob.relative} for knob in check.knobs],
         },
         "matching": asdict(matching),
+        "calibration": {
+            "truth": errors,
+            "found": fit.values,
+            "standard_errors": fit.errors,
+            "chi_square": fit.chi_square,
+            "degrees_of_freedom": fit.degrees_of_freedom,
+            "runs": fit.runs,
+        },
         "pictures": [path.name for path in pictures],
         "seconds": seconds,
         "versions": {name: installed_version(name) for name in packages},

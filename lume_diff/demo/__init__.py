@@ -3,6 +3,7 @@
 The line and its bunch are files of ``lume_diff.data``; ``lume-diff demo`` runs the functions of this package in turn.
 """
 
+from lume_diff.demo.calibrate import find_errors, hidden_errors, measure_screens, worst_pull
 from lume_diff.demo.check import GradientCheck, KnobCheck, check_gradient
 from lume_diff.demo.line import KNOBS, STAGES, as_found, build_line, loss_on_image, sizes_on_image, stage_of
 from lume_diff.demo.match import Iteration, Matching, match_round
@@ -18,11 +19,15 @@ __all__ = [
     "as_found",
     "build_line",
     "check_gradient",
+    "find_errors",
+    "hidden_errors",
     "loss_on_image",
     "match_round",
+    "measure_screens",
     "sizes_on_image",
     "stage_of",
     "take_shot",
     "trace_envelope",
+    "worst_pull",
     "write_pictures",
 ]

@@ -56,10 +56,15 @@ def test_demo_checks_its_gradient_and_makes_the_beam_round(tmp_path: Path, argum
     assert "runs of a stage" in done.stdout
 
     folder = tmp_path / "result"
-    for name in ("beam_before_after.png", "envelope.png"):
+    for name in ("beam_before_after.png", "envelope.png", "calibration.png"):
         assert (folder / name).read_bytes().startswith(PNG)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    assert summary["passed"] == {"gradient": True, "matching": True}
+    assert summary["passed"] == {"gradient": True, "matching": True, "calibration": True}
+    found = summary["calibration"]
+    assert set(found["found"]) == {knob for knob, *_ in knobs}
+    for knob, value in found["found"].items():
+        assert abs(value - found["truth"][knob]) < 4.0 * found["standard_errors"][knob], knob
+        assert found["standard_errors"][knob] < 0.5 * 0.02, knob
     assert summary["gradient"]["worst_relative_difference"] < 1e-6
     assert len(summary["gradient"]["knobs"]) == len(knobs) == 8
     assert summary["matching"]["history"][-1]["charge"] > 0.99
@@ -87,3 +92,4 @@ def test_demo_repeats_itself(tmp_path: Path) -> None:
         found.append(json.loads((tmp_path / name / "summary.json").read_text(encoding="utf-8")))
     assert found[0]["matching"] == found[1]["matching"]
     assert found[0]["gradient"] == found[1]["gradient"]
+    assert found[0]["calibration"] == found[1]["calibration"]

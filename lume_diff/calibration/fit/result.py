@@ -233,15 +233,16 @@ class CalibrationResult:
             raise ValidationError(f"{os.fspath(path)!r} is no saved calibration: it has no 'parameters'")
         return found
 
-    def plot(self, path: str | os.PathLike[str] | BinaryIO) -> None:
+    def plot(self, path: str | os.PathLike[str] | BinaryIO, truth: Mapping[str, float] | None = None) -> None:
         """Draw data, best fit, residuals, estimates and convergence as one picture.
 
         Args:
             path: of the picture, or a stream that takes a PNG.
+            truth: true values of parameters by name, where they are known.
         """
         from lume_diff.calibration.fit.pictures import plot_result
 
-        plot_result(self, path)
+        plot_result(self, path, truth)
 
     def shown(self, name: str) -> tuple[str, str]:
         """Return the estimate and the standard error of a parameter as text, to a tenth of the error."""

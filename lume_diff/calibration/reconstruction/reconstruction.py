@@ -271,4 +271,6 @@ class BeamReconstruction:
             return scale.clamp_min(1e-9)
         derivatives, seen = found
         fitted = fitted_scale(derivatives[seen], self.target.size[seen])
-        return torch.cat((scale[:4] if fitted is None else fitted, scale[4:])).clamp_min(1e-9)
+        # Three digits: the same for design bunches that differ in how they were drawn.
+        rounded = scale[:4] if fitted is None else torch.tensor([float(f"{size:.3g}") for size in fitted.tolist()]).double()
+        return torch.cat((rounded, scale[4:])).clamp_min(1e-9)

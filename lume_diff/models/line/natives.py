@@ -36,12 +36,15 @@ def track(run: LineRun, start: int, stop: int, beam: Tracked) -> Any:
     """
     import cheetah
 
+    if torch.is_inference_mode_enabled():  # Cheetah asks for versions of tensors, which those of this mode do not have.
+        with torch.inference_mode(False), torch.no_grad():
+            return track(run, start, stop, beam)
     elements = run.line.elements[start:stop]
     numbers = [live_features(run, index) for index in range(start, stop)]
     _refuse_vmap(elements, beam, numbers)
     watch = Watch([element.name for element in elements], run.by_cheetah)
     natives, batch = [], beam.batch_shape
-    may_remember = not (in_transform() or torch.is_inference_mode_enabled() or forward_ad._current_level >= 0)
+    may_remember = not in_transform() and forward_ad._current_level < 0
     for element, values in zip(elements, numbers, strict=True):
         native = fresh_copy(element.native, may_remember and not values)
         for feature, value in values.items():

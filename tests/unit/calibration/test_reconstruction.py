@@ -56,6 +56,7 @@ def design_beam(sigma: float = 1e-3, sigma_p: float = 1e-4) -> cheetah.ParticleB
     names = ("sigma_x", "sigma_px", "sigma_y", "sigma_py", "sigma_tau", "sigma_p")
     sizes = (sigma, 1e-4, sigma, 1e-4, 1e-6, sigma_p)
     options = dict(zip(names, map(number, sizes), strict=True))
+    torch.manual_seed(5)
     return cheetah.ParticleBeam.from_parameters(
         num_particles=1000, energy=number(5e7), total_charge=number(1e-10), dtype=D, **options
     )
@@ -312,7 +313,8 @@ def test_setting_without_a_beam_is_left_out(scan: ScreenDataset) -> None:
 
 
 def test_model_without_a_bunch_is_refused(scan: ScreenDataset) -> None:
-    gun = ld.BunchFromMoments(500, mean_energy=5e7, charge=1e-10)
+    twiss = {"beta_x": 8.0, "norm_emit_x": 1e-6, "beta_y": 6.0, "norm_emit_y": 1e-6}
+    gun = ld.BunchFromMoments(500, **twiss, mean_energy=5e7, charge=1e-10)
     model = ld.StagedModel({"gun": gun, "line": line(design_beam())})
     with pytest.raises(ValidationError, match="initial_particles"):
         BeamReconstruction(model, scan)
@@ -320,7 +322,7 @@ def test_model_without_a_bunch_is_refused(scan: ScreenDataset) -> None:
 
 def test_bunch_that_misses_the_screen_is_an_error(scan: ScreenDataset) -> None:
     with pytest.raises(CalibrationError, match="does not reach the screen"):
-        task(scan, scale=[1e3, 1e3, 1e3, 1e3]).run(1, progress=False)
+        task(scan, scale=[10.0, 1e-6, 10.0, 1e-6]).run(1, progress=False)
 
 
 @pytest.mark.parametrize(

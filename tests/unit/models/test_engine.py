@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lume_diff import CheetahModel, GradientError, PhysicsWarning, SimulatorError, TorchMoments, ValidationError
+from lume_diff.testing import check_model
 
 F64 = torch.float64
 OUTPUTS = ["BPM1.x", "SCR1.image", "final.sigma_x", "final.beta_y", "final.survival", "final.mean_energy", "line.s"]
@@ -111,6 +112,16 @@ def test_settings_batches_and_switches_as_with_maps(beam: cheetah.ParticleBeam) 
             model.reset()
     with pytest.warns(PhysicsWarning, match="'SCR1' is not active and reads an image of zeros"):
         assert models[1]({"SCR1.is_active": False}, outputs=["SCR1.image"])["SCR1.image"].abs().sum() == 0.0
+
+
+def test_all_laws_hold_with_cheetahs_engine_too(beam: cheetah.ParticleBeam) -> None:
+    """In inference mode Cheetah's memory of maps would ask tensors for versions that they do not have."""
+    elements = [element for element in line() if element.name != "A1"]
+    outputs = ["final.sigma_x", "final.beta_y", "SCR1.image"]
+    options = {"controls": ["Q1.k1", "Q2.k1"], "outputs": outputs, "engine": "cheetah"}
+    found = check_model(CheetahModel(cheetah.Segment(elements), beam, **options))
+    assert found["transforms"] == "passed, vmap is refused"
+    assert {words for law, words in found.items() if law != "transforms"} == {"passed"}
 
 
 def test_moments_are_tracked_by_cheetah_too(beam: cheetah.ParticleBeam) -> None:
