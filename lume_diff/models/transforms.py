@@ -9,6 +9,8 @@ import torch
 from torch._C import _functorch
 from torch.utils import _pytree as pytree
 
+from lume_diff.particles.bundle import TensorBundle
+
 
 def in_transform() -> bool:
     """Tell whether the caller runs inside ``torch.func.grad``, ``vmap``, ``jvp`` and the like."""
@@ -29,7 +31,9 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif value is not None and not isinstance(value, (str, int, float, bool)):
-        for leaf in pytree.tree_leaves(value):
+        # A bunch's leaves without the tree: this is asked of every input of every call.
+        leaves = value._leaves().values() if isinstance(value, TensorBundle) else pytree.tree_leaves(value)
+        for leaf in leaves:
             if isinstance(leaf, torch.Tensor):
                 yield leaf
 
@@ -47,7 +51,9 @@ def mark(value: Any) -> Any:
     """Return what changes when a value is changed in place, or starts to require a gradient."""
     if isinstance(value, torch.Tensor):
         return -1 if value.is_inference() else 2 * value._version + value.requires_grad
-    return tuple(mark(tensor) for tensor in tensors_in(value)) or None
+    if value is None:
+        return None
+    return tuple([-1 if t.is_inference() else 2 * t._version + t.requires_grad for t in tensors_in(value)]) or None
 
 
 def marks(values: Collection[Any]) -> tuple[Any, ...]:
