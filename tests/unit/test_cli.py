@@ -384,7 +384,8 @@ def test_demo_fails_where_its_check_does(tmp_path: Path, monkeypatch: pytest.Mon
     result = call("demo", "--out", tmp_path)
     assert result.exit_code == 1
     assert "failed: backpropagation and differences differ" in result.stderr
-    assert json.loads((tmp_path / "summary.json").read_text())["passed"] == {"gradient": False, "matching": True}
+    passed = json.loads((tmp_path / "summary.json").read_text())["passed"]
+    assert passed == {"gradient": False, "matching": True, "calibration": True}
 
 
 def test_demo_refuses_a_folder_that_is_a_file(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lume_diff.calibration.fit.parameters import Parameter, Value
 from lume_diff.models import LUMEModel
+from lume_diff.models.evaluation import Evaluation
 from lume_diff.variables import TorchNDVariable
 
 
@@ -43,23 +44,32 @@ class CalibratedModel(LUMEModel):
                 initial.update(dict.fromkeys(parameter.inputs, value))
         super().__init__(model.supported_variables.values(), initial=initial, dtype=model.dtype, device=model.device)
         self.model = model
+        self._on_request = model._on_request
         acting = [(parameter, value) for parameter, value in pairs if not isinstance(parameter, Value)]
         self._acting = [parameter for parameter, _ in acting]
         self._values: torch.Tensor
         self.register_buffer("_values", torch.stack([value for _, value in acting]) if acting else values.new_zeros(0))
         self._pixel_size = dict(pixel_size or {})
 
-    def _run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+    def _run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> Evaluation:
         changed: dict[str, Any] = dict(inputs)
-        pairs = list(zip(self._acting, self._values.unbind(), strict=True))
-        for parameter, value in pairs:
+        for parameter, value in self._pairs:
             changed = parameter.on_inputs(changed, value)
-        found = dict(self.model(changed, outputs=outputs))
+        model = self.model
+        return model._evaluate(model._merged(model._checked_inputs(changed)), outputs, None, share_graphs=False)
+
+    def _read(self, state: Evaluation, outputs: Sequence[str]) -> dict[str, Any]:
+        found = dict(state.read(self.model, list(outputs)))
         for name, pixel_size in self._pixel_size.items():
             if name in found and isinstance(self.supported_variables[name], TorchNDVariable):
-                for parameter, value in pairs:
+                for parameter, value in self._pairs:
                     found[name] = parameter.on_image(found[name], value, pixel_size)
         return found
+
+    @property
+    def _pairs(self) -> list[tuple[Parameter, Tensor]]:
+        """Parameters that act when the model runs, with their values."""
+        return list(zip(self._acting, self._values.unbind(), strict=True))
 
     @property
     def runs(self) -> int:

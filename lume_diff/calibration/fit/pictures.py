@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _SIZE = 9.0  # [pt]
 _SHOWN = 6  # settings
 _LIT = 0.03  # of the brightest pixel
+_SHORT = 12  # letters of a name
 
 
 def plot_result(
@@ -137,7 +138,9 @@ def _draw_correlation(axes: Any, result: CalibrationResult, figure: Any) -> None
     drawn = axes.imshow(result.correlation.numpy(), cmap="RdBu_r", vmin=-1.0, vmax=1.0)
     axes.set_title("correlation", fontsize=_SIZE)
     axes.set_xticks([])
-    axes.set_yticks(range(len(result.names)), result.names, fontsize=_SIZE - 3)
+    axes.set_yticks([])
+    if max(map(len, result.names)) <= _SHORT:
+        axes.set_yticks(range(len(result.names)), result.names, fontsize=_SIZE - 3)
     figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02).ax.tick_params(labelsize=_SIZE - 2)
 
 

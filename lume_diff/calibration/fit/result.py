@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
@@ -212,23 +214,43 @@ class CalibrationResult:
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything but the data as YAML."""
+        """Write everything but the data: as HDF5 where the path ends with ``.h5``, with residuals too; as YAML elsewhere.
+
+        Args:
+            path: of the file; an existing one is replaced.
+        """
         import yaml
 
-        with open(path, "w", encoding="utf-8") as file:
-            yaml.safe_dump(self.plain(), file, sort_keys=False, allow_unicode=True)
+        if not _is_hdf5(path):
+            Path(path).write_text(yaml.safe_dump(self.plain(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+            return
+        import h5py
+
+        with h5py.File(path, "w") as file:
+            file["result"] = json.dumps(self.plain())
+            file["names"] = self.names
+            file["values"] = self._values.numpy()
+            file["errors"] = list(self.errors.values())
+            file["correlation"] = self.correlation.numpy()
+            file["residuals"] = self.residuals.numpy()
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-        """Read what ``save`` wrote.
+        """Read what ``save`` wrote, as ``plain`` has it.
 
         Raises:
             ValidationError: for a file that is something else.
         """
         import yaml
 
-        with open(path, encoding="utf-8") as file:
-            found = yaml.safe_load(file)
+        found: Any = None
+        if _is_hdf5(path):
+            import h5py
+
+            with h5py.File(path) as file:
+                found = json.loads(file["result"][()]) if "result" in file else None
+        else:
+            found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         if not isinstance(found, dict) or "parameters" not in found:
             raise ValidationError(f"{os.fspath(path)!r} is no saved calibration: it has no 'parameters'")
         return found
@@ -283,6 +305,10 @@ class CalibrationResult:
             f"evaluations, {self.runs} simulator runs, {self.seconds:.3g} s"
         )
         return "\n".join(lines)
+
+
+def _is_hdf5(path: str | os.PathLike[str]) -> bool:
+    return os.fspath(path).endswith((".h5", ".hdf5"))
 
 
 def _digits(value: float, error: float) -> int:

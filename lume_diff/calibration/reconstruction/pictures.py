@@ -11,7 +11,7 @@ import torch
 from lume_diff.calibration.likelihoods.measures import normalised
 from lume_diff.calibration.likelihoods.shots import screen_shots
 from lume_diff.plotting.lattice import BLUE, VERMILION, new_figure
-from lume_diff.plotting.units import prefixed, quantity
+from lume_diff.plotting.units import prefixed, pretty_unit, quantity
 
 if TYPE_CHECKING:
     from lume_diff.calibration.reconstruction.result import Reconstruction
@@ -67,12 +67,17 @@ def _draw_images(figure: Any, result: Reconstruction, n_particles: int) -> None:
                 axes.set_xticklabels([])
             if column:
                 axes.set_yticklabels([])
-        label = f"setting {setting}" if len(data.scanned) > 1 else quantity(float(data.settings[name][setting]), unit)
+        label = f"setting {setting}" if len(data.scanned) > 1 else _with_unit(data.settings[name][setting], unit)
         panels[0][column].set_title(label if len(data.scanned) > 1 else f"{name} = {label}", fontsize=_SIZE - 1)
         panels[2][column].set_title(f"L1 {np.abs(left).sum():.3f}", fontsize=_SIZE - 1)
         panels[2][column].set_xlabel("x [mm]", fontsize=_SIZE)
     for row, label in enumerate(("measured", "predicted", "difference, ±½ of peak")):
         panels[row][0].set_ylabel(f"{label}\ny [mm]", fontsize=_SIZE)
+
+
+def _with_unit(value: float, unit: str) -> str:
+    number, _, shown = quantity(float(value) + 0.0, unit).partition(" ")
+    return f"{number} {pretty_unit(shown)}"
 
 
 def _draw_corner(figure: Any, result: Reconstruction, n_particles: int) -> None:

@@ -102,7 +102,7 @@ class BeamReconstruction:
 
     def run(
         self,
-        epochs: int = 400,
+        epochs: int = 800,
         *,
         ensemble: int = 1,
         rate: float = 1e-2,
@@ -118,7 +118,7 @@ class BeamReconstruction:
         tenth of its epochs.
 
         Args:
-            epochs: of fitting the shape; a fifth as many, at least 40, follow for the pointing.
+            epochs: of fitting the shape; a tenth as many, at least 40, follow for the pointing.
             ensemble: how many bunches, each from its own first weights and points, and beyond the first one from
                 settings drawn with replacement: their spread tells the uncertainty.
             rate: of the optimiser at the start; it falls to zero along a cosine.
@@ -272,5 +272,9 @@ class BeamReconstruction:
         derivatives, seen = found
         fitted = fitted_scale(derivatives[seen], self.target.size[seen])
         # Three digits: the same for design bunches that differ in how they were drawn.
-        rounded = scale[:4] if fitted is None else torch.tensor([float(f"{size:.3g}") for size in fitted.tolist()]).double()
+        rounded = (
+            scale[:4]
+            if fitted is None
+            else torch.tensor([float(f"{s:.3g}") for s in fitted.tolist()], dtype=torch.float64)
+        )
         return torch.cat((rounded, scale[4:])).clamp_min(1e-9)

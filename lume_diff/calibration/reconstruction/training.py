@@ -16,7 +16,8 @@ from lume_diff.errors import CalibrationError, ValidationError
 if TYPE_CHECKING:
     from lume_diff.calibration.reconstruction.reconstruction import BeamReconstruction
 
-_POINTING = 0.2  # of the epochs, ...
+_MACHINE_RATE = 5.0  # times the rate of the shape
+_POINTING = 0.1  # of the epochs, ...
 _FEWEST = 40  # ... at least
 _POINTING_RATE = 10.0  # times the rate of the shape
 _KEPT = 10  # states over the epochs of a member
@@ -116,9 +117,12 @@ class Training:
         known = self._state.get(f"{index} {part}")
         options, shape = self._options, part == "shape"
         member.generator.requires_grad_(shape)
-        fitted = [*member.generator.parameters(), member.coordinates] if shape else [member.offset]
-        rate = (1.0 if shape else _POINTING_RATE) * options.rate
-        optimiser = torch.optim.Adam(fitted, lr=rate)
+        groups: list[dict[str, Any]] = [{"params": [member.offset], "lr": _POINTING_RATE * options.rate}]
+        if shape:
+            groups = [{"params": [*member.generator.parameters()], "lr": options.rate}]
+            # These are in widths of their priors, which may have to be crossed.
+            groups += [{"params": [member.coordinates], "lr": _MACHINE_RATE * options.rate}]
+        optimiser = torch.optim.Adam(groups)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(epochs, 1))
         first = 0
         if known is not None:

@@ -90,6 +90,18 @@ def make_lume() -> LUMEModel:
     return LumeModel(to_lume(make_network()))
 
 
+def make_calibrated() -> LUMEModel:
+    from lume_diff.calibration import CalibratedModel, Normal, Offset, Scale, Value
+
+    model = StagedModel({"bunch": make_bunch(), "line": make_line()})
+    parameters = [
+        Scale("Q0.k1", Normal(1.0, 0.02)),
+        Offset("Q1.k1", Normal(0.0, 0.1)),
+        Value("beta_x", Normal(6.0, 1.0)),
+    ]
+    return CalibratedModel(model, parameters, t([1.02, -0.05, 6.5]))
+
+
 Case = tuple[Callable[[], LUMEModel], dict[str, Any]]
 
 KNOBS = {"inputs": ["Q0.k1", "Q1.k1", "reference_energy"], "outputs": ["final.sigma_x", "final.beta_y", "D0.sigma_y"]}
@@ -130,6 +142,9 @@ CASES: dict[str, dict[str, Case]] = {
         ),
     },
     "BlackBoxModel": {"function": (make_box, {"rtol": 1e-5})},
+    "CalibratedModel": {
+        "chain": (make_calibrated, {"inputs": ["Q0.k1", "Q1.k1", "beta_x"], "outputs": KNOBS["outputs"]}),
+    },
     "CodeModel": {"ring": (make_code, {"rtol": 1e-5})},
     "LumeBox": {"network": (make_lume, {"rtol": 1e-5})},
 }
