@@ -139,7 +139,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--likelihood", choices=("moments", "images"), default="moments")
     parser.add_argument("--particles", type=int, default=2000)
-    parser.add_argument("--smooth", type=float, default=None)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     likelihood = Moments() if arguments.likelihood == "moments" else Images()

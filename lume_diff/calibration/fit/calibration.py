@@ -20,6 +20,7 @@ from lume_diff.calibration.fit.result import CalibrationResult
 from lume_diff.calibration.likelihoods.base import Likelihood
 from lume_diff.errors import CalibrationError, GradientError, ValidationError
 from lume_diff.registry import plugin
+from lume_diff.variables import ParticleGroupVariable
 
 if TYPE_CHECKING:
     from lume_diff.models import LUMEModel
@@ -62,10 +63,13 @@ class Calibration:
             raise ValidationError("there is nothing to fit: parameters is empty")
         check_parameters(self.parameters, model)
         self.data = [part.check_against(model) for part in self.data]
-        self._observations = [
-            Observation(part, chosen, chosen.target(part))
-            for part, chosen in zip(self.data, self.likelihoods, strict=True)
-        ]
+        self._observations = []
+        particles = _particles(model) if any(map(observed_images, self.data)) else None
+        for part, chosen in zip(self.data, self.likelihoods, strict=True):
+            target = chosen.target(part)
+            if particles is not None:
+                target = chosen.granular(target, particles)
+            self._observations.append(Observation(part, chosen, target))
 
     def objective(self, ledger: RunArchive | None = None, seed: int = 0) -> Objective:
         """Return residuals, cost and derivatives as functions of the parameters, for a fit of one's own."""
@@ -190,6 +194,18 @@ def _likelihoods(data: Sequence[Any], likelihood: Any) -> list[Likelihood]:
             )
         found.append(chosen)
     return found
+
+
+def _particles(model: LUMEModel) -> float | None:
+    """Return how many macroparticles of equal weight say as much as those that a model tracks; None if it has none."""
+    variables = [model.supported_variables[name] for name in (*model.input_names, *model.output_names)]
+    bunches = [variable.name for variable in variables if isinstance(variable, ParticleGroupVariable)]
+    for name in bunches:
+        bunch = model.get(name)
+        if bunch is not None:
+            weight = (bunch.weight * bunch.alive).detach()
+            return float((weight.sum(-1).square() / weight.square().sum(-1)).min())
+    return None
 
 
 def check_parameters(parameters: Sequence[Parameter], model: LUMEModel) -> None:

@@ -34,6 +34,10 @@ class Likelihood(ABC):
     def target(self, data: Any) -> Any:
         """Take from a data set, once, what the residuals need of it."""
 
+    def granular(self, target: Any, particles: float) -> Any:
+        """Return a target that allows for the noise of a prediction from this many macroparticles."""
+        return target
+
     @abstractmethod
     def deviations(self, predicted: Mapping[str, Tensor], target: Any) -> Tensor:
         """Return ``(predicted - measured) / sigma`` of everything that was measured, ``(n,)``.

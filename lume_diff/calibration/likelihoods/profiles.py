@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lume_diff.calibration.likelihoods.base import Likelihood
 from lume_diff.calibration.likelihoods.measures import fitted_amplitude
-from lume_diff.calibration.likelihoods.shots import Shots, screen_shots
+from lume_diff.calibration.likelihoods.shots import Shots, screen_shots, with_granularity
 
 
 class Profiles(Likelihood):
@@ -26,6 +26,10 @@ class Profiles(Likelihood):
     def target(self, data: Any) -> Shots:
         """Take mean images, their standard errors and the mask."""
         return screen_shots(data)
+
+    def granular(self, target: Shots, particles: float) -> Shots:
+        """Allow for the noise of the prediction."""
+        return with_granularity(target, particles)
 
     def deviations(self, predicted: Mapping[str, Tensor], target: Shots) -> Tensor:
         """Return the deviation of every column and row that counts, ``(n,)``."""

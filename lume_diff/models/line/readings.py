@@ -203,7 +203,7 @@ def _cloud_in_cell(
     width, height, right, up = (value.expand(batch).reshape(settings) for value in (*half, *offset))
     has_graph = in_transform() or any(is_differentiated(v) for v in (maps, rows, charge, width, height, right, up))
     found = cloud_in_cell_batch(maps, rows, charge, pixels, (width, height), (right, up), has_graph)
-    return found.unflatten(0, batch)
+    return found.reshape(*batch, *found.shape[1:])
 
 
 def _warn_inactive(name: str, reads: str, inputs: Container[str]) -> None:

@@ -51,6 +51,19 @@ def image(model: CheetahModel, **knobs: torch.Tensor) -> torch.Tensor:
     return model(values, outputs=["S.image"])["S.image"]
 
 
+@pytest.mark.parametrize("has_graph", [False, True])
+def test_one_setting_of_a_bunch_larger_than_a_piece(
+    has_graph: bool, model: CheetahModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    k1 = t(2.0).requires_grad_(has_graph)
+    pieces = image(model, Q1__k1=k1)
+    monkeypatch.setattr("lume_diff.models.line.readings.together", lambda _: 100)
+    found = image(model, Q1__k1=k1)
+    assert found.shape == (12, 16)
+    torch.testing.assert_close(found, pieces, rtol=1e-10, atol=1e-12 * float(pieces.detach().max()))
+    assert found.requires_grad == has_graph
+
+
 @pytest.mark.parametrize("batch", [(7,), (3,), (2, 5)], ids=str)
 @pytest.mark.parametrize("knob", ["Q1__k1", "S__misalignment_x", "S__pixel_size_y"])
 def test_a_batch_equals_one_after_another(knob: str, batch: tuple[int, ...], model: CheetahModel) -> None:
