@@ -49,9 +49,7 @@ def number(value: float) -> torch.Tensor:
 
 def line(particles: int, seed: int) -> StagedModel:
     """Return a bunch from moments, five quadrupoles, a corrector and a screen."""
-    gun = BunchFromMoments(
-        particles, seed, mean_energy=ENERGY, sigma_energy=1e4, sigma_t=1e-12, charge=1e-10, **TWISS
-    )
+    gun = BunchFromMoments(particles, seed, mean_energy=ENERGY, sigma_energy=1e4, sigma_t=1e-12, charge=1e-10, **TWISS)
     elements: list[cheetah.Element] = [
         cheetah.HorizontalCorrector(number(0.05), number(0.0), name="C1", dtype=D),
         cheetah.Drift(number(0.3), name="DC1", dtype=D),

@@ -3,9 +3,9 @@
     python benchmarks/reconstruction.py [--rounds 7] [--epochs 1000]
 
 An epoch is 10 images of 100 x 100 pixels of a quadrupole scan from 10 000 particles: generate the bunch, track it, make
-the images, compare them, and take a step. gpsr (``pip install gpsr==0.2.0``, not among this project's requirements) gets
-cloud-in-cell screens in place of its kernel density estimate and double precision, and runs in turns with ours; where it
-is not installed, its place takes the same epoch written by hand with Cheetah.
+the images, compare them, and take a step. gpsr (``pip install gpsr==0.2.0``, not among this project's requirements)
+gets cloud-in-cell screens in place of its kernel density estimate, and runs in turns with ours; where it is not
+installed, its place takes the same epoch written by hand with Cheetah.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _by_hand(k1: torch.Tensor, dtype: torch.dtype) -> tuple[Callable[[], torch.T
 def best(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Return the shortest CPU time [s] of each, all of them in turns."""
     found = dict.fromkeys(works, float("inf"))
-    for name, work in works.items():
+    for work in works.values():
         work()
     for _ in range(rounds):
         for name, work in works.items():

@@ -209,11 +209,11 @@ def _print_matching(printer: Console, line: StagedModel, matching: Matching) -> 
 def _print_calibration(printer: Console, fit: CalibrationResult, errors: dict[str, float]) -> None:
     settings = len(fit.calibration.data[0])
     printer.print(f"4. Hidden errors of the quadrupoles, from noisy images at {settings} settings", style="bold")
-    rows = [
-        [name, f"{(value - 1.0):+.3%}", f"{fit.errors[name]:.3%}", f"{(errors[name] - 1.0):+.3%}"]
-        + [f"{(value - errors[name]) / fit.errors[name]:+.1f}"]
-        for name, value in fit.values.items()
-    ]
+    rows = []
+    for name, value in fit.values.items():
+        error, truth = fit.errors[name], errors[name]
+        off = f"{(value - truth) / error:+.1f}"
+        rows.append([name, f"{value - 1.0:+.3%}", f"{error:.3%}", f"{truth - 1.0:+.3%}", off])
     columns = [
         Column("quadrupole", style="cyan"),
         Column("error found", is_number=True),

@@ -53,9 +53,7 @@ def segment(name: str, *parts: tuple[str, float], screen: bool = False) -> cheet
 def chain(black_box: bool, seed: int = 0, particles: int = PARTICLES) -> ld.StagedModel:
     """Return a bunch, a line, a line by pyAT or by Cheetah, and a line with a screen."""
     twiss = {"beta_x": 6.0, "norm_emit_x": 1e-5, "beta_y": 4.0, "norm_emit_y": 1e-5}
-    gun = ld.BunchFromMoments(
-        particles, seed, mean_energy=1e8, sigma_energy=1e3, sigma_t=1e-13, charge=1e-10, **twiss
-    )
+    gun = ld.BunchFromMoments(particles, seed, mean_energy=1e8, sigma_energy=1e3, sigma_t=1e-13, charge=1e-10, **twiss)
     first = ld.CheetahModel(segment("first", ("Q1", 0.4)), gun.get("final_particles"))
     bunch = first.get("final_particles")
     if black_box:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,11 @@ def test_example_is_a_configuration(tmp_path: Path) -> None:
     "old, new, message",
     [
         ("likelihood:", "likelyhood:", r"line 9: likelyhood: is not known here; nearest: 'likelihood'"),
-        ("std: 0.03", "sdt: 0.03", r"line 7: parameters\[0\]\.prior\.std: is missing: add it; line 7: .*nearest: 'std'"),
+        (
+            "std: 0.03",
+            "sdt: 0.03",
+            r"line 7: parameters\[0\]\.prior\.std: is missing: add it; .*nearest: 'std'",
+        ),
         ("std: 0.03", "std: wide", r"line 7: parameters\[0\]\.prior\.std: is 'wide': input should be a valid number"),
         ("kind: scale", "kind: factor", r"line 7: parameters\[0\]: kind is 'factor'; expected 'scale', 'offset'"),
         ("  beam: beam.h5\n", "", r"line 1: model: give 'lattice' and 'beam', or 'entry' instead"),
@@ -120,8 +125,6 @@ def test_example_is_a_configuration(tmp_path: Path) -> None:
     ],
 )
 def test_faults_are_named(folder: Path, old: str, new: str, message: str) -> None:
-    import re
-
     assert old in CONFIG
     (folder / "fit.yaml").write_text(CONFIG.replace(old, new, 1))
     done = calibrate(folder / "fit.yaml", "--out", folder / "result")

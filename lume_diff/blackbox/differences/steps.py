@@ -183,7 +183,7 @@ class Calibration:
         *,
         point: float = 0.0,
         ratio: float = 3.0,
-        most: int = 3,
+        most: int = 6,
     ) -> list[StepClass]:
         """Return the differences to take: formula, step, and which outputs to read from it.
 
@@ -256,7 +256,7 @@ def mixed_error(a: Calibration, b: Calibration, step_a: float, step_b: float, va
     return np.where(np.isnan(found), math.inf, found)
 
 
-def step_classes(steps: Array, ratio: float = 3.0, most: int = 3) -> list[tuple[float, Array]]:
+def step_classes(steps: Array, ratio: float = 3.0, most: int = 6) -> list[tuple[float, Array]]:
     """Group outputs whose best steps are within a ratio of each other, so that they share runs.
 
     Args:

@@ -38,7 +38,8 @@ class Calibration:
         parameters: the unknowns, each with its prior.
         likelihood: how predictions and data are compared: a ``Likelihood``, the name of one (``"images"``,
             ``"profiles"``, ``"moments"``, ``"transport"``, ``"values"``), or one for each data set. By default
-            ``"images"`` for screens and ``"values"`` for numbers.
+            ``"moments"`` for screens, whose errors hold for bunches of few macroparticles too, and ``"values"`` for
+            numbers.
 
     Raises:
         ValidationError, UnknownVariableError: for parameters, data or names that do not fit the model.
@@ -183,7 +184,7 @@ def _likelihoods(data: Sequence[Any], likelihood: Any) -> list[Likelihood]:
     for part, choice in zip(data, given, strict=True):
         images = observed_images(part)
         if choice is None:
-            choice = "images" if images else "values"
+            choice = "moments" if images else "values"
         chosen = plugin("likelihoods", choice)() if isinstance(choice, str) else choice
         if not isinstance(chosen, Likelihood):
             raise ValidationError(f"likelihood is {choice!r}; expected a Likelihood or the name of one")

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lume_diff.calibration.fit import parameters as inputs
-from lume_diff.calibration.fit import priors, screens
+from lume_diff.calibration.fit import parameters, priors, screens
 from lume_diff.calibration.fit.yaml_files import Section
 from lume_diff.errors import LumeDiffError, ValidationError, nearest_names
 
@@ -88,13 +87,13 @@ class InputSection(Section):
     unit: str | None = None
     name: str | None = None
 
-    def build(self) -> inputs.Parameter:
+    def build(self) -> parameters.Parameter:
         """Return the parameter."""
         if self.kind == "scale":
             if self.unit is not None:
                 raise ValidationError("a scale has no unit: leave 'unit' out")
-            return inputs.Scale(self.inputs, self.prior.build(), name=self.name)
-        kind = inputs.Offset if self.kind == "offset" else inputs.Value
+            return parameters.Scale(self.inputs, self.prior.build(), name=self.name)
+        kind = parameters.Offset if self.kind == "offset" else parameters.Value
         return kind(self.inputs, self.prior.build(), unit=self.unit, name=self.name)
 
 
@@ -107,9 +106,9 @@ class MomentumSection(Section):
     energy: str | list[str] | None = None
     name: str = "beam momentum"
 
-    def build(self) -> inputs.Parameter:
+    def build(self) -> parameters.Parameter:
         """Return the parameter."""
-        return inputs.BeamMomentum(self.strengths, self.prior.build(), energy=self.energy, name=self.name)
+        return parameters.BeamMomentum(self.strengths, self.prior.build(), energy=self.energy, name=self.name)
 
 
 class CameraSection(Section):
@@ -120,7 +119,7 @@ class CameraSection(Section):
     axis: Literal["x", "y", "xy"] = "xy"
     name: str | None = None
 
-    def build(self) -> inputs.Parameter:
+    def build(self) -> parameters.Parameter:
         """Return the parameter."""
         named = {} if self.name is None else {"name": self.name}
         prior = self.prior.build()
@@ -149,7 +148,7 @@ class ModelSection(Section):
     line: str | None = None
     trust: bool = False
     entry: str | None = None
-    set: dict[str, float | bool] = {}
+    set: dict[str, float | bool] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_way(self) -> ModelSection:
@@ -164,12 +163,12 @@ class ModelSection(Section):
         """Return the model; relative paths start from ``folder``."""
         from lume_diff.models import CheetahModel
 
-        if self.entry is not None:
-            model = _called(self.entry, folder)
-        else:
+        model: LUMEModel
+        if self.lattice is not None and self.beam is not None:
             named = {} if self.line is None else {"name": self.line}
-            assert self.lattice is not None and self.beam is not None
             model = CheetahModel.from_file(folder / self.lattice, folder / self.beam, trust=self.trust, **named)
+        else:
+            model = _called(str(self.entry), folder)
         if self.set:
             model.set(self.set)
         return model
@@ -226,7 +225,7 @@ class DataSection(Section):
             return Dataset.from_csv(path, **options)
         if suffix not in (".npz", ".h5", ".hdf5"):
             raise ValidationError(f"data file {str(path)!r}: expected .npz, .h5 or .csv")
-        kind = Dataset if self.outputs is not None or _holds_numbers(path) else ScreenDataset
+        kind: Any = Dataset if self.outputs is not None or _holds_numbers(path) else ScreenDataset
         if suffix == ".npz":
             data = kind.from_npz(path, **options)
         elif options:
@@ -257,7 +256,7 @@ class LikelihoodSection(Section):
     """``{name: moments, options: {robust: 3.0}}``."""
 
     name: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class CalibrationConfig(Section):

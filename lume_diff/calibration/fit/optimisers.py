@@ -62,11 +62,16 @@ def levenberg_marquardt(objective: Objective, start: Tensor, steps: int, listene
     def slope(u: np.ndarray, *_: Any) -> np.ndarray:
         found = objective.linearised(torch.as_tensor(u))
         listener(torch.as_tensor(u).clone(), found.cost)
+        here = torch.as_tensor(u).clone()
         if _to_be_gained(found) < _NEGLIGIBLE:
-            raise _ArrivedError(torch.as_tensor(u).clone(), found.cost)
+            raise _ArrivedError(here, found.cost, f"less than {_NEGLIGIBLE:g} is left to be gained")
+        # Images of macroparticles have kinks, between which a slope promises what no step can keep.
+        if 0.0 <= costs[-1] - found.cost < _NEGLIGIBLE:
+            raise _ArrivedError(here, found.cost, f"a step gained less than {_NEGLIGIBLE:g}")
+        costs.append(found.cost)
         return found.slope.numpy()
 
-    first = start.numpy().copy()
+    first, costs = start.numpy().copy(), [math.inf]
     try:
         found = least_squares(
             residuals,
@@ -80,8 +85,8 @@ def levenberg_marquardt(objective: Objective, start: Tensor, steps: int, listene
             max_nfev=max(steps, 1),
         )
     except _ArrivedError as arrived:
-        u, cost = arrived.args
-        return Optimum(u, cost, converged=True, message=f"less than {_NEGLIGIBLE:g} is left to be gained")
+        u, cost, message = arrived.args
+        return Optimum(u, cost, converged=True, message=message)
     return Optimum(torch.as_tensor(found.x), float(found.cost), found.status > 0, str(found.message))
 
 

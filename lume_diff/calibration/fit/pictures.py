@@ -94,7 +94,7 @@ def _lit_part(images: Tensor, extent: list[float]) -> list[tuple[float, float]]:
     """Return limits in x and y around everything that is lit on any of some images, ``(n, ny, nx)``."""
     bright = (images > _LIT * images.amax((-2, -1), keepdim=True)).any(0)
     found = []
-    for lit, low, high in ((bright.any(0), *extent[:2]), (bright.any(1), *extent[2:])):
+    for lit, (low, high) in zip((bright.any(0), bright.any(1)), (extent[:2], extent[2:]), strict=True):
         places = torch.nonzero(lit).flatten()
         first, last = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, len(lit))
         margin = 0.25 * (last - first) + 2

@@ -214,7 +214,7 @@ class CalibrationResult:
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything but the data: as HDF5 where the path ends with ``.h5``, with residuals too; as YAML elsewhere.
+        """Write everything but the data as YAML, or with the residuals as HDF5 where the path ends with ``.h5``.
 
         Args:
             path: of the file; an existing one is replaced.
@@ -277,8 +277,8 @@ class CalibrationResult:
         found = [f"not resolved: {combination}" for combination in self.unresolved]
         if self.reduced_chi_square > _POOR_FIT:
             found.append(
-                f"chi² per degree of freedom is {self.reduced_chi_square:.3g}: the model or the noise is not right, and "
-                f"the errors are too small, by {math.sqrt(self.reduced_chi_square):.2g} at least"
+                f"chi² per degree of freedom is {self.reduced_chi_square:.3g}: the model or the noise is not right, "
+                f"and the errors are too small, by {math.sqrt(self.reduced_chi_square):.2g} at least"
             )
         others = [cost for _, cost in self.optima if cost > self.cost + 0.5]
         if others:

@@ -91,6 +91,13 @@ class Moments(Likelihood):
         return f"Moments(of={self.of}, robust={self.robust})"
 
 
+def beam_moments(shots: Shots) -> Tensor:
+    """Return centroids [m] and second moments [m^2] of the mean images, ``(settings, 5)``; see ``Moments``."""
+    around = _around_the_beam(shots.mean * shots.valid, shots.sigma)
+    share = _share_of_background(shots.valid * (1.0 - around))
+    return _measured(shots.mean, shots.valid * around, share, shots.pixel_size)
+
+
 def _around_the_beam(image: Tensor, sigma: Tensor) -> Tensor:
     """Return 1 around what stands out of the noise, 0 elsewhere, ``(settings, ny, nx)``."""
     import numpy as np

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lume_diff.calibration.likelihoods.base import Likelihood
+from lume_diff.calibration.likelihoods.granularity import with_granularity
 from lume_diff.calibration.likelihoods.measures import fitted_amplitude
-from lume_diff.calibration.likelihoods.shots import Shots, screen_shots, with_granularity
+from lume_diff.calibration.likelihoods.shots import Shots, screen_shots
 
 
 class Profiles(Likelihood):
@@ -33,13 +34,15 @@ class Profiles(Likelihood):
 
     def deviations(self, predicted: Mapping[str, Tensor], target: Shots) -> Tensor:
         """Return the deviation of every column and row that counts, ``(n,)``."""
-        image = predicted[target.output]
-        weight = target.valid / target.sigma.square()
-        factor = fitted_amplitude(image, target.mean, weight, (-2, -1))
-        off = target.valid * (factor * image - target.mean)
+        expected, measured = target.valid * predicted[target.output], target.valid * target.mean
+        variance = target.valid * target.sigma.square()
         parts = []
         for axis in (-2, -1):
-            variance = (target.valid * target.sigma.square()).sum(axis)
-            seen = variance > 0
-            parts.append(off.sum(axis)[seen] / variance[seen].sqrt())
+            noise = variance.sum(axis)
+            seen = noise > 0
+            error = torch.where(seen, noise, torch.ones_like(noise)).sqrt()
+            here, there = expected.sum(axis) / error, measured.sum(axis) / error
+            # The factor is fitted to profiles: that which fits noisy pixels best is too small.
+            factor = fitted_amplitude(here, there, seen.to(here.dtype), (-1,))
+            parts.append((factor * here - there)[seen])
         return torch.cat(parts)

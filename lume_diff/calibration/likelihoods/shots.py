@@ -70,21 +70,3 @@ def screen_shots(data: ScreenDataset) -> Shots:
         valid=as_tensor(valid & seen[:, None, None]),
         counted=torch.tensor(valid & seen[:, None, None]),
     )
-
-
-def with_granularity(shots: Shots, particles: float) -> Shots:
-    """Return images whose errors allow for a prediction from macroparticles.
-
-    A pixel that n of them predict scatters by the root of n; the light in it tells how many they are.
-
-    Args:
-        shots: without.
-        particles: that predict each image.
-    """
-    from scipy import ndimage
-
-    light = np.clip(ndimage.gaussian_filter((shots.mean * shots.valid).numpy(), (0.0, 1.0, 1.0)), 0.0, None)
-    floor = np.median(shots.sigma.numpy(), axis=(-2, -1), keepdims=True)
-    lit = np.where(light > floor, light, 0.0)
-    variance = torch.tensor(lit * lit.sum((-2, -1), keepdims=True) / particles)
-    return shots._replace(sigma=torch.sqrt(shots.sigma.square() + variance))

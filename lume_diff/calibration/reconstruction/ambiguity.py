@@ -118,7 +118,10 @@ def _short_fit(
 ) -> tuple[torch.Tensor, tuple[float, float]]:
     """Return the distances of aligned images ``(settings,)`` and the emittances [m] of a reading."""
     other = task.read_as(reading, particles)
-    member = Training(other, Options(epochs, pointing=False)).members()[0]
+    training = Training(other, Options(epochs, pointing=False))
+    member = training.members()[0]
+    if not training.finished:
+        raise KeyboardInterrupt
     with torch.no_grad():
         bunch = member.bunch(other.entrance)
         return other.distances(member).aligned, (float(bunch["norm_emit_x"]), float(bunch["norm_emit_y"]))

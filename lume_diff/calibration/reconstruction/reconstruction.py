@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import time
@@ -120,7 +121,8 @@ class BeamReconstruction:
         Args:
             epochs: of fitting the shape; a tenth as many, at least 40, follow for the pointing.
             ensemble: how many bunches, each from its own first weights and points, and beyond the first one from
-                settings drawn with replacement: their spread tells the uncertainty.
+                settings drawn with replacement and machine parameters drawn from their priors: their spread tells the
+                uncertainty.
             rate: of the optimiser at the start; it falls to zero along a cosine.
             size_weight: of the logarithm of beam sizes beside the images.
             entropy_weight: of the bunch's entropy per coordinate, which fills what the images leave open.
@@ -149,7 +151,8 @@ class BeamReconstruction:
             finished=training.finished,
         )
         if check_ambiguity and training.finished:
-            result.check_ambiguity()
+            with contextlib.suppress(KeyboardInterrupt):  # keep the fit
+                result.check_ambiguity()
         return result
 
     def check_ambiguity(self, **options: Any) -> Any:
@@ -174,6 +177,10 @@ class BeamReconstruction:
             settings = drawn if len(drawn.unique()) > 1 else settings
         member = Member(self.generator(seed), len(self.parameters), even, settings)
         with torch.no_grad():
+            if index:
+                # What the images hardly tell ends near where it began: from many starts the spread shows it.
+                start = torch.Generator().manual_seed(seed + 1)
+                member.coordinates.normal_(generator=start)
             lit = (self.images(member, self.inputs) * self.target.valid).sum((-2, -1)) > 0.0
         if not bool(lit.any()):
             raise CalibrationError(

@@ -105,7 +105,9 @@ def test_hidden_errors_are_found(model: ld.StagedModel, data: ScreenDataset, lik
     assert result.converged
     assert_true_within(result)
     assert result.errors["scale of Q1.k1"] < 0.018
-    assert result.reduced_chi_square == pytest.approx(1.0, abs=0.05 + 4.0 * math.sqrt(2.0 / result.degrees_of_freedom))
+    # Data and fit have the same particles here: their noise, which the errors of images allow for, is not there.
+    scatter = 4.0 * math.sqrt(2.0 / result.degrees_of_freedom)
+    assert (0.5 if isinstance(likelihood, Images) else 1.0 - scatter) < result.reduced_chi_square < 1.0 + scatter
 
 
 def test_methods_agree(model: ld.StagedModel, data: ScreenDataset) -> None:
@@ -123,10 +125,10 @@ def test_blur_of_the_screen_is_found(model: ld.StagedModel) -> None:
     seen = blur.on_image(torch.tensor(np.asarray(sharp, dtype=float)), number(1.7e-4), (PIXEL, PIXEL)).numpy()
     seen = seen + np.random.default_rng(1).normal(0.0, 1.0, seen.shape)
     data = ScreenDataset({"Q1.k1": K1}, seen, "SCR1.image", PIXEL, noise=1.0)
-    result = Calibration(model, data, [*parameters(), blur]).run(progress=False)
+    result = Calibration(model, data, [*parameters(), blur], Images()).run(progress=False)
     assert_true_within(result)
     value, error = result["screen blur"]
-    assert abs(value - 1.7e-4) < 4.0 * error < 0.2e-4
+    assert abs(value - 1.7e-4) < 4.0 * error < 0.8e-4
 
 
 def test_numbers_are_fitted_too(model: ld.StagedModel) -> None:
@@ -275,7 +277,7 @@ def test_bad_parameters(
 
 
 def test_bad_options(model: ld.StagedModel, data: ScreenDataset) -> None:
-    with pytest.raises(ValidationError, match="'values' compares numbers|compares numbers"):
+    with pytest.raises(ValidationError, match="compares numbers"):
         Calibration(model, data, parameters(), "values")
     fit = Calibration(model, data, parameters())
     with pytest.raises(ValidationError, match="method is 'newton'"):

@@ -48,7 +48,8 @@ def test_all_unknowns_are_found(bench: dict[str, Any], model: Any, machine: Any)
 
 
 @pytest.mark.slow
-def test_errors_cover_the_truth(bench: dict[str, Any], model: Any, machine: Any) -> None:
+def test_errors_cover_the_truth(bench: dict[str, Any], machine: Any) -> None:
+    model = bench["line"](2000, 0)  # of fewer particles the few in the tails begin to tell
     found: list[float] = []
     for seed in range(10):
         result, truth = bench["repeat"](model, machine, Moments(), seed=100 + seed)

@@ -21,7 +21,7 @@ from lume_diff.registry import plugin, plugins
 D = torch.float64
 PIXEL = 1e-4
 SHAPE = (48, 64)
-LIKELIHOODS = [Images(), Images(robust=3.0), Profiles(), Moments(), Transport()]
+LIKELIHOODS = [Images(), Images(detail=0.0), Images(robust=3.0), Profiles(), Moments(), Transport()]
 
 
 def spot(mean_x: object = 0.0, mean_y: object = 0.0, sigma_x: object = 5e-4, sigma_y: object = 3e-4) -> torch.Tensor:
@@ -69,7 +69,7 @@ def test_perfect_prediction_deviates_by_nothing(likelihood: Likelihood) -> None:
     assert float(likelihood.residuals(predicted, target).abs().max()) < 1e-2
 
 
-@pytest.mark.parametrize("likelihood", [Images(), Profiles(), Moments()], ids=repr)
+@pytest.mark.parametrize("likelihood", [Images(), Images(detail=0.0), Profiles(), Moments()], ids=repr)
 def test_deviations_of_noise_are_standard_normal(likelihood: Likelihood) -> None:
     image = spot()
     squares, count = 0.0, 0
@@ -78,6 +78,22 @@ def test_deviations_of_noise_are_standard_normal(likelihood: Likelihood) -> None
         found = likelihood.residuals({"SCR1.image": image.unsqueeze(0)}, target)
         squares, count = squares + float(found.square().sum()), count + len(found)
     assert squares / count == pytest.approx(1.0, abs=4.0 * math.sqrt(2.0 / count) + 0.1)
+
+
+@pytest.mark.parametrize("likelihood", [Images(), Profiles()], ids=repr)
+def test_noise_of_a_prediction_from_particles_is_allowed_for(likelihood: Likelihood) -> None:
+    """An image of 2000 particles is further from the truth than the noise of the camera, and the errors say so."""
+    image = spot()
+    target = likelihood.target(data_of(noisy(image, 1, 0.2, 0), 0.2))
+    generator = np.random.default_rng(1)
+    squares: dict[str, list[float]] = {"unaware": [], "aware": []}
+    for _ in range(20):
+        counts = generator.multinomial(2000, (image / image.sum()).flatten().numpy()).reshape(SHAPE)
+        predicted = {"SCR1.image": torch.tensor(counts, dtype=D).unsqueeze(0)}
+        for name, one in (("unaware", target), ("aware", likelihood.granular(target, 2000))):
+            squares[name].append(float(likelihood.residuals(predicted, one).square().mean()))
+    assert np.mean(squares["unaware"]) > 10.0
+    assert np.mean(squares["aware"]) == pytest.approx(1.0, abs=0.35)
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
@@ -105,7 +121,7 @@ def test_robust_counts_outliers_linearly() -> None:
     broken = image.numpy().copy()
     broken[5, 5] += 1000.0
     cost = {}
-    for likelihood in (Images(), Images(robust=3.0)):
+    for likelihood in (Images(detail=0.0), Images(detail=0.0, robust=3.0)):
         target = likelihood.target(data_of(broken[None, None], 1.0))
         residuals = likelihood.residuals({"SCR1.image": image.unsqueeze(0)}, target)
         cost[likelihood.robust] = 0.5 * float(residuals.square().sum())
@@ -165,6 +181,7 @@ def test_unknown_likelihood_names_the_nearest() -> None:
     "build, message",
     [
         (lambda: Images(robust=-1.0), "robust is -1.0"),
+        (lambda: Images(detail=-1.0), "detail is -1.0"),
         (lambda: Moments(of=("sigma_x",)), "expected some of"),
         (lambda: Transport(quantiles=0), "quantiles is 0"),
     ],

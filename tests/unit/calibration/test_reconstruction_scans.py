@@ -73,7 +73,7 @@ def test_blurred_scan_predicts_settings_that_were_left_out(shared_data: Path) ->
     model, data = scan_of(shared_data / "synthetic_quad_scan.npz")
     fit, check = data.split(every=3, offset=1)
     blur = Blur(LogNormal(0.5 * data.pixel_size[0], 2.0))
-    result = BeamReconstruction(model, fit, 10_000, seed=0, parameters=[blur]).run(progress=False)
+    result = BeamReconstruction(model, fit, 10_000, seed=0, parameters=[blur]).run(rate=2e-2, progress=False)
     found = result.evaluate(check, n_particles=400_000)
     assert float(found.image.mean()) <= 0.05
     assert found.size_error <= 0.03

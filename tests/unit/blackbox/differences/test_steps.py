@@ -118,6 +118,13 @@ def test_outputs_within_a_factor_3_share_a_step() -> None:
         assert step <= own.max() * (1 + 1e-12)
 
 
+def test_an_output_without_a_signal_spoils_no_other_step() -> None:
+    """An orbit that stays at zero within round-off wants a step as long as the machine allows."""
+    best = np.array([2.6e-6, 8.2e-6, 2.8e-4, 3.8e-2, 50.0])
+    for step, members in step_classes(best):
+        assert np.all(np.maximum(step / best[members], best[members] / step) < 3.2)
+
+
 def test_many_different_steps_make_no_more_classes_than_allowed() -> None:
     steps = np.geomspace(1e-8, 1.0, 1000)
     classes = step_classes(steps, most=3)
