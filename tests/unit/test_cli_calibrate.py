@@ -117,6 +117,13 @@ def test_example_is_a_configuration(tmp_path: Path) -> None:
         ("kind: scale", "kind: factor", r"line 7: parameters\[0\]: kind is 'factor'; expected 'scale', 'offset'"),
         ("  beam: beam.h5\n", "", r"line 1: model: give 'lattice' and 'beam', or 'entry' instead"),
         ("file: scan.npz", "file: other.npz", r"data file .*other\.npz' does not exist"),
+        (
+            "screen: SCR1.image",
+            "outputs: {a: b}",
+            r"line 5: data\[0\]: 'pixel_size' is for images, but 'outputs' makes",
+        ),
+        ("noise: 2.0", "sigma: {SCR1.image: 2.0}", r"line 5: data\[0\]: 'sigma' is for numbers.*give 'noise'"),
+        ("scan.npz", "scan.csv", r"line 5: data\[0\]: a CSV file holds numbers: give 'outputs'"),
         ("inputs: Q1.k1", "inputs: Q9.k1", r"'Q9\.k1'.*nearest: 'Q1\.k1'"),
         ("unit: m", "unit: mm", r"'SCR1\.misalignment_x' is in 'm'"),
         ("likelihood: moments", "likelihood: moment", r"'moment' is none of the likelihoods.*'moments'"),

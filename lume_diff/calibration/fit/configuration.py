@@ -205,6 +205,14 @@ class DataSection(Section):
     def _one_kind(self) -> DataSection:
         if self.screen is not None and self.outputs is not None:
             raise ValueError("give 'screen' for images or 'outputs' for numbers, not both")
+        foreign = ("images", "pixel_size", "noise", "orientation", "background") if self.outputs is not None else ()
+        wrong = [name for name in foreign if getattr(self, name)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is for images, but 'outputs' makes these numbers: leave it out")
+        if self.screen is not None and self.sigma is not None:
+            raise ValueError("'sigma' is for numbers, but 'screen' makes these images: give 'noise' instead")
+        if self.screen is not None and self.file.suffix.lower() == ".csv":
+            raise ValueError("a CSV file holds numbers: give 'outputs' instead of 'screen'")
         return self
 
     def build(self, folder: Path) -> Any:
@@ -232,6 +240,8 @@ class DataSection(Section):
             raise ValidationError(f"data file {str(path)!r} holds everything: leave {', '.join(options)} out")
         else:
             data = kind.from_hdf5(path)
+        if self.background and kind is Dataset:
+            raise ValidationError(f"data file {str(path)!r} holds numbers, which have no background: leave it out")
         return data.subtract_background() if self.background else data
 
 

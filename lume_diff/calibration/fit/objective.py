@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from lume_diff.calibration.fit.parameters import Parameter
 from lume_diff.calibration.likelihoods.base import Likelihood
 from lume_diff.errors import CalibrationError, SimulatorError, ValidationError
 from lume_diff.models.derivatives import component_shape
+from lume_diff.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from lume_diff.models import LUMEModel
@@ -71,16 +73,14 @@ class Objective:
         self.parameters = list(parameters)
         self.evaluations = 0
         self._ledger = ledger
-        text = repr((self._identity(), [repr(p) for p in self.parameters], seed))
-        self.identity = "calibration " + hashlib.sha256(text.encode()).hexdigest()
+        self._seed = seed
 
-    def _identity(self) -> Any:
-        fixed = {name: value for name, value in self.model.get(self.model.input_names).items() if value is not None}
-        plain = {
-            n: (v.detach().cpu().numpy().tobytes() if isinstance(v, Tensor) else _content(v)) for n, v in fixed.items()
-        }
-        data = [(o.data.digest, repr(o.likelihood)) for o in self.observations]
-        return type(self.model).__qualname__, sorted(plain.items()), data
+    @cached_property
+    def identity(self) -> str:
+        """A text that changes with the model as it is at first use, the data, the likelihoods and the parameters."""
+        data = [(observation.data.digest, repr(observation.likelihood)) for observation in self.observations]
+        text = repr((fingerprint(self.model), data, [repr(p) for p in self.parameters], self._seed))
+        return "calibration " + hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def count(self) -> int:
@@ -202,9 +202,9 @@ class Objective:
 
     def _kept(self, kind: str, u: Tensor, evaluate: Any) -> dict[str, Any]:
         """Return an evaluation from the ledger, or make it and put it there."""
-        identity, point = f"{self.identity} {kind}", {"u": u.detach().cpu().numpy()}
+        point = {"u": u.detach().cpu().numpy()}
         if self._ledger is not None:
-            known = self._ledger.get(identity, point, [])
+            known = self._ledger.get(f"{self.identity} {kind}", point, [])
             if known is not None:
                 return known
         self.evaluations += 1
@@ -215,23 +215,13 @@ class Objective:
                 raise
             raise CalibrationError(f"the fit has left the region where the model works: {error}") from error
         if self._ledger is not None:
-            self._ledger.put(identity, point, found)
+            self._ledger.put(f"{self.identity} {kind}", point, found)
         return found
 
 
 def observed_images(data: Any) -> bool:
     """Tell whether a data set holds images."""
     return hasattr(data, "pixel_size")
-
-
-def _content(value: Any) -> str:
-    """Return a text that changes with a bunch or a plain value."""
-    if hasattr(value, "x") and hasattr(value, "weight"):
-        digest = hashlib.sha256()
-        for name in ("x", "px", "y", "py", "z", "pz", "t", "weight"):
-            digest.update(getattr(value, name).detach().cpu().numpy().tobytes())
-        return digest.hexdigest()
-    return repr(value)
 
 
 def _compressed(residuals: Tensor, jacobian: Tensor) -> Tensor:

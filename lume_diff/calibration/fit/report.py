@@ -22,19 +22,34 @@ _PAGE = Template(
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse } td, th { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #ddd }
 th { text-align: left } .number { text-align: right; font-variant-numeric: tabular-nums }
-.open { color: #999 } .warning { color: #a33 } img { max-width: 100%; margin-top: 1rem }
+.open { color: #999 } .warning { color: #a33 } pre { overflow-x: auto } img { max-width: 100%; margin-top: 1rem }
 </style></head><body>
 <h1>$title</h1>
-<p>$summary</p>
-<table><tr><th>parameter</th><th class="number">estimate</th><th class="number">standard error</th><th>unit</th>
-<th>prior</th><th></th></tr>
-$rows
-</table>
-$notes
-<img alt="data, best fit, estimates and convergence" src="data:image/png;base64,$picture">
+$body
+<img alt="$alt" src="data:image/png;base64,$picture">
 </body></html>
 """
 )
+
+
+_HEAD = (
+    '<table><tr><th>parameter</th><th class="number">estimate</th><th class="number">standard error</th><th>unit</th>'
+    "<th>prior</th><th></th></tr>"
+)
+
+
+def as_page(path: str | os.PathLike[str], title: str, body: str, picture: bytes, alt: str) -> None:
+    """Write a page with a picture inside.
+
+    Args:
+        path: of the page.
+        title: at its top.
+        body: HTML of what stands above the picture.
+        picture: a PNG file's content.
+        alt: the picture in words.
+    """
+    page = _PAGE.substitute(title=escape(title), body=body, alt=escape(alt), picture=base64.b64encode(picture).decode())
+    Path(path).write_text(page, encoding="utf-8")
 
 
 def write_report(result: CalibrationResult, path: str | os.PathLike[str], title: str = "Calibration") -> None:
@@ -45,16 +60,11 @@ def write_report(result: CalibrationResult, path: str | os.PathLike[str], title:
         path: of the page.
         title: at its top.
     """
+    rows = "\n".join(_row(result, index) for index in range(len(result.parameters)))
+    body = f"<p>{_summary(result)}</p>\n{_HEAD}\n{rows}\n</table>\n{_notes(result)}"
     picture = io.BytesIO()
     result.plot(picture)
-    page = _PAGE.substitute(
-        title=escape(title),
-        summary=_summary(result),
-        rows="\n".join(_row(result, index) for index in range(len(result.parameters))),
-        notes=_notes(result),
-        picture=base64.b64encode(picture.getvalue()).decode(),
-    )
-    Path(path).write_text(page, encoding="utf-8")
+    as_page(path, title, body, picture.getvalue(), "data, best fit, estimates and convergence")
 
 
 def _summary(result: CalibrationResult) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from lume_diff.calibration.reconstruction.member import Member
 from lume_diff.errors import CalibrationError, ValidationError
+from lume_diff.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from lume_diff.calibration.reconstruction.reconstruction import BeamReconstruction
@@ -76,16 +77,18 @@ class Training:
         self._bar: Any = None
         self.history: list[Epoch] = []
         self.finished = False
-        what = (
-            task.data.digest,
-            task.n_particles,
-            task.seed,
-            task.dimensions,
-            task.variant,
-            task.entrance.scale.tolist(),
-        )
-        self._identity = repr((*what, options, task.parameters, task.generator(task.seed)))
+        self._identity = "" if self._file is None else self._identified()
         self._state = self._stored()
+
+    def _identified(self) -> str:
+        """Return a text that changes with what the fit depends on, but for how its design bunch was drawn."""
+        task, entrance = self._task, self._task.entrance
+        numbers = (entrance.energy, entrance.sigma_energy, entrance.sigma_t)
+        design = [f"{float(number):.{digits}g}" for number, digits in zip(numbers, (4, 2, 2), strict=True)]
+        fixed = (task.data.digest, task.n_particles, task.seed, task.dimensions, task.variant, entrance.scale.tolist())
+        made = task.generator(task.seed)
+        model = fingerprint(task.model, without=("initial_particles",))
+        return repr((*fixed, design, self._options, task.parameters, made, model))
 
     # -- epochs ----------------------------------------------------------------------------------------------
 
@@ -192,8 +195,8 @@ class Training:
             raise ValidationError(f"{str(self._file)!r} is no checkpoint of a reconstruction: {error}") from error
         if stored.get("identity") != self._identity:
             raise ValidationError(
-                f"checkpoint {str(self._file)!r} is of a fit with other data or options; name another file, "
-                "or remove it"
+                f"checkpoint {str(self._file)!r} is of a fit with another model, other data or options; "
+                "name another file, or remove it"
             )
         return dict(stored["states"])
 
