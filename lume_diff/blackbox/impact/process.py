@@ -14,7 +14,6 @@ import tempfile
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +147,8 @@ def _limit_processor_time(pid: int, timeout: float) -> None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill a process and all that it started."""
-    psutil = import_module("psutil")  # which lume-impact needs
+    import psutil
+
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):

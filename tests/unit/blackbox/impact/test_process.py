@@ -56,6 +56,7 @@ def test_failures_show_the_end_of_the_log(tmp_path: Path, text: str, words: str,
 
 
 def test_what_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    pytest.importorskip("psutil", reason="the extra 'impact' is not installed")
     program = script(tmp_path, "sleep 300 & echo $! > child; wait")
     begin = time.monotonic()
     with pytest.raises(TimedOutError, match="timeout of 1 s"):

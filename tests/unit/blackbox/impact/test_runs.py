@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
@@ -23,6 +22,7 @@ from lume_diff.blackbox.impact.model import ImpactTModel
 from lume_diff.errors import SimulatorError, UnknownVariableError, ValidationError
 from lume_diff.particles import TorchParticleGroup
 
+psutil = pytest.importorskip("psutil", reason="the extra 'impact' is not installed")
 pytestmark = pytest.mark.usefixtures("impact_t")
 WriteDeck = Callable[..., Path]
 
