@@ -110,7 +110,7 @@ def test_none_is_made_for_it() -> None:
         (function, {"slope": 2.1}),
         (box, {"code": cubed}),
     ],
-    ids=str,
+    ids=lambda value: value.__name__ if callable(value) else "-".join(value),
 )
 def test_other_predictions_have_another_one(make: Callable[..., ld.LUMEModel], changes: dict[str, Any]) -> None:
     assert fingerprint(make(**changes)) != fingerprint(make())
