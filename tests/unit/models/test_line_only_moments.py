@@ -159,7 +159,9 @@ def test_gradients_equal_those_of_particles_and_differences(knob: str, where: st
     torch.testing.assert_close(torch.func.jacfwd(lambda k: values(by_moments, k))(value), found, rtol=1e-9, atol=1e-13)
     h = 1e-4 * max(abs(KNOBS[knob]), 1e-3)
     wide, narrow = ((values(by_moments, value + d) - values(by_moments, value - d)) / (2.0 * d) for d in (h, h / 2.0))
-    assert ((found - (4.0 * narrow - wide) / 3.0).abs() <= 1e-6 * found.abs() + 1e-6 * size).all()
+    # An emittance is a small difference of large products: its own difference quotients carry their round-off.
+    share = torch.stack([t(1e-4 if "emit" in name else 1e-6) for name in SOME])
+    assert ((found - (4.0 * narrow - wide) / 3.0).abs() <= 1e-6 * found.abs() + share * size).all()
 
 
 def test_second_derivatives_equal_those_of_particles(beam: TorchParticleGroup) -> None:
