@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lume_diff.calibration.fit.parameters import Parameter, Value
+from lume_diff.calibration.fit.parameters import Parameter, Value, acted_image, acted_inputs
 from lume_diff.models import LUMEModel
 from lume_diff.models.evaluation import Evaluation
 from lume_diff.variables import TorchNDVariable
@@ -52,18 +52,15 @@ class CalibratedModel(LUMEModel):
         self._pixel_size = dict(pixel_size or {})
 
     def _run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> Evaluation:
-        changed: dict[str, Any] = dict(inputs)
-        for parameter, value in self._pairs:
-            changed = parameter.on_inputs(changed, value)
         model = self.model
+        changed = acted_inputs(self._pairs, inputs, model)
         return model._evaluate(model._merged(model._checked_inputs(changed)), outputs, None, share_graphs=False)
 
     def _read(self, state: Evaluation, outputs: Sequence[str]) -> dict[str, Any]:
         found = dict(state.read(self.model, list(outputs)))
         for name, pixel_size in self._pixel_size.items():
             if name in found and isinstance(self.supported_variables[name], TorchNDVariable):
-                for parameter, value in self._pairs:
-                    found[name] = parameter.on_image(found[name], value, pixel_size)
+                found[name] = acted_image(self._pairs, found[name], pixel_size)
         return found
 
     @property

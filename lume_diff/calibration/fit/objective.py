@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lume_diff.archive import RunArchive
-from lume_diff.calibration.fit.parameters import Parameter
+from lume_diff.calibration.fit.parameters import Parameter, acted_image, acted_inputs
 from lume_diff.calibration.likelihoods.base import Likelihood
 from lume_diff.errors import CalibrationError, SimulatorError, ValidationError
 from lume_diff.models.derivatives import component_shape
@@ -114,20 +114,13 @@ class Objective:
         Gradient:
             As the model's.
         """
-        inputs: dict[str, Any] = data.inputs(self.model.dtype)
         pairs = list(zip(self.parameters, values.to(self.model.dtype).unbind(-1), strict=True))
-        touched = {name for parameter in self.parameters for name in getattr(parameter, "inputs", ())}
-        for name, value in self.model.get(sorted(touched - set(inputs))).items():
-            inputs[name] = value.detach()
-        for parameter, value in pairs:
-            inputs = parameter.on_inputs(inputs, value)
+        inputs = acted_inputs(pairs, data.inputs(self.model.dtype), self.model)
         seen = {}
         for name, value in self.model(inputs, outputs=list(data.outputs)).items():
             value = value.expand(len(data), *component_shape(self.model.supported_variables[name]))
             if observed_images(data):
-                for parameter, number in pairs:
-                    value = parameter.on_image(value, number, data.frame.pixel)
-                value = data.frame.view(value)
+                value = data.frame.view(acted_image(pairs, value, data.frame.pixel))
             seen[name] = value
         return seen
 

@@ -50,6 +50,28 @@ class Parameter(ABC):  # noqa: B024 - a parameter may act on inputs, on images, 
         return f"{type(self).__name__}({self.name!r}, {self.prior!r})"
 
 
+#: Parameters with their values, each ``()`` or batched, in the order in which they act.
+Pairs = Sequence[tuple[Parameter, Tensor]]
+
+
+def acted_inputs(pairs: Pairs, inputs: Mapping[str, Any], model: LUMEModel) -> dict[str, Any]:
+    """Return what the machine has where ``inputs`` were written down; the model's set-points stand in for the rest."""
+    changed = dict(inputs)
+    touched = {name for parameter, _ in pairs for name in getattr(parameter, "inputs", ())}
+    if missing := sorted(touched - set(changed)):
+        changed |= {name: value.detach() for name, value in model.get(missing).items()}
+    for parameter, value in pairs:
+        changed = parameter.on_inputs(changed, value)
+    return changed
+
+
+def acted_image(pairs: Pairs, image: Tensor, pixel_size: tuple[float, float]) -> Tensor:
+    """Return what the camera sees, ``(*batch, ny, nx)``, of what falls on the screen; ``pixel_size`` in m."""
+    for parameter, value in pairs:
+        image = parameter.on_image(image, value, pixel_size)
+    return image
+
+
 class InputParameter(Parameter):
     """A parameter that acts on inputs of the model by name."""
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lume_diff.calibration.data.screens import ScreenDataset
 from lume_diff.calibration.fit.calibration import check_parameters
-from lume_diff.calibration.fit.parameters import Parameter
+from lume_diff.calibration.fit.parameters import Parameter, acted_image, acted_inputs
 from lume_diff.calibration.likelihoods.shots import screen_shots
 from lume_diff.calibration.reconstruction.ambiguity import check_ambiguity
 from lume_diff.calibration.reconstruction.bunches import Entrance, design_bunch, design_scale
@@ -211,13 +211,9 @@ class BeamReconstruction:
         inputs: dict[str, Any] = self.variant.on_inputs(settings, self.data.scanned)
         inputs["initial_particles"] = bunch
         pairs = [] if member is None else list(zip(self.parameters, self.values(member).unbind(), strict=True))
-        touched = {name for parameter, _ in pairs for name in getattr(parameter, "inputs", ())}
-        inputs |= {name: value.detach() for name, value in self.model.get(sorted(touched - set(inputs))).items()}
-        for parameter, value in pairs:
-            inputs = parameter.on_inputs(inputs, value)
+        inputs = acted_inputs(pairs, inputs, self.model)
         image = self.model(inputs, outputs=[self.data.screen])[self.data.screen].double()
-        for parameter, value in pairs:
-            image = parameter.on_image(image, value, self.data.frame.pixel)
+        image = acted_image(pairs, image, self.data.frame.pixel)
         view: Tensor = self.data.frame.view(self.variant.on_image(image))
         return view
 

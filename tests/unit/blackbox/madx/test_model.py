@@ -21,21 +21,6 @@ cpymad = pytest.importorskip("cpymad.madx")
 
 Make = Callable[..., Any]
 
-FODO = """
-kqf = 0.3;
-kboth := kqf;
-qf: quadrupole, l = 0.5, k1 := kboth;
-qd: quadrupole, l = 0.5, k1 = -0.6;
-bb: sbend, l = 1.0, angle = 0.1;
-hk: hkicker, l = 0.1;
-mm: multipole, knl = {0, 0.01};
-end: marker;
-cell: sequence, l = 10, refer = centre;
-qf, at = 0.25; bb, at = 2; hk, at = 3; mm, at = 4; qd, at = 5.25; bb2: bb, at = 7; qf, at = 9.25; end, at = 10;
-endsequence;
-beam, particle = PARTICLE, energy = ENERGY;
-"""
-
 
 def test_unstable_lattice_is_an_error_and_no_end(model: Any) -> None:
     before = model.get("tune_x")
@@ -106,12 +91,13 @@ def test_refresh_reads_what_was_changed_by_hand(folder: Path, fodo: Make) -> Non
         assert found.get("qd.k1").item() == -0.62
 
 
-def test_identity_follows_files_that_the_deck_calls(folder: Path) -> None:
+def test_identity_follows_files_that_the_deck_calls(folder: Path, fodo: Make) -> None:
     inner, outer = folder / "inner.madx", folder / "outer.madx"
     outer.write_text('call, file = "inner.madx";')
+    deck = fodo(folder).read_text()
     identities = []
     for extra in ("", "! a note"):
-        inner.write_text(FODO.replace("PARTICLE", "electron").replace("ENERGY", "1.0") + extra)
+        inner.write_text(deck + extra)
         with MADXModel(outer, controls=[], outputs=["tune_x"]) as found:
             assert math.isfinite(found.get("tune_x"))
             identities.append(found._runner.identity())
