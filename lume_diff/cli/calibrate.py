@@ -47,12 +47,12 @@ def calibrate(
     )
     printer = console()
     printer.print(str(result), soft_wrap=True)
-    for name, write in (("result.yaml", result.save), ("result.png", result.plot), ("report.html", None)):
-        if write is None:
-            write_report(result, out / name, f"Calibration of {config.stem}")
-        else:
-            write(out / name)
-        printer.print(f"written: {out / name}")
+    numbers, picture, page = out / "result.yaml", out / "result.png", out / "report.html"
+    result.save(numbers)
+    result.plot(picture)
+    write_report(result, page, f"Calibration of {config.stem}")
+    for path in (numbers, picture, page):
+        printer.print(f"written: {path}")
     if not result.converged:
-        say(f"failed: the fit has not converged ({result.message}); see {out / 'report.html'}", "red")
+        say(f"failed: the fit has not converged ({result.message}); see {page}", "red")
         raise typer.Exit(CHECK_FAILED)
