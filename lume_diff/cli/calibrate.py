@@ -47,11 +47,12 @@ def calibrate(
     )
     printer = console()
     printer.print(str(result), soft_wrap=True)
-    numbers, picture, page = out / "result.yaml", out / "result.png", out / "report.html"
+    numbers, arrays, picture, page = (out / name for name in ("result.yaml", "result.h5", "result.png", "report.html"))
     result.save(numbers)
+    result.save(arrays)
     result.plot(picture)
     write_report(result, page, f"Calibration of {config.stem}")
-    for path in (numbers, picture, page):
+    for path in (numbers, arrays, picture, page):
         printer.print(f"written: {path}")
     if not result.converged:
         say(f"failed: the fit has not converged ({result.message}); see {page}", "red")
