@@ -219,7 +219,8 @@ class ScreenDataset:
         if found < minimum:
             raise CalibrationError(
                 f"{self._screen}: {found} of {len(self)} settings differ and show the beam, {purpose} needs {minimum}; "
-                f"measured: {', '.join(map(self._settings.describe, range(min(len(self), 5))))}"
+                f"measured: {', '.join(map(self._settings.describe, range(min(len(self), 5))))}; add settings, or tell "
+                "by with_beam(...) which images show the beam"
             )
 
     check_against = agreement.check_screens

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lume_diff.calibration.data.screens import ScreenDataset
+from lume_diff.calibration.data.several import screen_data_sets
 from lume_diff.calibration.fit.calibration import check_parameters
 from lume_diff.calibration.fit.parameters import Parameter, acted_image, acted_inputs
 from lume_diff.calibration.likelihoods.shots import screen_shots
@@ -84,7 +85,8 @@ class BeamReconstruction:
             raise ValidationError(f"dimensions is {dimensions!r}; expected one of {', '.join(map(str, DIMENSIONS))}")
         self.model = model
         self.design = design_bunch(model)
-        self.data = data.check_against(model)
+        (given,) = screen_data_sets(data)
+        self.data = given.check_against(model)
         self.data.require_scan(2, "a reconstruction")
         self.n_particles, self.seed, self.dimensions = n_particles, seed, dimensions
         self.parameters = list(parameters)
