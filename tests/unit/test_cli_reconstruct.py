@@ -105,6 +105,7 @@ def test_example_is_a_configuration(tmp_path: Path) -> None:
         ("epochs: 30", "epochs: 0", r"line 7: epochs: is 0: input should be greater than or equal to 1"),
         ("n_particles: 500", "n_particles: 5", r"line 6: n_particles: is 5: .*100"),
         ("ensemble: 2", "dimensions: 5", r"line 8: dimensions: is 5: input should be 4 or 6"),
+        ("ensemble: 2", "generator: flows", r"line 8: generator: is 'flows': input should be 'network' or 'flow'"),
         ("ensemble: 2", "scale: [1.0e-3]", r"scale has 1 numbers; expected 4"),
         ("screen:", "screne:", r"line 3: data\.screne: is not known here; nearest: 'screen'"),
         ("factor: 1.5", "fator: 1.5", r"line 5: parameters\[0\]\.prior\.factor: is missing"),

@@ -21,7 +21,7 @@ class ReconstructionConfig(Section):
     Attributes:
         model, data: see there; images of one screen.
         parameters: of machine and screen that are fitted with the bunch.
-        n_particles, dimensions, scale, seed: see ``BeamReconstruction``.
+        n_particles, dimensions, scale, generator, seed: see ``BeamReconstruction``.
         epochs, ensemble, rate, size_weight, entropy_weight, check_ambiguity: see ``BeamReconstruction.run``.
     """
 
@@ -31,6 +31,7 @@ class ReconstructionConfig(Section):
     n_particles: int = Field(default=10_000, ge=100)
     dimensions: Literal[4, 6] = 4
     scale: list[float] | None = None
+    generator: Literal["network", "flow"] = "network"
     seed: int = 0
     epochs: int = Field(default=800, ge=1)
     ensemble: int = Field(default=1, ge=1)
@@ -57,6 +58,7 @@ class ReconstructionConfig(Section):
             parameters=[parameter.build() for parameter in self.parameters],
             dimensions=self.dimensions,
             scale=self.scale,
+            generator=self.generator,
         )
 
     @property

@@ -19,6 +19,7 @@ from lume_diff.calibration.fit.parameters import Parameter, acted_image, acted_i
 from lume_diff.calibration.likelihoods.shots import screen_shots
 from lume_diff.calibration.reconstruction.ambiguity import check_ambiguity
 from lume_diff.calibration.reconstruction.bunches import Entrance, design_bunch, design_scale
+from lume_diff.calibration.reconstruction.flow import Flow
 from lume_diff.calibration.reconstruction.generators import DIMENSIONS, Network, entropy, even_points, normal_points
 from lume_diff.calibration.reconstruction.losses import Distance, distances, sizes, target_of
 from lume_diff.calibration.reconstruction.member import Member
@@ -50,13 +51,16 @@ class BeamReconstruction:
         n_particles: while fitting.
         seed: of everything that is drawn.
         parameters: of machine and screen that are fitted with the bunch, such as ``Blur(LogNormal(3e-5, 2.0))``.
-        generator: makes the network of a member of the ensemble from its seed; ``Network`` by default.
+        generator: what maps a normal distribution to a bunch: ``"network"``, ``"flow"`` (a normalizing flow, by the
+            extra ``flow``), or a function that makes a module of ``(n, dimensions)`` to ``(n, dimensions)`` from the
+            seed of a member of the ensemble.
         dimensions: 4 for a transverse bunch with time and energy of the design bunch, 6 for all.
         scale: size of coordinates of order one at the start, ``(dimensions,)`` [m], [rad], for six [m], [1]; by default
             what the measured sizes ask for, by the response of the model to thin bunches.
 
     Raises:
         ValidationError: for a model without ``initial_particles``, or data that do not fit it.
+        MissingExtraError: for a flow without zuko.
         CalibrationError: for fewer than two settings that show the beam.
 
     Source:
@@ -75,7 +79,7 @@ class BeamReconstruction:
         seed: int = 0,
         *,
         parameters: Sequence[Parameter] = (),
-        generator: Callable[[int], nn.Module] | None = None,
+        generator: str | Callable[[int], nn.Module] = "network",
         dimensions: int = 4,
         scale: Sequence[float] | None = None,
     ) -> None:
@@ -92,7 +96,7 @@ class BeamReconstruction:
         self.parameters = list(parameters)
         if self.parameters:
             check_parameters(self.parameters, model)
-        self.generator = (lambda seed: Network(dimensions, seed=seed)) if generator is None else generator
+        self.generator = _generator(generator, dimensions)
         shots = screen_shots(self.data)
         self.seen = shots.present.any(1)
         self.target = target_of(shots.mean[self.seen], shots.valid[self.seen], self.data.pixel_size)
@@ -283,3 +287,17 @@ class BeamReconstruction:
             else torch.tensor([float(f"{s:.3g}") for s in fitted.tolist()], dtype=torch.float64)
         )
         return torch.cat((rounded, scale[4:])).clamp_min(1e-9)
+
+
+def _generator(given: str | Callable[[int], nn.Module], dimensions: int) -> Callable[[int], nn.Module]:
+    """Return what makes a generator from a seed."""
+    kinds: dict[str, Callable[..., nn.Module]] = {"network": Network, "flow": Flow}
+    if isinstance(given, str) and given in kinds:
+        kind = kinds[given]
+        given = lambda seed: kind(dimensions, seed=seed)  # noqa: E731
+    if not callable(given) or not isinstance(given(0), nn.Module):
+        raise ValidationError(
+            f"generator is {given!r}; expected {', '.join(map(repr, kinds))}, or a function that makes a "
+            "torch.nn.Module from a seed"
+        )
+    return given
