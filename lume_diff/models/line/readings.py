@@ -20,7 +20,6 @@ from lume_diff.models.line.elements import Element
 from lume_diff.models.line.image_batches import cloud_in_cell_batch, together
 from lume_diff.models.line.outputs import STATISTICS, Output, stack_along
 from lume_diff.models.line.tracking import LineRun
-from lume_diff.models.transforms import in_transform
 from lume_diff.particles import TorchMoments
 
 Tracked = TrackedBunch | TrackedMoments
@@ -201,8 +200,7 @@ def _cloud_in_cell(
         return screens.cloud_in_cell(x, y, charge, pixels, half)
     maps = torch.stack((matrix[..., 0, :], matrix[..., 2, :]), dim=-2).expand(*batch, 2, 7).reshape(settings, 2, 7)
     width, height, right, up = (value.expand(batch).reshape(settings) for value in (*half, *offset))
-    has_graph = in_transform() or any(is_differentiated(v) for v in (maps, rows, charge, width, height, right, up))
-    found = cloud_in_cell_batch(maps, rows, charge, pixels, (width, height), (right, up), has_graph)
+    found = cloud_in_cell_batch(maps, rows, charge, pixels, (width, height), (right, up))
     return found.reshape(*batch, *found.shape[1:])
 
 
