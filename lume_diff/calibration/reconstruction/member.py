@@ -48,5 +48,5 @@ class Member(nn.Module):
         """
         chosen = normal_points(self.even) if points is None else points
         made = self.generator(chosen[:, :-2])
-        moved = torch.cat((made[:, :4] + self.offset, made[:, 4:]), dim=-1)
-        return entrance.bunch(moved, chosen[:, -2:])
+        offset = nn.functional.pad(self.offset, (0, made.shape[-1] - 4))
+        return entrance.bunch(made + offset, chosen[:, -2:])

@@ -93,7 +93,8 @@ class BeamReconstruction:
         self.generator = (lambda seed: Network(dimensions, seed=seed)) if generator is None else generator
         shots = screen_shots(self.data)
         self.seen = shots.present.any(1)
-        self.target = target_of(shots.mean[self.seen], shots.valid[self.seen], self.data.pixel_size)
+        measured, valid = (part[self.seen].to(model.dtype) for part in (shots.mean, shots.valid))
+        self.target = target_of(measured, valid, self.data.pixel_size)
         self.inputs = self.data[self.seen.numpy()].inputs(model.dtype)
         self.variant = AS_GIVEN
         self._given_scale = None if scale is None else torch.tensor(list(scale), dtype=torch.float64)
@@ -212,7 +213,7 @@ class BeamReconstruction:
         inputs["initial_particles"] = bunch
         pairs = [] if member is None else list(zip(self.parameters, self.values(member).unbind(), strict=True))
         inputs = acted_inputs(pairs, inputs, self.model)
-        image = self.model(inputs, outputs=[self.data.screen])[self.data.screen].double()
+        image = self.model(inputs, outputs=[self.data.screen])[self.data.screen]
         image = acted_image(pairs, image, self.data.frame.pixel)
         view: Tensor = self.data.frame.view(self.variant.on_image(image))
         return view

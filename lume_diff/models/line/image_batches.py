@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from lume_diff.models.transforms import in_transform
 
 def together(device: torch.device) -> int:
     """Return how many particles are best looked at together: on a CPU what they need is to stay in the caches."""
-    return 2**15 if device.type == "cpu" else 2**24
+    return 2**16 if device.type == "cpu" else 2**24
 
 
 def cloud_in_cell_batch(
@@ -48,7 +50,9 @@ def cloud_in_cell_batch(
 def _parts(maps: Tensor, rows: Tensor) -> list[slice]:
     """Return which settings to look at together."""
     settings, size = maps.shape[0], max(1, together(rows.device) // rows.shape[-1])
-    return [slice(start, min(start + size, settings)) for start in range(0, settings, size)]
+    count = math.ceil(settings / size)
+    edges = [settings * part // count for part in range(count + 1)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
 def _in_pieces(
@@ -71,7 +75,7 @@ class _Images(torch.autograd.Function):
         maps, rows = given[:2]
         images = rows.new_empty((maps.shape[0], pixels[1], pixels[0]))
         parts = _parts(maps, rows)
-        space = Workspace(parts[0].stop, pixels, *given)
+        space = Workspace(max(part.stop - part.start for part in parts), pixels, *given)
         for part in parts:
             space.draw(part, images[part])
         return images
@@ -89,7 +93,7 @@ class _Images(torch.autograd.Function):
             return None, *_pulled_back_with_graph(ctx.pixels, given, gradient)
         slopes = [torch.zeros_like(value) for value in given]
         parts = _parts(given[0], given[1])
-        space = Workspace(parts[0].stop, ctx.pixels, *given)
+        space = Workspace(max(part.stop - part.start for part in parts), ctx.pixels, *given)
         for part in parts:
             space.pull_back(part, gradient[part], wanted, slopes)
         return None, *(slope if want else None for slope, want in zip(slopes, wanted, strict=True))
