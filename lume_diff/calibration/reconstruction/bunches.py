@@ -66,14 +66,27 @@ class Entrance:
         Gradient:
             Exact, to ``points``.
         """
+        weight, alive = self.weights(len(points)), torch.ones_like(self.charge).expand(len(points))
+        return from_coordinates(
+            self.coordinates(points, longitudinal),
+            weight,
+            alive,
+            self.reference_energy,
+            self.reference_time,
+            self.z,
+            self._static,
+        )
+
+    def weights(self, count: int) -> Tensor:
+        """Return the charge of each of some particles [C], ``(count,)``."""
+        return (self.charge / count).expand(count)
+
+    def coordinates(self, points: Tensor, longitudinal: Tensor) -> Tensor:
+        """Return the bunch as Cheetah's coordinates at the reference, ``(n, 6)``; see ``bunch``."""
         scaled = points * (self.scale * self._units[: len(self.scale)])
         delay_and_energy = self._centre + (self._spread * longitudinal if points.shape[-1] == 4 else scaled[:, 4:])
         # One coordinate after the other in memory, as the bunch is used.
-        coordinates = torch.cat((scaled[:, :4].mT, delay_and_energy.mT)).mT
-        weight, alive = (self.charge / len(points)).expand(len(points)), torch.ones_like(self.charge).expand(len(points))
-        return from_coordinates(
-            coordinates, weight, alive, self.reference_energy, self.reference_time, self.z, self._static
-        )
+        return torch.cat((scaled[:, :4].mT, delay_and_energy.mT)).mT
 
 
 def design_bunch(model: LUMEModel) -> TorchParticleGroup:

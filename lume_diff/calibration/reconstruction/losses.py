@@ -24,6 +24,11 @@ class Target(NamedTuple):
     size: Tensor
     is_whole: bool = False
 
+    def to(self, dtype: torch.dtype) -> Target:
+        """Return the same in another precision."""
+        image, valid, centroid, size = (v.to(dtype) for v in (self.image, self.valid, self.centroid, self.size))
+        return Target(image, valid, self.pixel_size, centroid, size, self.is_whole)
+
 
 class Distance(NamedTuple):
     """Distances of images, ``(settings,)`` each.

@@ -34,21 +34,23 @@ class Workspace:
         count = rows.shape[-1]
         self._pixels, self._rows, self._charge = pixels, rows, charge
         # Coordinates first, (2, settings, ...), so that both are one operation and each is contiguous.
-        self._maps, self._half, self._offset = maps.transpose(0, 1), half.unsqueeze(-1), offset.unsqueeze(-1)
+        self._per_half = 1.0 / half.unsqueeze(-1)
+        self._maps, self._offset = maps.transpose(0, 1) * self._per_half, offset.unsqueeze(-1) * self._per_half
+        number = torch.tensor(pixels, dtype=rows.dtype, device=rows.device).view(2, 1, 1)
+        self._scale, self._middle = 0.5 * number, 0.5 * (number + 1.0)
         self._at, self._cell = rows.new_empty((2, size, count)), rows.new_empty((2, size, count))
         self._counted = rows.new_empty((size, count))
-        self._is_off = torch.empty((2, size, count), dtype=torch.bool, device=rows.device)
 
     def _place(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Return where the particles are on the screen, -1 to 1, ``(2, size, n)``, their charge, and which are off."""
         maps = self._maps[:, part]
         size = maps.shape[1]
-        at, counted, is_off = self._at[:, :size], self._counted[:size], self._is_off[:, :size]
+        at, counted = self._at[:, :size], self._counted[:size]
         torch.matmul(maps, self._rows, out=at)
         at.sub_(self._offset[:, part])
-        torch.le(torch.abs(at, out=self._cell[:, :size]), self._half[:, part], out=is_off)
-        off = is_off[0].logical_and_(is_off[1]).logical_not_()
-        at.div_(self._half[:, part]).masked_fill_(off, 0.0)
+        across, along = torch.abs(at, out=self._cell[:, :size])
+        off = torch.maximum(across, along, out=across).le(1.0).logical_not_()
+        at.masked_fill_(off, 0.0)
         return at, counted.copy_(self._charge).masked_fill_(off, 0.0), off
 
     def draw(self, part: slice, images: Tensor) -> None:
@@ -56,18 +58,16 @@ class Workspace:
         at, lower, _ = self._place(part)
         (nx, ny), (size, count) = self._pixels, lower.shape
         width, height = nx + 2, ny + 2  # A frame of one pixel takes what falls over the edge.
-        cell = self._cell[:, :size]
-        for number, position in zip(self._pixels, at, strict=True):
-            position.mul_(0.5 * number).add_(0.5 * (number + 1))
-        torch.floor(at, out=cell)
+        cell = torch.floor(at.mul_(self._scale).add_(self._middle), out=self._cell[:, :size])
         column_part, row_part = at.sub_(cell)
-        corner = cell[0].add_(cell[1], alpha=width).long().unsqueeze(1)
-        upper = torch.mul(lower, row_part, out=cell[1])
+        column, row = cell
+        corner = column.add_(row, alpha=width).long().unsqueeze(1)
+        upper = torch.mul(lower, row_part, out=row)
         lower.sub_(upper)
         shares = lower.new_empty((size, 4, count))
         for first, charge in ((0, lower), (2, upper)):
-            torch.mul(charge, column_part, out=shares[:, first + 1])
-            torch.sub(charge, shares[:, first + 1], out=shares[:, first])
+            right = torch.mul(charge, column_part, out=shares[:, first + 1])
+            torch.sub(charge, right, out=shares[:, first])
         # One frame for each of the four neighbours: all have the same index.
         frames = lower.new_zeros((size, 4, height * width))
         frames = frames.scatter_add_(-1, corner.expand(-1, 4, -1), shares).view(size, 4, height, width)
@@ -96,12 +96,11 @@ class Workspace:
             counted.view(size, 1, 1, count), image, grid, _BILINEAR, _ZEROS, False, [False, True]
         )[1]
         by_at = by_grid.view(size, count, 2).permute(2, 0, 1)
-        per_half = 1.0 / self._half[:, part]
+        per_half = self._per_half[:, part]
         if wanted[0]:
             slopes[0].transpose(0, 1)[:, part] = (by_at @ self._rows.mT) * per_half
         if wanted[1]:
-            scaled = self._maps[:, part] * per_half
-            slopes[1].addmm_(scaled.flatten(0, 1).mT, by_at.reshape(2 * size, count))
+            slopes[1].addmm_(self._maps[:, part].flatten(0, 1).mT, by_at.reshape(2 * size, count))
         if wanted[3]:
             slopes[3][:, part] = -(by_at * at).sum(-1) * per_half.squeeze(-1)
         if wanted[4]:
