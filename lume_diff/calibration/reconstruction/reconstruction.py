@@ -229,7 +229,7 @@ class BeamReconstruction:
         """Return how far a member's images are from those of the fit."""
         if self._linear is None:
             self._linear = LinearView.of(self)
-        if not self._linear.maps:
+        if self._linear.maps is None:
             return distances(self.images(member, self.inputs, points), self.target)
         self.passes += 1
         image = self._linear.images(member, self.entrance, points)
