@@ -259,8 +259,7 @@ class CheetahModel(LUMEModel):
             screen: name of its image.
             inputs: values by name, ``(settings,)`` or ``()``, without the bunch.
         """
-        run = self._run(self._merged(self._checked_inputs(inputs)), ())
-        return screen_maps(run, self._readings[screen])
+        return screen_maps(self._run(self._merged(self._checked_inputs(inputs)), ()), self._readings[screen])
 
     @property
     def engine(self) -> str:

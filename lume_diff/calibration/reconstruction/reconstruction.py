@@ -141,6 +141,7 @@ class BeamReconstruction:
         for name, value in (("epochs", epochs), ("ensemble", ensemble), ("rate", rate)):
             if not value > 0:
                 raise ValidationError(f"{name} is {value!r}; expected a positive number")
+        self._linear = None  # The model may have other set-points than last time.
         began, cpu, runs = time.perf_counter(), time.process_time(), self.model.runs + self.passes
         training = Training(self, Options(epochs, ensemble, rate, size_weight, entropy_weight), checkpoint, progress)
         members = training.members()
