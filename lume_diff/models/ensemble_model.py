@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import nn
@@ -95,7 +95,7 @@ class EnsembleModel(LUMEModel):
         return cls(read_members(Path(path), allow, allow_torchscript), validation=validation)
 
     def _run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        answers = [member._run(inputs, outputs) for member in self.members]
+        answers = [member._run(inputs, outputs) for member in self._members()]
         found: dict[str, Any] = {name: answers[0][name] for name in self._constants}
         for name in self._estimates:
             values = torch.stack([answer[name] for answer in answers])
@@ -103,6 +103,9 @@ class EnsembleModel(LUMEModel):
             found[name] = mean
             found[name + SUFFIX] = root((values - mean).square().sum(0) / (len(answers) - 1))
         return found
+
+    def _members(self) -> list[TorchModel]:
+        return [cast(TorchModel, member) for member in self.members]
 
 
 def _check(members: Sequence[TorchModel]) -> None:

@@ -61,7 +61,7 @@ class GPModel(LUMEModel):
             )
         first = next(iter(getattr(fitted, "parameters", lambda: iter(()))()), None)
         own = torch.float64 if first is None else first.dtype
-        parts = nn.ModuleList(processes(fitted, dtype or own))
+        parts = list(processes(fitted, dtype or own))
         columns = {part.columns for part in parts}
         if columns != {len(inputs)} or sum(part.outputs for part in parts) != len(outputs):
             raise ShapeError(
@@ -69,7 +69,7 @@ class GPModel(LUMEModel):
                 f"{len(inputs)} input and {len(outputs)} output variables: give one for each"
             )
         super().__init__([*inputs, *with_spread(outputs)], dtype=dtype or own, device=device, validation=validation)
-        self.processes = parts.to(self.device)
+        self.processes = nn.ModuleList(parts).to(self.device)
         self._fitted = (fitted,)
         self._columns = [variable.name for variable in inputs]
         self._estimates = [variable.name for variable in outputs]

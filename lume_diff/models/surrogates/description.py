@@ -159,7 +159,7 @@ def _fields(name: str, given: Any, read_only: bool | None) -> dict[str, Any]:
     """Return the fields of a variable as our classes have them."""
     if given is not None and not isinstance(given, Mapping):
         raise ValidationError(f"variable {name!r} is {given!r:.60}; expected a mapping of fields")
-    fields: dict[str, Any] = {_OLD_FIELDS.get(key, key): value for key, value in (given or {}).items()}
+    fields: dict[str, Any] = {_OLD_FIELDS.get(str(key), str(key)): value for key, value in (given or {}).items()}
     kind = fields.pop("variable_type", "scalar")
     if kind != "scalar":
         raise ValidationError(f"variable {name!r} has variable_type {kind!r}; expected 'scalar'")

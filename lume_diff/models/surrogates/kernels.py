@@ -1,7 +1,7 @@
 """Covariances of Gaussian processes, from the kernels of GPyTorch but in plain torch.
 
-GPyTorch's own evaluation compares tensors and has autograd functions without forward derivatives, so that ``torch.func``
-cannot pass it; and its distances, from expanded squares, lose half of the digits at neighbouring points.
+GPyTorch's own evaluation compares tensors and has autograd functions without forward derivatives, so that
+``torch.func`` cannot pass it; and its distances, from expanded squares, lose half of the digits at neighbouring points.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def covariance(kernel: Any, x: Tensor, other: Tensor, paired: bool = False) -> T
     if type(kernel) is kernels.MaternKernel:
         return matern(kernel.nu, _squares(kernel, x, other, paired))
     raise ValidationError(
-        f"the Gaussian process has a {type(kernel).__name__}; expected RBFKernel, MaternKernel, RQKernel, LinearKernel, "
-        "or scaled ones, sums and products of these"
+        f"the Gaussian process has a {type(kernel).__name__}; expected RBFKernel, MaternKernel, RQKernel, "
+        "LinearKernel, or scaled ones, sums and products of these"
     )
 
 

@@ -36,7 +36,7 @@ class Process(nn.Module):
 
     def __init__(self, fitted: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        from linear_operator.utils.cholesky import psd_safe_cholesky
+        from gpytorch.utils.cholesky import psd_safe_cholesky
 
         fitted = copy.deepcopy(fitted).to(dtype).requires_grad_(False).eval()
         x, y = fitted.train_inputs[0], fitted.train_targets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,12 @@ def with_spread(outputs: Iterable[Variable]) -> Iterator[Variable]:
     for output in outputs:
         yield output.replace(read_only=True)
         what = f"standard deviation of {output.name}"
-        common = {"name": output.name + SUFFIX, "unit": output.unit, "read_only": True, "description": what}
+        common: dict[str, Any] = {
+            "name": output.name + SUFFIX,
+            "unit": output.unit,
+            "read_only": True,
+            "description": what,
+        }
         if isinstance(output, TorchNDVariable):
             yield TorchNDVariable(**common, shape=output.shape)
         else:

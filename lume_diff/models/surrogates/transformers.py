@@ -6,6 +6,8 @@ nothing else of them is used. Unlike BoTorch's they change nothing when they are
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +66,8 @@ class Chained(nn.ModuleDict):
 
     def untransform(self, x: Tensor) -> Tensor:
         """Undo the transformers, the last one first."""
-        for step in reversed(list(self.values())):
+        steps: list[Any] = list(self.values())
+        for step in reversed(steps):
             x = step.untransform(x)
         return x
 
