@@ -41,16 +41,21 @@ def covariance(kernel: Any, x: Tensor, other: Tensor, paired: bool = False) -> T
     Source:
         C. E. Rasmussen and C. K. I. Williams, "Gaussian Processes for Machine Learning" (2006), chapter 4.
     """
-    from gpytorch import kernels
-
     if kernel.active_dims is not None:
         x, other = x.index_select(-1, kernel.active_dims), other.index_select(-1, kernel.active_dims)
+
+    return _of_columns(kernel, x, other, paired)
+
+
+def _of_columns(kernel: Any, x: Tensor, other: Tensor, paired: bool) -> Tensor:
+    """Return the covariance between points that have the kernel's columns only."""
+    from gpytorch import kernels
 
     def per_kernel(value: Tensor) -> Tensor:
         return value[..., None] if paired else value[..., None, None]
 
     if type(kernel) is kernels.ScaleKernel:
-        return per_kernel(kernel.outputscale) * covariance(kernel.base_kernel, x, other, paired)
+        return per_kernel(kernel.outputscale) * _of_columns(kernel.base_kernel, x, other, paired)
     if type(kernel) is kernels.AdditiveKernel:
         return sum((covariance(part, x, other, paired) for part in kernel.kernels), start=x.new_zeros(()))
     if type(kernel) is kernels.ProductKernel:

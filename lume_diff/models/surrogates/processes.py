@@ -13,6 +13,8 @@ from lume_diff.errors import ValidationError
 from lume_diff.models.surrogates.kernels import covariance
 from lume_diff.models.surrogates.spread import root
 
+_JITTERS = (0.0, 1e-10, 1e-8, 1e-6)  # shares of the variance
+
 
 class Process(nn.Module):
     """Give mean and standard deviation of one fitted process, of one output or of several that share their inputs.
@@ -36,15 +38,13 @@ class Process(nn.Module):
 
     def __init__(self, fitted: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        from gpytorch.utils.cholesky import psd_safe_cholesky
-
         fitted = copy.deepcopy(fitted).to(dtype).requires_grad_(False).eval()
         x, y = fitted.train_inputs[0], fitted.train_targets
         prior = fitted.forward(x)
         noise = fitted.likelihood(prior, x).variance - prior.variance
         self.mean, self.kernel = fitted.mean_module, fitted.covar_module
         self.transform = getattr(fitted, "input_transform", None)
-        factor = psd_safe_cholesky(covariance(self.kernel, x, x) + torch.diag_embed(noise))
+        factor = _factor(covariance(self.kernel, x, x) + torch.diag_embed(noise))
         residual = (y - prior.mean).unsqueeze(-1)
         shift, stretch = _outcome(fitted, y.shape[:-1], dtype)
         buffers = {"_x": x, "_factor": factor, "_shift": shift, "_stretch": stretch}
@@ -101,6 +101,20 @@ def processes(fitted: Any, dtype: torch.dtype) -> Iterator[Process]:
             "ExactGP of GPyTorch"
         )
     yield Process(fitted, dtype)
+
+
+def _factor(matrix: Tensor) -> Tensor:
+    """Return the Cholesky factor of a covariance, with as much on its diagonal as round-off makes it need."""
+    unit = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    level = matrix.diagonal(dim1=-2, dim2=-1).mean()
+    for share in _JITTERS:
+        factor, failures = torch.linalg.cholesky_ex(matrix + share * level * unit)
+        if not bool(failures.any()):
+            return factor
+    raise ValidationError(
+        "the covariance of the process's data is not positive definite: fit it with more noise, or without points that "
+        "are there twice"
+    )
 
 
 def _rows(values: Tensor) -> Tensor:

@@ -6,8 +6,6 @@ nothing else of them is used. Unlike BoTorch's they change nothing when they are
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -57,18 +55,14 @@ class Log10(nn.Module):
 
 
 class Chained(nn.ModuleDict):
-    """Apply transformers in a row; stands in for BoTorch's ``ChainedInputTransform``."""
+    """Apply transformers in a row; stands in for BoTorch's ``ChainedInputTransform``.
+
+    It cannot be undone: lume-torch applies it to outputs as it stands, other than a transform alone.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         for step in self.values():
             x = step(x)
-        return x
-
-    def untransform(self, x: Tensor) -> Tensor:
-        """Undo the transformers, the last one first."""
-        steps: list[Any] = list(self.values())
-        for step in reversed(steps):
-            x = step.untransform(x)
         return x
 
 

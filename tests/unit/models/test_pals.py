@@ -208,7 +208,7 @@ def test_a_whole_line_tracks_as_the_one_made_by_hand(tmp_path: Path, format: str
         torch.testing.assert_close(model.get(name), by_hand.get(name), rtol=1e-13, atol=0.0, msg=name)
 
 
-# -- fields: an integration of the Lorentz force in the field that the standard states ----------------------------------
+# -- fields: an integration of the Lorentz force in the field that the standard states ---------------------------------
 
 Field = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, float]]
 
@@ -319,7 +319,9 @@ def test_a_later_particle_sees_a_later_phase(tmp_path: Path) -> None:
     still = torch.zeros(4, dtype=torch.float64)
     momentum = math.sqrt(ENERGY**2 - MASS["electron"] ** 2)
     group = bunch().replace(x=still, y=still, px=still, py=still, pz=still + momentum, t=late)
-    text = f"C1: {{kind: RFCavity, length: 0.1, RFP: {{voltage: 5.0e6, phase: {turns}, frequency: {frequency}, dE_ref: 4755282.581}}}}"
+    gain_on_time = voltage * math.cos(2 * math.pi * turns)
+    wave = f"voltage: {voltage}, phase: {turns}, frequency: {frequency}, dE_ref: {gain_on_time}"
+    text = f"C1: {{kind: RFCavity, length: 0.1, RFP: {{{wave}}}}}"
     final = CheetahModel(line(tmp_path, text), group).get("final_particles")
     gain = final["energy"] - group["energy"]
     torch.testing.assert_close(gain, voltage * torch.cos(2 * math.pi * (frequency * late + turns)), rtol=1e-5, atol=0.0)
