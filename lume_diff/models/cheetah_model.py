@@ -378,8 +378,7 @@ class CheetahModel(LUMEModel):
         Args:
             lattice: LatticeJSON (``.json``), Bmad (``.bmad``), Elegant (``.lte``), PALS (``.pals.yaml``), NX table
                 (``.csv``) or Ocelot (``.py``, with ``trust=True`` because it is run) file.
-            beam: see ``CheetahModel``.
-            **options: ``name`` of the line, ``trust``, ``format``, and the arguments of ``CheetahModel``.
+            beam, **options: see ``CheetahModel``; and ``name`` of the line, ``trust`` and ``format``.
 
         Raises:
             LatticeError: for a file that does not parse, with its name and, where known, the line.
@@ -387,8 +386,8 @@ class CheetahModel(LUMEModel):
         from lume_diff.models.line.files import read_lattice
 
         reading = {key: options.pop(key) for key in ("name", "trust", "format") if key in options}
-        bunch = as_beam(beam, torch.float64, torch.device("cpu"))
-        return cls(read_lattice(Path(lattice), beam=bunch, **reading), bunch, **options)
+        beam = as_beam(beam, torch.float64, torch.device("cpu"))
+        return cls(read_lattice(Path(lattice), beam=beam, **reading), beam, **options)
 
 
 def _is_number(value: Tensor) -> bool:

@@ -60,7 +60,6 @@ class EnsembleModel(LUMEModel):
                 *(variables[name] for name in (*first.input_names, *constants)),
                 *with_spread(variables[name] for name in estimates),
             ],
-            initial={name: value for name, value in first._baseline.items() if value is not None},
             dtype=first.dtype,
             device=first.device,
             validation=dict(first._validation) | dict(validation or {}),

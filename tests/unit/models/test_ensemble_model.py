@@ -60,12 +60,6 @@ def test_a_constant_stays_one() -> None:
         model.set({"charge": 1.0})
 
 
-def test_it_starts_where_the_first_member_stands() -> None:
-    first = member(0)
-    first.set({"a": -0.7})
-    assert EnsembleModel([first, member(1)]).get("a").item() == 0.2
-
-
 def test_it_is_a_stage_like_any_other() -> None:
     bunch = BunchFromMoments(
         50, mean_energy=1e8, charge=1e-10, beta_x=5.0, beta_y=5.0, norm_emit_x=1e-6, norm_emit_y=1e-6
