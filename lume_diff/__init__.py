@@ -33,11 +33,20 @@ if TYPE_CHECKING:
         ReadOnlyError,
         ShapeError,
         SimulatorError,
+        TrustWarning,
         UnitError,
         UnknownVariableError,
         ValidationError,
     )
-    from lume_diff.models import BunchFromMoments, CheetahModel, LUMEModel, StagedModel, TorchModel
+    from lume_diff.models import (
+        BunchFromMoments,
+        CheetahModel,
+        EnsembleModel,
+        GPModel,
+        LUMEModel,
+        StagedModel,
+        TorchModel,
+    )
     from lume_diff.particles import TorchMoments, TorchParticleGroup
     from lume_diff.variables import (
         BoolVariable,
@@ -70,9 +79,11 @@ _HOMES = {
     "lume_diff.errors": (
         *("CalibrationError", "GradientError", "LatticeError", "LumeDiffError", "MissingExtraError"),
         *("OutOfRangeWarning", "PhysicsWarning", "ReadOnlyError", "ShapeError", "SimulatorError", "UnitError"),
-        *("UnknownVariableError", "ValidationError"),
+        *("TrustWarning", "UnknownVariableError", "ValidationError"),
     ),
-    "lume_diff.models": ("BunchFromMoments", "CheetahModel", "LUMEModel", "StagedModel", "TorchModel"),
+    "lume_diff.models": (
+        *("BunchFromMoments", "CheetahModel", "EnsembleModel", "GPModel", "LUMEModel", "StagedModel", "TorchModel"),
+    ),
     "lume_diff.particles": ("TorchMoments", "TorchParticleGroup"),
     "lume_diff.variables": (
         *("BoolVariable", "EnumVariable", "IntVariable", "MomentsVariable", "ParticleGroupVariable", "StrVariable"),
@@ -89,8 +100,10 @@ __all__ = [
     "BunchFromMoments",
     "CalibrationError",
     "CheetahModel",
+    "EnsembleModel",
     "EnumVariable",
     "FiniteDifference",
+    "GPModel",
     "GradientError",
     "ImpactTModel",
     "ImpactXModel",
@@ -117,6 +130,7 @@ __all__ = [
     "TorchNDVariable",
     "TorchParticleGroup",
     "TorchScalarVariable",
+    "TrustWarning",
     "UnitError",
     "UnknownVariableError",
     "ValidationError",
