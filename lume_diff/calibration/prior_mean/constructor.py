@@ -122,7 +122,9 @@ class PriorMeanModelConstructor(StandardModelConstructor):
             decision.advantage = leave_one_out(gp) - leave_one_out(constant)
             decision.trusted = not decision.advantage < -self.margin and math.isfinite(decision.advantage)
             better = "better" if decision.advantage >= 0.0 else "worse"
-            decision.reason = f"the data are predicted {better} by {abs(decision.advantage):.1f} nats than by a constant"
+            decision.reason = (
+                f"the data are predicted {better} by {abs(decision.advantage):.1f} nats than by a constant"
+            )
         before = next((d for d in reversed(self.decisions) if d.objective == name), None)
         changed = (before is None or before.trusted) != decision.trusted
         logger.log(logging.WARNING if changed else logging.INFO, "prior mean of %s", decision.line())
@@ -179,7 +181,9 @@ def _check_means(
     problems = []
     for name, mean in means.items():
         if name not in outcome_names:
-            problems.append(f"mean_modules has {name!r}, which is no objective, constraint or observable: {outcome_names}")
+            problems.append(
+                f"mean_modules has {name!r}, which is no objective, constraint or observable: {outcome_names}"
+            )
         if isinstance(mean, ModelMean):
             try:
                 mean.bind(input_names, input_bounds)

@@ -40,9 +40,7 @@ class Evaluation(nn.Module):
         with torch.no_grad():
             found = self.model({**values, **read}, outputs=asked)
             shape = next(iter(values.values())).shape
-            outputs = {
-                name: _made(q, found).expand(shape).cpu().numpy().copy() for name, q in self._quantities.items()
-            }
+            outputs = {name: _made(q, found).expand(shape).cpu().numpy().copy() for name, q in self._quantities.items()}
         return {**outputs, **{f"{name}_RBV": np.asarray(value) for name, value in read.items()}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -24,6 +25,9 @@ from lume_diff.errors import ShapeError, ValidationError
 from lume_diff.models import LUMEModel
 from lume_diff.models.derivatives import component_shape
 from lume_diff.models.transforms import in_transform
+from lume_diff.variables import TorchScalarVariable
+
+_UNLIMITED = (-math.inf, math.inf)
 
 #: From inputs ``(..., n_in)`` to outputs ``(..., n_out)``, both in the model's units.
 Response = Callable[[Tensor], Tensor]
@@ -84,6 +88,7 @@ class ModelMean(Mean):
         # In a tuple: not a part of this module, so that neither the GP's optimiser nor its dtype reaches the model.
         self._outside: tuple[LUMEModel, Response] = (model, model.tensor_function(self._asked, self.output_names))
         self._columns: list[str] | None = None
+        self._limits = _limits(model, self._asked)
 
     # -- the model -------------------------------------------------------------------------------------------
 
@@ -109,16 +114,6 @@ class ModelMean(Mean):
     def response(self, response: Response) -> None:
         self._outside = (self.model, response)
 
-    @property
-    def limits(self) -> dict[str, tuple[float, float]]:
-        """The model's limits of the inputs [their units], infinite where it has none."""
-        ranges = {name: self.model.supported_variables[name].value_range for name in self._asked}  # type: ignore[attr-defined]
-        infinity = float("inf")
-        return {
-            name: (-infinity if low is None else low, infinity if high is None else high)
-            for name, (low, high) in ((name, found or (None, None)) for name, found in ranges.items())
-        }
-
     # -- names -----------------------------------------------------------------------------------------------
 
     @property
@@ -137,7 +132,7 @@ class ModelMean(Mean):
             ValidationError: for variables that the mean does not take, inputs that are no variables, and ranges beyond
                 the model's limits; all at once.
         """
-        raise_all(matching_problems(self.input_names, self.limits, columns, bounds))
+        raise_all(matching_problems(self.input_names, self._limits, columns, bounds))
         self._columns = list(columns)
         return self
 
@@ -149,7 +144,7 @@ class ModelMean(Mean):
         """
         bounds = {name: getattr(variable, "domain", None) for name, variable in vocs.variables.items()}
         given = {name: domain for name, domain in bounds.items() if domain is not None}
-        raise_all(matching_problems(self.input_names, self.limits, vocs.variable_names, given))
+        raise_all(matching_problems(self.input_names, self._limits, vocs.variable_names, given))
 
     # -- the mean --------------------------------------------------------------------------------------------
 
@@ -181,23 +176,42 @@ class ModelMean(Mean):
             raise ShapeError(f"x has shape {tuple(x.shape)}; expected (*batch, n, {len(columns)}) for {columns}")
         model = self.model
         point = x.to(dtype=model.dtype, device=model.device)
-        values = {name: point[..., columns.index(name)] for name in self.input_names}
-        limits = self.limits
         if not in_transform():
-            _check_inside(values, limits)
+            _check_inside(point, columns, self._limits)
         pairs = self.calibration.pairs(coordinates.to(point))
-        changed = acted_inputs([(p, v) for p, v in pairs if isinstance(p, InputParameter)], values, model)
-        asked = torch.broadcast_tensors(*(changed[name].clamp(*limits[name]) for name in self._asked))
-        objective = self._objective(self.response(torch.stack(asked, dim=-1)))
-        if objective.shape != asked[0].shape:
+        asked = self._asked_columns(point, [(p, v) for p, v in pairs if isinstance(p, InputParameter)])
+        objective = self._objective(self.response(asked))
+        if objective.shape != asked.shape[:-1]:
             raise ShapeError(
                 f"transform of {self.output_names} returned shape {tuple(objective.shape)}; expected "
-                f"{tuple(asked[0].shape)}: one number for each point, without looking at other points"
+                f"{tuple(asked.shape[:-1])}: one number for each point, without looking at other points"
             )
         for parameter, value in pairs:
             if isinstance(parameter, (OutputScale, OutputOffset)):
                 objective = parameter.on_objective(objective, value)
         return objective.to(dtype=x.dtype, device=x.device)
+
+    def _asked_columns(self, point: Tensor, pairs: Sequence[tuple[Parameter, Tensor]]) -> Tensor:
+        """Return what the model is asked at, ``(*batch, n, n_in)``: the machine's values, within the model's limits."""
+        columns = self.columns
+        if pairs:
+            values = {name: point[..., columns.index(name)] for name in self.input_names}
+            changed = acted_inputs(pairs, values, self.model)
+            asked = torch.stack(torch.broadcast_tensors(*(changed[name] for name in self._asked)), dim=-1)
+        elif columns == self._asked:
+            asked = point
+        else:
+            rest = self.model.get([name for name in self._asked if name not in columns])
+            parts = [
+                point[..., columns.index(name)] if name in columns else rest[name].expand(point.shape[:-1])
+                for name in self._asked
+            ]
+            asked = torch.stack(parts, dim=-1)
+        edges = [self._limits[name] for name in self._asked]
+        if all(edge == _UNLIMITED for edge in edges):
+            return asked
+        low, high = asked.new_tensor(edges).unbind(-1)
+        return asked.clamp(low, high)
 
     def _objective(self, flat: Tensor) -> Tensor:
         """Return the objective from the outputs' columns, ``(*batch, n_out)``."""
@@ -220,14 +234,28 @@ class ModelMean(Mean):
         return new if names is None else new.bind(names)
 
 
-def _check_inside(values: Mapping[str, Tensor], limits: Mapping[str, tuple[float, float]]) -> None:
-    """Raise for points outside the model's limits by more than rounding."""
+def _limits(model: LUMEModel, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return a model's limits of scalar inputs [their units], infinite where it has none."""
+    found = {}
+    for name in names:
+        variable = model.supported_variables[name]
+        low, high = (variable.value_range if isinstance(variable, TorchScalarVariable) else None) or (None, None)
+        least, most = _UNLIMITED
+        found[name] = (least if low is None else float(low), most if high is None else float(high))
+    return found
+
+
+def _check_inside(point: Tensor, columns: Sequence[str], limits: Mapping[str, tuple[float, float]]) -> None:
+    """Raise for points ``(*batch, n, d)`` outside the model's limits by more than rounding."""
     outside = []
-    for name, value in values.items():
+    for i, name in enumerate(columns):
         low, high = limits[name]
-        slack = 1e-6 * max(abs(edge) for edge in (low, high, 1e-300) if abs(edge) != float("inf"))
+        if (low, high) == _UNLIMITED:
+            continue
+        slack = 1e-6 * max(abs(edge) for edge in (low, high) if math.isfinite(edge))
+        value = point[..., i]
         beyond = (value < low - slack) | (value > high + slack)
         if bool(beyond.any()):
-            outside.append(f"{name!r} is {float(value[beyond].reshape(-1)[0]):g}; its limits are {low:g} and {high:g}")
+            outside.append(f"{name!r} is {float(value[beyond][0]):g}; its limits are {low:g} and {high:g}")
     if outside:
         raise ValidationError("the mean was asked beyond the model's limits: " + "; ".join(outside))

@@ -97,7 +97,9 @@ def vocs_from_model(
         >>> vocs.variables["a"].domain
         [-1.0, 2.0]
     """
-    ranges: dict[str, Any] = dict(inputs) if isinstance(inputs, Mapping) else dict.fromkeys(checked_inputs(model, inputs))
+    ranges: dict[str, Any] = (
+        dict(inputs) if isinstance(inputs, Mapping) else dict.fromkeys(checked_inputs(model, inputs))
+    )
     names = checked_inputs(model, list(ranges))
     problems: list[str] = []
     kinds: list[type[LumeDiffError]] = []
@@ -109,10 +111,20 @@ def vocs_from_model(
         except LumeDiffError as error:
             problems.append(f"{name!r}: {error}; say how it is computed in outputs={{...}}")
             kinds.append(type(error))
-    problems += [f"outputs has {n!r}, which is no objective, constraint or observable" for n in set(outputs or {}) - set(quantities)] if not problems else []
+    problems += (
+        [
+            f"outputs has {n!r}, which is no objective, constraint or observable"
+            for n in set(outputs or {}) - set(quantities)
+        ]
+        if not problems
+        else []
+    )
     raise_all(problems, *(kinds[:1] if len(problems) == len(kinds) == 1 else []))
     vocs = ModelVOCS(
-        variables=variables, objectives=dict(objectives), constraints=dict(constraints or {}), observables=list(observables)
+        variables=variables,
+        objectives=dict(objectives),
+        constraints=dict(constraints or {}),
+        observables=list(observables),
     )
     known = model.supported_variables
     vocs._quantities = quantities
