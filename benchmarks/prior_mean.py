@@ -3,8 +3,8 @@
     python benchmarks/prior_mean.py --case near --arm none --arm trust --seeds 0:8 --store prior_mean.jsonl
     python benchmarks/prior_mean.py --show --store prior_mean.jsonl
 
-Quadrupoles of ±8 1/m² focus an asymmetric beam; the objective is log10 of its size. The machine is the model's line with
-hidden errors; its true optimum is found by many starts. All arms of a seed share errors and the 3 random first points.
+Quadrupoles of ±8 1/m² focus an asymmetric beam; the objective is log10 of its size. The machine is the model's line
+with hidden errors; its true optimum is found by many starts. All arms of a seed share errors and the 3 random first points.
 Every run is one line of the store and is not made again: a run that is cut off goes on where it was.
 """
 
@@ -179,25 +179,17 @@ def show(rows: Sequence[dict]) -> None:
         counts = [evaluations(r["regret"], 0.1) for r in own.values()]
         reached = sum(c < len(r["regret"]) for c, r in zip(counts, own.values(), strict=True)) / len(own)
         pairs = [(own[s], plain[s]) for s in plain]
-        ratio = two = np.nan
-        added = np.full(2, np.nan)
-        if pairs:
-            ratio = sum(evaluations(a["regret"], 0.1) for a, _ in pairs) / sum(
-                evaluations(b["regret"], 0.1) for _, b in pairs
-            )
-            two = sum(evaluations(a["regret"], 0.2) for a, _ in pairs) / sum(
-                evaluations(b["regret"], 0.2) for _, b in pairs
-            )
-            differences = np.array([a["regret"][-1] - b["regret"][-1] for a, b in pairs])
-            added = np.array(
-                [differences.mean(), 1.645 * differences.std(ddof=1) / len(pairs) ** 0.5 if len(pairs) > 1 else np.nan]
-            )
+        ratio, two = _ratio(pairs, 0.1), _ratio(pairs, 0.2)
+        differences = np.array([a["regret"][-1] - b["regret"][-1] for a, b in pairs])
+        added = differences.mean() if pairs else np.nan
+        error = 1.645 * differences.std(ddof=1) / len(pairs) ** 0.5 if len(pairs) > 1 else np.nan
         final = statistics.mean(r["regret"][-1] for r in own.values())
         scales = [r["scale_error"][min(7, len(r["scale_error"]) - 1)] for r in own.values() if "scale_error" in r]
         trust = [statistics.mean(r["trusted"]) for r in own.values() if "trusted" in r]
         pace = statistics.median(s for r in own.values() for s in r["seconds"])
-        print(f"{case + str(quads):10}{arm:10}{len(own):4}{reached:9.0%}{statistics.median(counts):8.0f}{ratio:7.2f}{final:8.3f}"
-              f"{added[0]:+8.3f}{added[1]:7.3f}{two:8.2f}{statistics.mean(scales) if scales else np.nan:8.3f}"
+        print(f"{case + str(quads):10}{arm:10}{len(own):4}{reached:9.0%}{statistics.median(counts):8.0f}{ratio:7.2f}"
+              f"{final:8.3f}"
+              f"{added:+8.3f}{error:7.3f}{two:8.2f}{statistics.mean(scales) if scales else np.nan:8.3f}"
               f"{statistics.mean(trust) if trust else np.nan:7.0%}{pace:8.2f}")  # fmt: skip
 
 

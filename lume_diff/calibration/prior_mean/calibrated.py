@@ -139,8 +139,8 @@ def checked_parameters(
     for parameter in parameters:
         if not isinstance(parameter, (InputParameter, OutputScale, OutputOffset)):
             raise ValidationError(
-                f"trainable has {parameter!r}; expected parameters of inputs (Scale, Offset, Value, BeamMomentum) or of "
-                "the objective (OutputScale, OutputOffset)"
+                f"trainable has {parameter!r}; expected parameters of inputs (Scale, Offset, Value, BeamMomentum) or "
+                "of the objective (OutputScale, OutputOffset)"
             )
         parameter.check(model)
     names = [parameter.name for parameter in parameters]

@@ -87,8 +87,8 @@ def checked_outputs(
             raise ValidationError(f"output names {names}, but there is no transform that makes one objective of them")
         if shape := component_shape(variables[names[0]]):
             raise ShapeError(
-                f"output {names[0]!r} has shape {tuple(shape)}; expected a scalar, or a transform that makes one number "
-                "of it for each point"
+                f"output {names[0]!r} has shape {tuple(shape)}; expected a scalar, or a transform that makes one "
+                "number of it for each point"
             )
         return names
     _try_transform(names, [component_shape(v) for v in variables.values()], transform, model)
@@ -125,8 +125,8 @@ def matching_problems(
 ) -> list[str]:
     """Return in words what keeps a mean from being used for a VOCS: names, and ranges beyond the model's limits."""
     problems = [
-        f"VOCS variable {name!r} is no input of the mean{nearest_names(name, inputs)}; add it to ModelMean(inputs=...), "
-        "under the name that the model has for it"
+        f"VOCS variable {name!r} is no input of the mean{nearest_names(name, inputs)}; add it to "
+        "ModelMean(inputs=...), under the name that the model has for it"
         for name in columns
         if name not in inputs
     ]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 import pandas as pd
 import torch
 from botorch.models import ModelListGP, SingleTaskGP
-from pydantic import Field, SerializationInfo, model_serializer
+from pydantic import Field, PrivateAttr, SerializationInfo, model_serializer
 from torch import nn
 from xopt.generators.bayesian.models.standard import StandardModelConstructor
 from xopt.pydantic import recursive_serialize
@@ -23,17 +22,22 @@ from lume_diff.errors import ValidationError
 
 logger = logging.getLogger(__name__)
 
+#: From how many points after the second on no more is demanded.
+_LAST = 10
+
 
 class PriorMeanModelConstructor(StandardModelConstructor):
     """Build Xopt's Gaussian processes with models as their means, and with a constant where a model misleads.
 
     Everything that ``StandardModelConstructor`` takes is taken. Every time data arrive, an objective with a mean gets
     two GPs, one with the model and one with a constant, each as Xopt would train it. They are judged by how well they
-    predict every point from the others; the model is preferred until the constant is better by ``margin``.
+    predict every point from the others. Up to two points the model is believed; then it has to predict each further one
+    better by ``demand``, or the constant takes over: a model that says something of the machine does so soon, and one
+    that is no better than a constant misleads near the optimum.
 
     Attributes:
         trust: whether models are judged; without, they are always the mean.
-        margin: by how much a constant has to be better for the model to be dropped [nats].
+        demand: by how much the model has to be better [nats for each point from the third to the twelfth].
         decisions: what was decided at every build, with its numbers.
 
     Example:
@@ -43,9 +47,9 @@ class PriorMeanModelConstructor(StandardModelConstructor):
 
     name: str = Field("prior_mean", frozen=True)
     trust: bool = Field(True, description="whether a constant takes over where the model loses against the data")
-    margin: float = Field(1.0, description="by how much [nats] a constant has to be better to take over")
+    demand: float = Field(0.5, description="by how much [nats a point] the model has to predict better")
     decisions: list[Decision] = Field([], description="what was decided at every build")
-    _stores: dict[str, dict[str, torch.Tensor]] = {}
+    _stores: dict[str, dict[str, torch.Tensor]] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, context: Any) -> None:
         """Share the decisions with copies."""
@@ -66,7 +70,7 @@ class PriorMeanModelConstructor(StandardModelConstructor):
         Raises:
             ValidationError: for means that are given for no outcome, or that do not fit variables and ranges.
         """
-        means = {name: mean for name, mean in self.mean_modules.items()}
+        means = dict(self.mean_modules)
         _check_means(means, input_names, outcome_names, input_bounds)
         arguments = (input_names, outcome_names, data, input_bounds, dtype, device)
         with_model = self._variant("model")._built(*arguments)
@@ -120,10 +124,12 @@ class PriorMeanModelConstructor(StandardModelConstructor):
             decision.reason = "not judged"
         else:
             decision.advantage = leave_one_out(gp) - leave_one_out(constant)
-            decision.trusted = not decision.advantage < -self.margin and math.isfinite(decision.advantage)
+            demanded = self.demand * min(max(decision.points - 2, 0), _LAST)
+            decision.trusted = decision.points < 3 or decision.advantage >= demanded
             better = "better" if decision.advantage >= 0.0 else "worse"
             decision.reason = (
-                f"the data are predicted {better} by {abs(decision.advantage):.1f} nats than by a constant"
+                f"the data are predicted {better} by {abs(decision.advantage):.1f} nats than by a constant, "
+                f"{demanded:.1f} better is asked for"
             )
         before = next((d for d in reversed(self.decisions) if d.objective == name), None)
         changed = (before is None or before.trusted) != decision.trusted
@@ -181,9 +187,7 @@ def _check_means(
     problems = []
     for name, mean in means.items():
         if name not in outcome_names:
-            problems.append(
-                f"mean_modules has {name!r}, which is no objective, constraint or observable: {outcome_names}"
-            )
+            problems.append(f"mean_modules has {name!r}; expected an output of the VOCS: {outcome_names}")
         if isinstance(mean, ModelMean):
             try:
                 mean.bind(input_names, input_bounds)

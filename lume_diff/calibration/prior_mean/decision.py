@@ -76,7 +76,5 @@ def report(decisions: Sequence[Decision]) -> str:
             f"  trusted in {sum(d.trusted for d in own)} of {len(own)} builds; correlation {last.correlation:.2f} over "
             f"{last.points} points",
         ]
-        lines += [
-            f"  {v.name}: {v.value:.4g}{' ' * bool(v.unit)}{v.unit}, expected {v.expected:.4g}" for v in last.learned
-        ]
+        lines += [f"  {v.name}: {f'{v.value:.4g} {v.unit}'.strip()}, expected {v.expected:.4g}" for v in last.learned]
     return "\n".join(lines)

@@ -63,7 +63,7 @@ class PhysicalMean(CustomMean):
         return (objective - transform.means.squeeze(-1)) / transform.stdvs.squeeze(-1)
 
     def spread(self, x: Tensor) -> Tensor:
-        """Return by how much one standard deviation of each learned parameter moves the mean, ``(n, p)``, at ``(n, d)``.
+        """Return how far one standard deviation of each learned parameter moves the mean, ``(n, p)``, at ``(n, d)``.
 
         Gradient: none; central differences over a tenth of a standard deviation.
         """

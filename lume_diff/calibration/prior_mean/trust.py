@@ -27,7 +27,8 @@ def leave_one_out(gp: SingleTaskGP) -> float:
         gp: trained, with one output.
 
     Source:
-        C. E. Rasmussen and C. K. I. Williams, Gaussian Processes for Machine Learning, MIT Press (2006), eqs. 5.10-5.12.
+        C. E. Rasmussen and C. K. I. Williams, Gaussian Processes for Machine Learning, MIT Press (2006), equations
+        5.10 to 5.12.
     """
     training = gp.training
     gp.eval()

@@ -78,14 +78,15 @@ def vocs_from_model(
         constraints: as in Xopt, ``{"final.survival": ["GREATER_THAN", 0.99]}``.
         observables: names of more to record.
         outputs: how objectives, constraints and observables that the model does not have under their name are
-            computed: ``{"log_size": ("final.sigma_x", torch.log10)}``, or with a list of outputs and a function of them.
+            computed: ``{"log_size": ("final.sigma_x", torch.log10)}``, or a list of outputs and a function of them.
 
     Returns:
         The VOCS, which ``xopt_evaluator`` needs no more than.
 
     Raises:
-        UnknownVariableError, ValidationError, ShapeError: for names that the model does not have, inputs without a
-            range or with one beyond the model's limits, and outputs that are no numbers; all at once.
+        UnknownVariableError, ValidationError: for inputs that the model does not have or that are no scalars.
+        ValidationError: for inputs without a range or with one beyond the model's limits, and outputs that the model
+            does not have or that are no numbers; all at once.
 
     Example:
         >>> import torch
@@ -97,29 +98,21 @@ def vocs_from_model(
         >>> vocs.variables["a"].domain
         [-1.0, 2.0]
     """
-    ranges: dict[str, Any] = (
-        dict(inputs) if isinstance(inputs, Mapping) else dict.fromkeys(checked_inputs(model, inputs))
-    )
-    names = checked_inputs(model, list(ranges))
+    names = checked_inputs(model, list(inputs) if isinstance(inputs, Mapping) else inputs)
+    ranges: dict[str, Any] = dict(inputs) if isinstance(inputs, Mapping) else dict.fromkeys(names)
     problems: list[str] = []
-    kinds: list[type[LumeDiffError]] = []
     variables = {name: _range(model, name, ranges[name], problems) for name in names}
+    wanted = [*objectives, *(constraints or {}), *observables]
     quantities: dict[str, Quantity] = {}
-    for name in [*objectives, *(constraints or {}), *observables]:
+    for name in wanted:
         try:
             quantities[name] = quantity(model, name, (outputs or {}).get(name))
         except LumeDiffError as error:
             problems.append(f"{name!r}: {error}; say how it is computed in outputs={{...}}")
-            kinds.append(type(error))
-    problems += (
-        [
-            f"outputs has {n!r}, which is no objective, constraint or observable"
-            for n in set(outputs or {}) - set(quantities)
-        ]
-        if not problems
-        else []
-    )
-    raise_all(problems, *(kinds[:1] if len(problems) == len(kinds) == 1 else []))
+    for name in outputs or {}:
+        if name not in wanted:
+            problems.append(f"outputs has {name!r}; expected objectives, constraints and observables: {wanted}")
+    raise_all(problems)
     vocs = ModelVOCS(
         variables=variables,
         objectives=dict(objectives),
