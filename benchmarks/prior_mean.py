@@ -4,7 +4,7 @@
     python benchmarks/prior_mean.py --show --store prior_mean.jsonl
 
 Quadrupoles of ±8 1/m² focus an asymmetric beam; the objective is log10 of its size. The machine is the model's line
-with hidden errors; its true optimum is found by many starts. All arms of a seed share errors and the 3 random first points.
+with hidden errors; its true optimum is found by many starts. All arms of a seed share errors and 3 random first points.
 Every run is one line of the store and is not made again: a run that is cut off goes on where it was.
 """
 

@@ -135,7 +135,7 @@ def checked_parameters(
         ValidationError: for what is no parameter of inputs or of the objective, and for names that appear twice.
         UnknownVariableError, ReadOnlyError, UnitError: for parameters that do not fit the model.
     """
-    parameters = [Scale(name, _SCALE) for name in inputs] if trainable is None else list(trainable)
+    parameters: list[Parameter] = [Scale(name, _SCALE) for name in inputs] if trainable is None else list(trainable)
     for parameter in parameters:
         if not isinstance(parameter, (InputParameter, OutputScale, OutputOffset)):
             raise ValidationError(

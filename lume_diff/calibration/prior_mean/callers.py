@@ -47,7 +47,7 @@ def check_caller(mean: Any, is_named: bool) -> None:
         if transforms:
             raise ValidationError(
                 f"a {type(caller).__name__} with {' and '.join(transforms)} calls this ModelMean directly, as with "
-                "Xopt's BatchedModelConstructor: its inputs are scaled to [0, 1] and its targets standardised, of which "
+                "Xopt's BatchedModelConstructor: inputs are scaled to [0, 1] and its targets standardised, of which "
                 "the model knows nothing; use PriorMeanModelConstructor or StandardModelConstructor"
             )
     if isinstance(caller, CustomMean) and not is_named:

@@ -92,7 +92,7 @@ class PriorMeanModelConstructor(StandardModelConstructor):
 
     def _variant(self, kind: str) -> PriorMeanModelConstructor:
         """Return a copy that builds with the models, or without."""
-        without = {"mean_modules": {}, "trainable_mean_keys": []} if kind == "constant" else {}
+        without: dict[str, Any] = {"mean_modules": {}, "trainable_mean_keys": []} if kind == "constant" else {}
         stored = self._stores.get(kind)
         use_stored = bool(self.use_cached_hyperparameters and stored is not None)
         variant = self.model_copy(update={**without, "use_cached_hyperparameters": use_stored})
@@ -112,7 +112,14 @@ class PriorMeanModelConstructor(StandardModelConstructor):
             return None
         return PhysicalMean(mean, input_transform, outcome_transform, fixed_model=name not in self.trainable_mean_keys)
 
-    def _decide(self, name: str, gp: SingleTaskGP, constant: SingleTaskGP | None) -> SingleTaskGP:
+    @staticmethod
+    def build_heteroskedastic_gp(X: Any, Y: Any, Yvar: Any, train: bool = True, **options: Any) -> Any:
+        """Return a GP of data with known noise; Xopt's own forgets the mean, so one with a mean is botorch's."""
+        if options.get("mean_module") is None:
+            return StandardModelConstructor.build_heteroskedastic_gp(X, Y, Yvar, train=train, **options)
+        return SingleTaskGP(X, Y, train_Yvar=Yvar, **options)
+
+    def _decide(self, name: str, gp: Any, constant: SingleTaskGP | None) -> Any:
         """Return the GP to use, note why, and leave its mean as it was trained."""
         mean = gp.mean_module.model
         decision = Decision(objective=name, points=len(gp.train_targets), trusted=True, correlation=correlation(gp))

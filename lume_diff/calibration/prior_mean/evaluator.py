@@ -12,7 +12,7 @@ from torch import nn
 from xopt.evaluator import Evaluator
 
 from lume_diff.calibration.prior_mean.checks import checked_inputs, raise_all
-from lume_diff.calibration.prior_mean.vocs import Definition, Quantity, quantity
+from lume_diff.calibration.prior_mean.vocs import Definition, Quantity, quantities_of, quantity
 from lume_diff.errors import LumeDiffError
 from lume_diff.models import LUMEModel
 
@@ -97,15 +97,12 @@ def xopt_evaluator(
         0.693
     """
     names = checked_inputs(model, vocs.variable_names)
-    known = {**getattr(vocs, "quantities", {})}
+    known = quantities_of(vocs)
     quantities: dict[str, Quantity] = {}
     problems: list[str] = []
     for name in vocs.output_names:
-        given = (outputs or {}).get(name)
-        if given is None and name in known:
-            given = known[name].outputs if known[name].transform is None else tuple(known[name])  # type: ignore[assignment]
-            given = given[0] if isinstance(given, list) else given
         try:
+            given = (outputs or {}).get(name) or known.get(name)
             quantities[name] = quantity(model, name, given)
         except LumeDiffError as error:
             problems.append(f"{name!r} of the VOCS: {error}; say how it is computed in outputs={{...}}")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gest_api.vocs import VOCS
-from pydantic import PrivateAttr
 from torch import Tensor
 
 from lume_diff.calibration.prior_mean.checks import checked_inputs, checked_outputs, raise_all
@@ -26,24 +25,24 @@ class Quantity(NamedTuple):
     transform: Callable[..., Tensor] | None
 
 
-class ModelVOCS(VOCS):
-    """A VOCS that knows how its outputs are computed from a model, and the units of its variables.
+#: Where a VOCS keeps what is remembered with it: pydantic's private values are copied along and never dumped, and the
+#: VOCS stays Xopt's own class, as its files need it.
+_PRIVATE = "__pydantic_private__"
 
-    Inside an Xopt object it is a VOCS like any other; a file of it has no more than Xopt's own.
-    """
 
-    _quantities: dict[str, Quantity] = PrivateAttr(default_factory=dict)
-    _units: dict[str, str] = PrivateAttr(default_factory=dict)
+def _remember(vocs: VOCS, quantities: Mapping[str, Quantity], units: Mapping[str, str]) -> VOCS:
+    object.__setattr__(vocs, _PRIVATE, {"quantities": dict(quantities), "units": dict(units)})
+    return vocs
 
-    @property
-    def quantities(self) -> dict[str, Quantity]:
-        """What objectives, constraints and observables are made of."""
-        return dict(self._quantities)
 
-    @property
-    def units(self) -> dict[str, str]:
-        """Units of the variables, and of outputs that are the model's own."""
-        return dict(self._units)
+def quantities_of(vocs: VOCS) -> dict[str, Quantity]:
+    """Return what the outputs of a VOCS of ``vocs_from_model`` are made of; nothing for another VOCS."""
+    return dict((getattr(vocs, _PRIVATE, None) or {}).get("quantities", {}))
+
+
+def units_of(vocs: VOCS) -> dict[str, str]:
+    """Return the units of variables, and of outputs that are the model's own, of a VOCS of ``vocs_from_model``."""
+    return dict((getattr(vocs, _PRIVATE, None) or {}).get("units", {}))
 
 
 #: "final.sigma_x", (["final.sigma_x", "final.sigma_y"], function) or ("final.sigma_x", torch.log10).
@@ -67,7 +66,7 @@ def vocs_from_model(
     constraints: Mapping[str, Any] | None = None,
     observables: Sequence[str] = (),
     outputs: Mapping[str, Definition] | None = None,
-) -> ModelVOCS:
+) -> VOCS:
     """Make Xopt's VOCS for a model.
 
     Args:
@@ -81,7 +80,7 @@ def vocs_from_model(
             computed: ``{"log_size": ("final.sigma_x", torch.log10)}``, or a list of outputs and a function of them.
 
     Returns:
-        The VOCS, which ``xopt_evaluator`` needs no more than.
+        The VOCS; ``xopt_evaluator`` knows from it how its outputs are computed, also from a copy, not from a file.
 
     Raises:
         UnknownVariableError, ValidationError: for inputs that the model does not have or that are no scalars.
@@ -113,16 +112,15 @@ def vocs_from_model(
         if name not in wanted:
             problems.append(f"outputs has {name!r}; expected objectives, constraints and observables: {wanted}")
     raise_all(problems)
-    vocs = ModelVOCS(
+    vocs = VOCS(
         variables=variables,
         objectives=dict(objectives),
         constraints=dict(constraints or {}),
         observables=list(observables),
     )
     known = model.supported_variables
-    vocs._quantities = quantities
-    vocs._units = {name: known[name].unit or "" for name in [*names, *quantities] if name in known}
-    return vocs
+    units = {name: known[name].unit or "" for name in [*names, *quantities] if name in known}
+    return _remember(vocs, quantities, units)
 
 
 def _range(model: LUMEModel, name: str, given: tuple[float, float] | None, problems: list[str]) -> list[float]:
