@@ -8,6 +8,10 @@ from typing import Any
 import pandas as pd
 import torch
 from botorch.models import ModelListGP, SingleTaskGP
+from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
+from gpytorch.constraints import GreaterThan
+from gpytorch.kernels import ScaleKernel
+from gpytorch.priors import LogNormalPrior
 from pydantic import Field, PrivateAttr, SerializationInfo, model_serializer
 from torch import nn
 from xopt.generators.bayesian.models.standard import StandardModelConstructor
@@ -73,7 +77,8 @@ class PriorMeanModelConstructor(StandardModelConstructor):
         means = dict(self.mean_modules)
         _check_means(means, input_names, outcome_names, input_bounds)
         arguments = (input_names, outcome_names, data, input_bounds, dtype, device)
-        with_model = self._variant("model")._built(*arguments)
+        kernels = {**{name: residual_kernel(len(input_names)) for name in means}, **self.covar_modules}
+        with_model = self._variant("model", kernels)._built(*arguments)
         judged = [name for name in means if self.trust]
         self._store("model", with_model)
         if not judged:
@@ -81,7 +86,8 @@ class PriorMeanModelConstructor(StandardModelConstructor):
                 if name in means:
                     self._decide(name, with_model.models[i], None)
             return with_model
-        constants = self._variant("constant")._built(input_names, judged, data, input_bounds, dtype, device)
+        own = {name: kernel for name, kernel in self.covar_modules.items() if name in judged}
+        constants = self._variant("constant", own)._built(input_names, judged, data, input_bounds, dtype, device)
         self._store("constant", constants)
         rivals = dict(zip(judged, constants.models, strict=True))
         chosen = [
@@ -90,12 +96,18 @@ class PriorMeanModelConstructor(StandardModelConstructor):
         ]
         return ModelListGP(*chosen)
 
-    def _variant(self, kind: str) -> PriorMeanModelConstructor:
+    def _variant(self, kind: str, kernels: dict[str, Any]) -> PriorMeanModelConstructor:
         """Return a copy that builds with the models, or without."""
         without: dict[str, Any] = {"mean_modules": {}, "trainable_mean_keys": []} if kind == "constant" else {}
         stored = self._stores.get(kind)
         use_stored = bool(self.use_cached_hyperparameters and stored is not None)
-        variant = self.model_copy(update={**without, "use_cached_hyperparameters": use_stored})
+        variant = self.model_copy(
+            update={
+                **without,
+                "covar_modules": kernels,
+                "use_cached_hyperparameters": use_stored,
+            }
+        )
         variant._hyperparameter_store = stored
         return variant
 
@@ -160,6 +172,14 @@ class PriorMeanModelConstructor(StandardModelConstructor):
     def report(self) -> str:
         """Return in words how the means agree with the data, what was decided, and what was learned."""
         return report(self.decisions)
+
+
+def residual_kernel(dimensions: int) -> ScaleKernel:
+    """Return the kernel of what a model leaves over: Xopt's default with a scale, since little may be left."""
+    kernel = get_covar_module_with_dim_scaled_prior(ard_num_dims=dimensions)
+    scaled = ScaleKernel(kernel, outputscale_prior=LogNormalPrior(-2.0, 2.0), outputscale_constraint=GreaterThan(1e-6))
+    scaled.outputscale = 0.1
+    return scaled
 
 
 class StoredConstructor(nn.Module):
