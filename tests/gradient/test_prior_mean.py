@@ -29,11 +29,12 @@ def number(value: float) -> torch.Tensor:
     return torch.tensor(value, dtype=D)
 
 
-def part(name: str, particles: int = 200) -> CheetahModel:
-    sizes = {f"sigma_{key}": number(1e-4) for key in ("x", "px", "y", "py", "tau")}
-    beam = cheetah.ParticleBeam.from_parameters(
-        num_particles=particles, sigma_p=number(1e-3), energy=number(1e8), total_charge=number(1e-10), dtype=D, **sizes
-    )
+def part(name: str, beam: Any = None) -> CheetahModel:
+    if beam is None:
+        sizes = {f"sigma_{key}": number(1e-4) for key in ("x", "px", "y", "py", "tau")}
+        beam = cheetah.ParticleBeam.from_parameters(
+            num_particles=200, sigma_p=number(1e-3), energy=number(1e8), total_charge=number(1e-10), dtype=D, **sizes
+        )
     magnet = cheetah.Quadrupole(number(0.1), number(1.0), name=name, dtype=D)
     line = cheetah.Segment([magnet, cheetah.Drift(number(0.7), name=f"D{name}", dtype=D)], name=f"line{name}")
     return CheetahModel(line, beam, controls=[f"{name}.k1"], outputs=["final.sigma_x", "final_particles"])
@@ -48,8 +49,10 @@ def staged() -> tuple[LUMEModel, Sequence[str], str]:
     from lume_diff.blackbox.at.model import ATModel
 
     ring = at.Lattice([at.Quadrupole("Q2", 0.2, 1.0), at.Drift("D2", 0.5)], energy=1e8)
-    middle = ATModel(ring, controls=["Q2.k1"], outputs=["final_particles"])
-    return StagedModel([part("Q1"), middle, part("Q3")]), ["Q1.k1", "Q2.k1", "Q3.k1"], "final.sigma_x"
+    first = part("Q1")
+    middle = ATModel(ring, controls=["Q2.k1"], outputs=["Q2.beta_x"], beam=first.get("final_particles"))
+    last = part("Q3", middle.get("final_particles"))
+    return StagedModel({"first": first, "middle": middle, "last": last}), ["Q1.k1", "Q2.k1", "Q3.k1"], "final.sigma_x"
 
 
 def black_box() -> tuple[LUMEModel, Sequence[str], str]:
