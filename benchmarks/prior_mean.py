@@ -42,7 +42,7 @@ def line(quadrupoles: int) -> CheetahModel:
     t = lambda value: torch.tensor(value, dtype=D)  # noqa: E731
     elements: list[cheetah.Element] = []
     for i in range(quadrupoles):
-        elements.append(cheetah.Quadrupole(t(0.2), t(0.0), name=f"Q{i + 1}", dtype=D))
+        elements.append(cheetah.Quadrupole(t(0.1), t(0.0), name=f"Q{i + 1}", dtype=D))
         elements.append(cheetah.Drift(t(0.6), name=f"D{i + 1}", dtype=D))
     beam = cheetah.ParameterBeam.from_twiss(
         beta_x=t(8.0), alpha_x=t(1.0), emittance_x=t(4e-8), beta_y=t(3.0), alpha_y=t(-1.0), emittance_y=t(1e-8),
