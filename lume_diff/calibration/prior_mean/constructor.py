@@ -90,7 +90,7 @@ class PriorMeanModelConstructor(StandardModelConstructor):
         constants = self._variant("constant", own)._built(input_names, judged, data, input_bounds, dtype, device)
         self._store("constant", constants)
         rivals = dict(zip(judged, constants.models, strict=True))
-        chosen = [
+        chosen: list[Any] = [
             self._decide(name, gp, rivals[name]) if name in rivals else gp
             for name, gp in zip(outcome_names, with_model.models, strict=True)
         ]

@@ -46,7 +46,7 @@ def units_of(vocs: VOCS) -> dict[str, str]:
 
 
 #: "final.sigma_x", (["final.sigma_x", "final.sigma_y"], function) or ("final.sigma_x", torch.log10).
-Definition = str | tuple[str | Sequence[str], Callable[..., Tensor]]
+Definition = str | tuple[str | Sequence[str], Callable[..., Tensor] | None]
 
 
 def quantity(model: LUMEModel, name: str, definition: Definition | None) -> Quantity:
