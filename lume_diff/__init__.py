@@ -37,7 +37,15 @@ if TYPE_CHECKING:
         UnknownVariableError,
         ValidationError,
     )
-    from lume_diff.models import BunchFromMoments, CheetahModel, LUMEModel, StagedModel, TorchModel
+    from lume_diff.models import (
+        BunchFromMoments,
+        CheetahModel,
+        FacilityMapping,
+        FacilityModel,
+        LUMEModel,
+        StagedModel,
+        TorchModel,
+    )
     from lume_diff.particles import TorchMoments, TorchParticleGroup
     from lume_diff.variables import (
         BoolVariable,
@@ -72,7 +80,10 @@ _HOMES = {
         *("OutOfRangeWarning", "PhysicsWarning", "ReadOnlyError", "ShapeError", "SimulatorError", "UnitError"),
         *("UnknownVariableError", "ValidationError"),
     ),
-    "lume_diff.models": ("BunchFromMoments", "CheetahModel", "LUMEModel", "StagedModel", "TorchModel"),
+    "lume_diff.models": (
+        *("BunchFromMoments", "CheetahModel", "FacilityMapping", "FacilityModel", "LUMEModel", "StagedModel"),
+        "TorchModel",
+    ),
     "lume_diff.particles": ("TorchMoments", "TorchParticleGroup"),
     "lume_diff.variables": (
         *("BoolVariable", "EnumVariable", "IntVariable", "MomentsVariable", "ParticleGroupVariable", "StrVariable"),
@@ -90,6 +101,8 @@ __all__ = [
     "CalibrationError",
     "CheetahModel",
     "EnumVariable",
+    "FacilityMapping",
+    "FacilityModel",
     "FiniteDifference",
     "GradientError",
     "ImpactTModel",
