@@ -164,8 +164,11 @@ class FacilityModel(LUMEModel):
         def take(wanted: list[str]) -> Mapping[str, Any]:
             return self._inner(state, wanted).read(self.model, wanted) if wanted else {}
 
+        def batch() -> tuple[int, ...]:
+            return check_batches(self._variables, evaluation.inputs)
+
         like = torch.empty((), dtype=self.dtype, device=self.device)
-        parts = (names, evaluation.inputs, state.natives, state.values, take, like)
+        parts = (names, evaluation.inputs, state.natives, state.values, take, batch, like)
         found: dict[str, Any] = guarded(self, evaluation.inputs, self._outputs.read, *parts)
         return found
 

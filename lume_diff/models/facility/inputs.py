@@ -210,7 +210,7 @@ class InputPlan:
                 if native in rest.values:
                     found.values[native] = rest.values[native]
                 continue
-            is_set, value = self._switched(native, found.inputs)
+            is_set, value = self.switched(native, found.inputs)
             if not is_set and native in self.direct:
                 is_set, value = True, found.inputs[self.direct[native]]
             if not is_set:
@@ -234,7 +234,7 @@ class InputPlan:
         sources = (self.groups.links[index].energy for index in self._links.get(native, ()))
         return all(found.energies[source] is rest.energies[source] for source in sources if source is not None)
 
-    def _switched(self, native: str, inputs: Mapping[str, Any]) -> tuple[bool, Any]:
+    def switched(self, native: str, inputs: Mapping[str, Any]) -> tuple[bool, Any]:
         """Return whether a choice sets a native value, and which one."""
         for switch in self._set_by.get(native, ()):
             setting = switch.settings.get(inputs[switch.name], {})

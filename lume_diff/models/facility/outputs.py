@@ -15,7 +15,7 @@ from lume_diff.models.facility.beam_stops import BeamStops, Dark, without_beam
 from lume_diff.models.facility.functions import Function
 from lume_diff.models.facility.groups import Groups, has_derivative
 from lume_diff.models.facility.inputs import Natives
-from lume_diff.models.facility.noise import Draws, as_tensor
+from lume_diff.models.facility.noise import Draws
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class OutputPlan:
         self._shot = shot
         self._added = {name: index for index, name in enumerate({**noise, **offsets})}
         self._draws = Draws(list(self._added), seed)
-        self._rms = torch.tensor([noise.get(n, 0.0) for n in self._added], dtype=torch.float64).numpy()
-        self._offsets = torch.tensor([offsets.get(n, 0.0) for n in self._added], dtype=torch.float64).numpy()
+        self._rms = torch.tensor([noise.get(n, 0.0) for n in self._added], dtype=torch.float64)
+        self._offsets = torch.tensor([offsets.get(n, 0.0) for n in self._added], dtype=torch.float64)
 
     # -- what is needed ------------------------------------------------------------------------------------------------
 
@@ -158,6 +158,7 @@ class OutputPlan:
         natives: Natives,
         standing: Mapping[str, Any],
         take: Callable[[list[str]], Mapping[str, Any]],
+        batch: Callable[[], tuple[int, ...]],
         like: Tensor,
     ) -> dict[str, Any]:
         """Return what the facility shows.
@@ -168,12 +169,13 @@ class OutputPlan:
             natives: what the model ran with.
             standing: values of native inputs that the facility does not touch.
             take: gives native outputs by name.
+            batch: gives the batch dimensions of the inputs.
             like: a tensor whose dtype and device to take.
         """
         dark = self.stops.dark(inputs) if self.stops else Dark()
         wanted = self.readings(names)
         values = take(self.natives(names, inputs))
-        found = self._readings(wanted, natives, standing, values, dark, like)
+        found = self._readings(wanted, natives, standing, values, dark, batch, like)
         for name in wanted:
             if name in self.crops and isinstance(found[name], Tensor):
                 found[name] = self.crops[name].cut(found[name], inputs)
@@ -192,6 +194,7 @@ class OutputPlan:
         standing: Mapping[str, Any],
         values: Mapping[str, Any],
         dark: Dark,
+        batch: Callable[[], tuple[int, ...]],
         like: Tensor,
     ) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -199,7 +202,7 @@ class OutputPlan:
         for name in names:
             shown = self.shown[name]
             if dark.covers(shown.place) and shown.without is not None:
-                found[name] = torch.full(shown.shape or (), shown.without, dtype=like.dtype, device=like.device)
+                found[name] = like.new_full((*batch(), *(shown.shape or ())), shown.without)
                 continue
             value: Any
             if shown.is_input:
@@ -241,10 +244,10 @@ class OutputPlan:
         """Add noise and offsets to values, in place of the table."""
         if not names:
             return
-        total = self._offsets
+        added = self._offsets.to(like.device)
         if self._shot is not None:
-            total = total + self._rms * self._draws.normal(inputs[self._shot])
-        added = as_tensor(total, like.dtype, like.device)
+            added = added + self._rms.to(like.device) * self._draws.normal(inputs[self._shot])
+        added = added.to(like.dtype)
         together: list[str] = []
         for name in names:
             if has_derivative(values[name]) or values[name].dim() or added.dim() > 1:
