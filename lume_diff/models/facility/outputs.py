@@ -17,6 +17,9 @@ from lume_diff.models.facility.groups import Groups, has_derivative
 from lume_diff.models.facility.inputs import Natives
 from lume_diff.models.facility.noise import Draws
 
+#: How many requests for several variables a plan remembers.
+_REMEMBERED = 64
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -114,6 +117,7 @@ class OutputPlan:
         self.groups, self.shown, self.follows, self.derived = groups, dict(shown), dict(follows), dict(derived)
         self.fixed, self.crops, self.sizes, self.stops = dict(fixed), dict(crops), dict(sizes), stops
         self._shot = shot
+        self._known_readings: dict[tuple[str, ...], list[str]] = {}
         self._added = {name: index for index, name in enumerate({**noise, **offsets})}
         self._draws = Draws(list(self._added), seed)
         self._rms = torch.tensor([noise.get(n, 0.0) for n in self._added], dtype=torch.float64)
@@ -121,8 +125,17 @@ class OutputPlan:
 
     # -- what is needed ------------------------------------------------------------------------------------------------
 
-    def readings(self, names: Iterable[str]) -> list[str]:
-        """Return the native values behind some names of the facility, in order, each once."""
+    def readings(self, names: Sequence[str]) -> list[str]:
+        """Return the names of the native values behind some names of the facility, each once."""
+        key = tuple(names)
+        found = self._known_readings.get(key)
+        if found is None:
+            found = self._known_readings[key] = self._readings_behind(names)
+            if len(self._known_readings) > _REMEMBERED:
+                self._known_readings = {key: found}
+        return found
+
+    def _readings_behind(self, names: Iterable[str]) -> list[str]:
         found: dict[str, None] = {}
         seen: set[str] = set()
         pending = list(names)
@@ -139,14 +152,12 @@ class OutputPlan:
                 pending += self.derived[name].sources()
         return list(found)
 
-    def natives(self, names: Iterable[str], inputs: Mapping[str, Any]) -> list[str]:
+    def natives(self, names: Sequence[str], inputs: Mapping[str, Any]) -> list[str]:
         """Return the native outputs that it takes, but for those that see no beam."""
         dark = self.stops.dark(inputs) if self.stops else Dark()
         shown = (self.shown[name] for name in self.readings(names))
         return list(
-            dict.fromkeys(
-                s.native for s in shown if not s.is_input and not (dark.covers(s.place) and s.without is not None)
-            )
+            dict.fromkeys(s.native for s in shown if not s.is_input and (s.without is None or not dark.covers(s.place)))
         )
 
     # -- what is shown -------------------------------------------------------------------------------------------------
