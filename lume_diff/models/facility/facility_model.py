@@ -14,6 +14,7 @@ from lume_diff.models.evaluation import Evaluation, check_batches, guarded
 from lume_diff.models.facility.assembly import Assembly
 from lume_diff.models.facility.inputs import Natives
 from lume_diff.models.facility.mapping import FacilityMapping
+from lume_diff.models.facility.reader import Reader
 from lume_diff.models.facility.state import FacilityState
 from lume_diff.models.facility.templates import as_mapping
 from lume_diff.models.report import GradientReport
@@ -168,8 +169,8 @@ class FacilityModel(LUMEModel):
             return check_batches(self._variables, evaluation.inputs)
 
         like = torch.empty((), dtype=self.dtype, device=self.device)
-        parts = (names, evaluation.inputs, state.natives, state.values, take, batch, like)
-        found: dict[str, Any] = guarded(self, evaluation.inputs, self._outputs.read, *parts)
+        reader = Reader(self._outputs, evaluation.inputs, state.natives, state.values, take, batch, like)
+        found: dict[str, Any] = guarded(self, evaluation.inputs, reader.read, names)
         return found
 
     # -- what it cost, and the rest ------------------------------------------------------------------------------------

@@ -150,11 +150,10 @@ class InputPlan:
         early = [native for native in self.natives if native in changed and native not in self.live]
         self._convert(model, found, early, rest, settle)
         moved = self._follow_energies(model, found, earlier, rest, changed, can_share)
-        late = [
-            native
-            for native in self.live
-            if native in changed or any(self.groups.links[index].energy in moved for index in self._links[native])
-        ]
+        late = [native for native in self.live if native in changed]
+        if moved:
+            of_native, links = self._links, self.groups.links
+            late = [n for n in self.live if n in changed or any(links[i].energy in moved for i in of_native[n])]
         self._convert(model, found, late, rest, settle)
         return found
 
@@ -174,6 +173,9 @@ class InputPlan:
         rests = earlier is not None and changed.isdisjoint(self.energies.inputs)
         if earlier is not None and rests and (can_share or not any(value.requires_grad for value in before.values())):
             found.at_elements = earlier.at_elements
+            if not self.named:
+                found.energies = earlier.energies
+                return set()
         else:
             known = [] if earlier is None else [earlier.at_elements]
             known += [] if rest is None else [rest.at_elements]
