@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         BunchFromMoments,
         CheetahModel,
         EnsembleModel,
+        FacilityMapping,
+        FacilityModel,
         GPModel,
         LUMEModel,
         StagedModel,
@@ -82,7 +84,8 @@ _HOMES = {
         *("TrustWarning", "UnknownVariableError", "ValidationError"),
     ),
     "lume_diff.models": (
-        *("BunchFromMoments", "CheetahModel", "EnsembleModel", "GPModel", "LUMEModel", "StagedModel", "TorchModel"),
+        *("BunchFromMoments", "CheetahModel", "EnsembleModel", "FacilityMapping", "FacilityModel", "GPModel"),
+        *("LUMEModel", "StagedModel", "TorchModel"),
     ),
     "lume_diff.particles": ("TorchMoments", "TorchParticleGroup"),
     "lume_diff.variables": (
@@ -102,6 +105,8 @@ __all__ = [
     "CheetahModel",
     "EnsembleModel",
     "EnumVariable",
+    "FacilityMapping",
+    "FacilityModel",
     "FiniteDifference",
     "GPModel",
     "GradientError",

@@ -5,6 +5,7 @@ from lume_diff.models.bunch_model import BunchFromMoments
 from lume_diff.models.cheetah_model import CheetahModel
 from lume_diff.models.derivatives import TensorFunction
 from lume_diff.models.ensemble_model import EnsembleModel
+from lume_diff.models.facility import FacilityMapping, FacilityModel
 from lume_diff.models.gp_model import GPModel
 from lume_diff.models.report import GradientEntry, GradientReport, JacobianCost
 from lume_diff.models.staged_model import StagedModel
@@ -14,6 +15,8 @@ __all__ = [
     "BunchFromMoments",
     "CheetahModel",
     "EnsembleModel",
+    "FacilityMapping",
+    "FacilityModel",
     "GPModel",
     "GradientEntry",
     "GradientReport",
