@@ -1,0 +1,28 @@
+"""Backend ``bunch-from-moments``: moments as inputs, a bunch with exactly those as output."""
+
+from __future__ import annotations
+
+from lume_diff.machine.backend import Backend, BunchSection
+from lume_diff.machine.site import Site
+from lume_diff.machine.survey import Survey
+from lume_diff.models import BunchFromMoments, LUMEModel
+
+
+class BunchBackend(Backend, BunchSection):
+    """``{backend: bunch-from-moments, mean_energy: 1.0e+8, charge: 1.0e-10, beta_x: 10, ...}``.
+
+    Attributes:
+        reference_energy: that the bunch refers to [eV]; the mean energy unless given.
+    """
+
+    reference_energy: float | None = None
+
+    def build(self, site: Site) -> LUMEModel:
+        """Return the model."""
+        given = {name: value for name, value in self.dumped().items() if name in BunchSection.model_fields}
+        return BunchFromMoments(**{**given, "reference_energy": self.reference_energy})
+
+    def survey(self, site: Site, first: bool) -> Survey | None:
+        """Return the variables, which need no files."""
+        few = self.model_copy(update={"n_particles": 7})
+        return Survey(few.build(site).supported_variables)
