@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, PrivateAttr, SerializeAsAny
+from pydantic import Discriminator, Field, PrivateAttr, SerializeAsAny, Tag
 
 from lume_diff.machine.backend import Backend
 from lume_diff.machine.backends.staged import StagedBackend
@@ -13,6 +13,14 @@ from lume_diff.machine.ioc import IocSection
 from lume_diff.machine.sections import File, Section, Setting
 from lume_diff.machine.site import Site
 from lume_diff.machine.variables import VariableSection
+from lume_diff.models.facility import FacilityMapping
+
+
+def _form(value: Any) -> str:
+    return "file" if isinstance(value, str) else "mapping"
+
+
+Mapping = Annotated[Annotated[File, Tag("file")] | Annotated[FacilityMapping, Tag("mapping")], Discriminator(_form)]
 
 
 class Machine(Section):
@@ -22,6 +30,7 @@ class Machine(Section):
         model: of what it is made; ``stages`` and ``links`` of a file are a ``staged`` one.
         description: in words.
         allow_outside: whether files may lie outside the folder.
+        mapping: the facility's names and units, or a file that holds them.
         calibration: a result that ``lume-diff calibrate`` has saved.
         variables: what is said about single variables, by name.
         set: values of inputs by name; ``reset`` goes back to these.
@@ -36,6 +45,7 @@ class Machine(Section):
     description: str = ""
     allow_outside: bool = Field(default=False, description="whether files may lie outside the folder of this one")
     model: SerializeAsAny[Backend]
+    mapping: Mapping | None = None
     calibration: File | None = None
     variables: dict[str, VariableSection] = Field(default_factory=dict)
     set: dict[str, Setting] = Field(default_factory=dict)
@@ -55,7 +65,7 @@ class Machine(Section):
 
     def plain(self) -> dict[str, Any]:
         """Return what a file would hold, as plain data."""
-        found = self.dumped()
+        found = self.model_dump(exclude_unset=True, by_alias=True)
         model = found.pop("model")
         if isinstance(self.model, StagedBackend) and not {"set", "trust"} & set(model):
             parts = {name: model[name] for name in ("stages", "links") if name in model}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lume_diff.machine.problems import Problem, raise_problems
 from lume_diff.machine.sections import Section, read_section, shown
 from lume_diff.machine.site import Site
 from lume_diff.machine.variables import VariableSection
+from lume_diff.models.facility import FacilityMapping
 
 FIELDS = (
     *("description", "allow_outside", "model", "stages", "links"),
@@ -58,6 +60,7 @@ class Reading:
         root: its values with their lines; None where it is no YAML.
         site: where it is.
         model: the section of its model; None where that has mistakes.
+        mapping: of the facility, from this file or its own; ``mapping_node`` is what it was read from.
         variables, settings: what it says about variables, without what has mistakes.
         machine: all of it; None where there are problems.
     """
@@ -73,6 +76,8 @@ class Reading:
         self.path = path
         self.problems: list[Problem] = []
         self.model: Backend | None = None
+        self.mapping: FacilityMapping | None = None
+        self.mapping_node: Node | None = None
         self.variables: dict[str, VariableSection] = {}
         self.settings: dict[str, Any] = {}
         self.machine: Machine | None = None
@@ -99,6 +104,7 @@ class Reading:
             if name not in FIELDS:
                 self.tell(root.line_of(name), name, f"is not known here{nearest_names(name, FIELDS)}")
         self.model = self._whole_model(root)
+        self._read_mapping(root)
         self.variables = self._variables(root)
         self.settings = self._settings(root)
         rest = {name: child for name, child in root.value.items() if name in ("description", "allow_outside", "ioc")}
@@ -112,6 +118,8 @@ class Reading:
         kept |= {"calibration": self._calibration(root)} if "calibration" in root.value else {}
         if self.problems or self.model is None:
             return
+        if self.mapping is not None:
+            kept["mapping"] = root.value["mapping"].value if self.mapping_file else self.mapping
         given: dict[str, Any] = {"variables": self.variables, "set": self.settings, "ioc": ioc}
         kept |= {name: value for name, value in given.items() if value}
         self.machine = Machine(model=self.model, **kept).placed(self.site)
@@ -194,6 +202,40 @@ class Reading:
         whole = Node(found, stages.line, broken=any(child.broken for child in found.values()))
         whole.key_lines = stages.key_lines
         return _keyed({**node.value, "stages": whole}, node.line, node.key_lines)
+
+    # -- the mapping -------------------------------------------------------------------------------------------
+
+    @property
+    def mapping_file(self) -> str:
+        """The file that holds the mapping; empty where this one does."""
+        node = None if self.root is None else self.root.child("mapping")
+        return node.value if node is not None and isinstance(node.value, str) else ""
+
+    def _read_mapping(self, root: Node) -> None:
+        """Read the mapping, from this file or its own."""
+        node = root.child("mapping")
+        if node is None or node.broken:
+            return
+        file, problems, folder = self.mapping_file, self.problems, self.site.folder
+        if file:
+            if problem := self.site.wrong(file):
+                self.tell(root.line_of("mapping"), "mapping", problem)
+                return
+            problems, path = [], self.site.path(file)
+            node, folder = read_nodes(path, problems), path.parent
+        if node is not None:
+            where = "" if file else "mapping"
+            self.mapping = read_section(FacilityMapping, node, where, problems)
+            table = node.child("elements")
+            named = None if table is None else table.child("file")
+            if table is not None and named is not None and isinstance(named.value, str) and not named.broken:
+                inside = replace(self.site, folder=folder)
+                if problem := inside.wrong(named.value):
+                    place = f"{where}.elements.file".removeprefix(".")
+                    problems.append(Problem(table.line_of("file"), place, problem))
+        self.mapping_node = node
+        if file:
+            self.problems += [problem._replace(file=file) for problem in problems]
 
     # -- the rest ----------------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ Count = Annotated[int, Field(ge=0)]
 #: What an input can be set to in a file.
 Setting = bool | int | float | str | list[Any]
 
-Kind = TypeVar("Kind", bound=Section)
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def read_section(kind: type[Kind], node: Node, where: str, problems: list[Problem]) -> Kind | None:
@@ -71,7 +71,7 @@ def read_section(kind: type[Kind], node: Node, where: str, problems: list[Proble
         return None
 
 
-def _told(details: list[Any], node: Node, where: str, kind: type[Section]) -> Iterator[Problem]:
+def _told(details: list[Any], node: Node, where: str, kind: type[BaseModel]) -> Iterator[Problem]:
     """Yield the mistakes that pydantic has found, of those of the members of a union the first."""
     seen = set()
     for detail in details:
@@ -107,7 +107,7 @@ def _place(loc: tuple[Any, ...], node: Node) -> tuple[int, str, bool]:
     return line, path.removeprefix("."), here.broken
 
 
-def _known(loc: tuple[Any, ...], kind: type[Section]) -> list[str]:
+def _known(loc: tuple[Any, ...], kind: type[BaseModel]) -> list[str]:
     """Return the fields that may stand where an unknown one does."""
     for part in loc[:-1]:
         field = kind.model_fields.get(str(part))
@@ -116,8 +116,8 @@ def _known(loc: tuple[Any, ...], kind: type[Section]) -> list[str]:
     return list(kind.model_fields)
 
 
-def _sections_in(annotation: Any) -> Iterator[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):
         yield from _sections_in(part)
