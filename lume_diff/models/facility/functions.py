@@ -91,7 +91,7 @@ class _Installed:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         kinds = tuple(plugin("functions", name) for name in plugins("functions"))
-        return handler.generate_schema(Annotated[kinds, Field(discriminator="kind")])
+        return handler.generate_schema(Annotated[Union[kinds], Field(discriminator="kind")])
 
 
 AnyFunction = Annotated[Function, _Installed]

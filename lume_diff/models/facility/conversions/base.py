@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Union
 
 import torch
 from pydantic import Field, GetCoreSchemaHandler
@@ -145,7 +145,7 @@ class _Installed:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         kinds = tuple(plugin("conversions", name) for name in plugins("conversions"))
-        return handler.generate_schema(Annotated[kinds, Field(discriminator="kind")])
+        return handler.generate_schema(Annotated[Union[kinds], Field(discriminator="kind")])
 
 
 AnyConversion = Annotated[Conversion, _Installed]
