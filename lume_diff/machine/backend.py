@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Discriminator, Field, Tag
 
@@ -19,6 +20,22 @@ from lume_diff.registry import plugin, plugins
 if TYPE_CHECKING:
     from lume_diff.blackbox import FiniteDifference
     from lume_diff.models import LUMEModel
+
+
+class Files(Protocol):
+    """Where the files of a machine are written.
+
+    Attributes:
+        fed: whether the model gets its beam from the one before it.
+    """
+
+    fed: bool
+
+    def new(self, ending: str) -> tuple[Path, str]:
+        """Return the path of a new file, and how the machine file names it."""
+
+    def part(self, model: LUMEModel, name: str, fed: bool) -> Backend:
+        """Return the section of a part of a model, whose files have its name."""
 
 
 class Backend(Section, ABC):
@@ -59,6 +76,19 @@ class Backend(Section, ABC):
     def mistakes(self, node: Node, where: str, site: Site) -> list[Problem]:
         """Return what is wrong beyond single fields and files."""
         return []
+
+    @classmethod
+    def of(cls, model: LUMEModel, files: Files) -> Backend | None:
+        """Return the section that makes such a model again, None if this backend does not.
+
+        Args:
+            model: any model.
+            files: where what does not fit into the section is written.
+
+        Raises:
+            LumeDiffError: for a model of this backend that no file can describe.
+        """
+        return None
 
     def model(self, site: Site) -> LUMEModel:
         """Return the model at the values of ``set``.

@@ -236,6 +236,17 @@ class Memory(nn.Module):
 
     # -- life cycle ------------------------------------------------------------------------------------------
 
+    def baseline(self, name: str) -> Any:
+        """Return what ``reset`` would bring an input back to, without its graph.
+
+        Raises:
+            UnknownVariableError: for a name that is no input.
+        """
+        if name not in self._baseline:
+            raise unknown_variable(name, self._input_names, f"the inputs of {self._title()}")
+        value = self._baseline[name]
+        return value if value is None else without_graph(copied(value))
+
     def make_baseline(self) -> None:
         """Let ``reset`` go back to the present set-points from now on."""
         with self._lock:

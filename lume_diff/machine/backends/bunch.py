@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lume_diff.machine.backend import Backend, BunchSection
+from lume_diff.machine.backend import Backend, BunchSection, Files
 from lume_diff.machine.site import Site
 from lume_diff.machine.survey import Survey
 from lume_diff.models import BunchFromMoments, LUMEModel
@@ -21,6 +21,22 @@ class BunchBackend(Backend, BunchSection):
         """Return the model."""
         given = {name: value for name, value in self.dumped().items() if name in BunchSection.model_fields}
         return BunchFromMoments(**{**given, "reference_energy": self.reference_energy})
+
+    @classmethod
+    def of(cls, model: LUMEModel, files: Files) -> Backend | None:
+        """Describe a bunch made from moments."""
+        if not isinstance(model, BunchFromMoments):
+            return None
+        names = [name for name in BunchSection.model_fields if name in model.input_names]
+        variables = model.supported_variables
+        return cls(
+            backend="bunch-from-moments",
+            n_particles=model.n_particles,
+            seed=model.seed,
+            species=model.species,
+            reference_energy=variables["reference_energy"].default_value,
+            **{name: variables[name].default_value for name in names},
+        )
 
     def survey(self, site: Site, first: bool) -> Survey | None:
         """Return the variables, which need no files."""

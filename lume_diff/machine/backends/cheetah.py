@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 
-from lume_diff.machine.backend import BeamBackend
+from lume_diff.errors import ValidationError
+from lume_diff.machine.backend import Backend, BeamBackend, Files
 from lume_diff.machine.sections import File
 from lume_diff.machine.site import Site
 from lume_diff.machine.survey import Survey
 from lume_diff.models import CheetahModel, LUMEModel
+from lume_diff.models.line.knobs import GROUP, REFERENCES
+from lume_diff.models.line.lattice_writing import write_json
+from lume_diff.particles import TorchParticleGroup
 
 
 class CheetahBackend(BeamBackend):
@@ -20,7 +25,7 @@ class CheetahBackend(BeamBackend):
         lattice: LatticeJSON, Bmad, Elegant or NX table; Ocelot only with ``trust: true``, because it is a program.
         line: which line of the file.
         format: of the lattice, where its suffix does not tell.
-        controls, outputs, engine, losses, loss_width: see ``CheetahModel``.
+        controls, outputs, engine, losses, loss_width, dtype: see ``CheetahModel``.
     """
 
     lattice: File
@@ -31,6 +36,7 @@ class CheetahBackend(BeamBackend):
     engine: Literal["auto", "cheetah"] = "auto"
     losses: Literal["hard", "soft"] = "hard"
     loss_width: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
+    dtype: Literal["float32", "float64"] = "float64"
 
     def build(self, site: Site) -> LUMEModel:
         """Return the model."""
@@ -48,7 +54,36 @@ class CheetahBackend(BeamBackend):
             engine=self.engine,
             losses=self.losses,
             loss_width=self.loss_width,
+            dtype=getattr(torch, self.dtype),
         )
+
+    @classmethod
+    def of(cls, model: LUMEModel, files: Files) -> Backend | None:
+        """Describe a line: its lattice and its bunch go to files of their own."""
+        if not isinstance(model, CheetahModel):
+            return None
+        bunch = model.get(model.input_names).get(GROUP)
+        if not isinstance(bunch, TorchParticleGroup) or bunch.batch_shape:
+            raise ValidationError("the incoming beam of a line is written only if it is one bunch of particles")
+        whole = CheetahModel(model.simulator, bunch, dtype=model.dtype)
+        chosen: dict[str, Any] = {}
+        lattice, lattice_name = files.new("lattice.json")
+        write_json(model.simulator, lattice)
+        if not files.fed:
+            beam, chosen["beam"] = files.new("beam.h5")
+            bunch.detach().to_openpmd(beam)
+        given: dict[str, Any] = {
+            "engine": model.engine,
+            "losses": model.losses.mode,
+            "loss_width": model.losses.width,
+            "dtype": str(model.dtype).removeprefix("torch."),
+        }
+        chosen |= {name: value for name, value in given.items() if value != cls.model_fields[name].default}
+        if model.input_names != whole.input_names:
+            chosen["controls"] = [name for name in model.input_names if name not in (GROUP, *REFERENCES)]
+        if model.output_names != whole.output_names:
+            chosen["outputs"] = model.output_names
+        return cls(backend="cheetah", lattice=lattice_name, **chosen)
 
     def runs_code(self, site: Site) -> str | None:
         """Tell that an Ocelot lattice is a program."""
@@ -60,7 +95,5 @@ class CheetahBackend(BeamBackend):
         """Read the lattice, which is data, and track nothing."""
         if self.runs_code(site) or site.wrong(self.lattice):
             return None
-        from lume_diff.particles import TorchParticleGroup
-
         particle = TorchParticleGroup(x=[0.0], y=0.0, z=0.0, px=0.0, py=0.0, pz=1e8, t=0.0, weight=1e-12)
         return Survey(self._model(site, particle, trust=False).supported_variables)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, SerializeAsAny
 
 from lume_diff.errors import LumeDiffError
-from lume_diff.machine.backend import Backend
+from lume_diff.machine.backend import Backend, Files
 from lume_diff.machine.nodes import Node
 from lume_diff.machine.problems import Problem
 from lume_diff.machine.site import Site
@@ -38,6 +38,18 @@ class StagedBackend(Backend):
 
     def _links_among(self, models: dict[str, LUMEModel]) -> dict[str, str]:
         return {taker: giver for taker, giver in self.links.items() if taker.partition("/")[0] in models}
+
+    @classmethod
+    def of(cls, model: LUMEModel, files: Files) -> Backend | None:
+        """Describe a chain."""
+        if not isinstance(model, StagedModel):
+            return None
+        stages = {
+            name: files.part(stage, name, position > 0 or files.fed)
+            for position, (name, stage) in enumerate(model.stages.items())
+        }
+        links = {"links": model.links} if model.links else {}
+        return cls(backend="staged", stages=stages, **links)
 
     def mistakes(self, node: Node, where: str, site: Site) -> list[Problem]:
         """Tell links to stages that are not there."""

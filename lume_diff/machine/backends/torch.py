@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from lume_diff.errors import LumeDiffError, ValidationError
-from lume_diff.machine.backend import Backend
+from lume_diff.machine.backend import Backend, Files
 from lume_diff.machine.nodes import Node
 from lume_diff.machine.problems import Problem
 from lume_diff.machine.sections import File, Section
@@ -19,7 +19,7 @@ from lume_diff.machine.site import Site
 from lume_diff.machine.survey import Survey
 from lume_diff.models import LUMEModel, TorchModel
 from lume_diff.variables import TorchScalarVariable, Variable
-from lume_diff.variables.serialization import from_dict
+from lume_diff.variables.serialization import from_dict, to_dict
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -113,6 +113,38 @@ class TorchBackend(Backend):
         ]
         return TorchModel(network, variables(self.inputs, False), variables(self.outputs, True), *scales)
 
+    @classmethod
+    def of(cls, model: LUMEModel, files: Files) -> Backend | None:
+        """Describe a network; its weights go to a file of their own."""
+        if not isinstance(model, TorchModel):
+            return None
+        layers = list(model.module) if isinstance(model.module, nn.Sequential) else []
+        linear, between = layers[::2], layers[1::2]
+        names = {type(layer): name for name, kind in ACTIVATIONS.items() for layer in between if type(layer) is kind}
+        is_plain = len(layers) % 2 == 1 and len({type(layer) for layer in between}) == len(names) <= 1
+        if not is_plain or not all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in linear):
+            raise ValidationError(
+                "a TorchModel is written if its module is an nn.Sequential of nn.Linear layers with one kind of "
+                f"activation in between ({', '.join(ACTIVATIONS)}); write other networks by their own means"
+            )
+        path, name = files.new("weights.pt")
+        torch.save(model.module.state_dict(), path)
+        chosen: dict[str, Any] = {"activation": next(iter(names.values()))} if names else {}
+        for field, steps in (("input_scale", model.input_transformers), ("output_scale", model.output_transformers)):
+            if len(steps.steps) > 1 or not all(isinstance(step, Affine) for step in steps.steps):
+                raise ValidationError("a TorchModel is written with one Affine transformer on each side, or none")
+            for step in steps.steps:
+                chosen[field] = ScaleSection(offset=step.offset.tolist(), scale=step.scale.tolist())
+        return cls(
+            backend="torch",
+            inputs=_fields(model, model.input_names),
+            outputs=_fields(model, model.output_names),
+            hidden=[layer.out_features for layer in linear[:-1]],
+            weights=name,
+            dtype=str(model.dtype).removeprefix("torch."),
+            **chosen,
+        )
+
     def survey(self, site: Site, first: bool) -> Survey | None:
         """Return the variables, which stand in the file."""
         return Survey.of([*variables(self.inputs, False), *variables(self.outputs, True)])
@@ -138,6 +170,15 @@ def variables(described: dict[str, dict[str, Any] | None], read_only: bool) -> l
     for variable in found:
         if not isinstance(variable, TorchScalarVariable):
             raise LumeDiffError(f"variable {variable.name!r} is a {type(variable).__name__}; expected a number")
+    return found
+
+
+def _fields(model: LUMEModel, names: list[str]) -> dict[str, dict[str, Any] | None]:
+    """Return what a file says about variables."""
+    found: dict[str, dict[str, Any] | None] = {}
+    for name in names:
+        fields = to_dict(model.supported_variables[name])
+        found[name] = {key: value for key, value in fields.items() if key not in ("name", "read_only")} or None
     return found
 
 
