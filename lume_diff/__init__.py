@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         UnknownVariableError,
         ValidationError,
     )
+    from lume_diff.machine import load_model, save_model
     from lume_diff.models import BunchFromMoments, CheetahModel, LUMEModel, StagedModel, TorchModel
     from lume_diff.particles import TorchMoments, TorchParticleGroup
     from lume_diff.variables import (
@@ -72,6 +73,7 @@ _HOMES = {
         *("OutOfRangeWarning", "PhysicsWarning", "ReadOnlyError", "ShapeError", "SimulatorError", "UnitError"),
         *("UnknownVariableError", "ValidationError"),
     ),
+    "lume_diff.machine": ("load_model", "save_model"),
     "lume_diff.models": ("BunchFromMoments", "CheetahModel", "LUMEModel", "StagedModel", "TorchModel"),
     "lume_diff.particles": ("TorchMoments", "TorchParticleGroup"),
     "lume_diff.variables": (
@@ -120,6 +122,8 @@ __all__ = [
     "UnitError",
     "UnknownVariableError",
     "ValidationError",
+    "load_model",
+    "save_model",
     "to_lume",
 ]
 

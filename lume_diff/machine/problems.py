@@ -38,7 +38,12 @@ def raise_problems(title: str, problems: Iterable[Problem]) -> None:
     if len(found) == 1:
         raise ValidationError(f"{title}, {found[0]}")
     if found:
-        raise ValidationError("\n  ".join([f"{title} has {len(found)} mistakes:", *map(str, found)]))
+        raise ValidationError("\n  ".join([f"{title} has {len(found)} mistakes:", *lines_of(found)]))
+
+
+def lines_of(problems: Iterable[Problem]) -> list[str]:
+    """Return one line for each mistake."""
+    return [" ".join(str(problem).split()) for problem in problems]
 
 
 def sorted_problems(problems: Iterable[Problem]) -> list[Problem]:

@@ -177,7 +177,9 @@ def _moved(machine: Machine, path: Path) -> Machine:
 def _copied(source: Path, folder: Path, name: str) -> str:
     target = folder / name
     if target.exists() and not filecmp.cmp(source, target, shallow=False):
-        raise ValidationError(f"{str(target)!r} is there already, and another file than {str(source)!r}: remove it first")
+        raise ValidationError(
+            f"{str(target)!r} is there already, and another file than {str(source)!r}: remove it first"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
         shutil.copyfile(source, target)

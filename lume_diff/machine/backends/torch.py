@@ -71,7 +71,9 @@ class ScaleSection(Section):
     @model_validator(mode="after")
     def _same_length(self) -> ScaleSection:
         if len(self.offset) != len(self.scale):
-            raise ValueError(f"'offset' has {len(self.offset)} numbers and 'scale' {len(self.scale)}: one a column each")
+            raise ValueError(
+                f"'offset' has {len(self.offset)} numbers and 'scale' {len(self.scale)}: one a column each"
+            )
         if not all(value > 0.0 for value in self.scale):
             raise ValueError("'scale' must be positive")
         return self
@@ -193,7 +195,9 @@ def read_weights(path: Path, network: nn.Module) -> dict[str, torch.Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ValidationError(f"{str(path)!r} holds no weights that torch.load takes: {error}") from None
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    shapes = {name: tuple(getattr(value, "shape", ())) for name, value in found.items()} if isinstance(found, dict) else {}
+    shapes = (
+        {name: tuple(getattr(value, "shape", ())) for name, value in found.items()} if isinstance(found, dict) else {}
+    )
     if shapes != wanted:
         raise ValidationError(f"{str(path)!r} holds the weights {shapes}; the layers of the file need {wanted}")
     return dict(found)

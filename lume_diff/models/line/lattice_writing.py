@@ -60,7 +60,9 @@ class _Writer:
         known = [name for name in inspect.signature(kind).parameters if name not in _NOT_WRITTEN]
         missing = [name for name in known if not hasattr(element, name)]
         if missing:
-            raise LatticeError(f"{kind.__name__} {element.name!r} has no {missing[0]!r} and cannot be written to a file")
+            raise LatticeError(
+                f"{kind.__name__} {element.name!r} has no {missing[0]!r} and cannot be written to a file"
+            )
         self.put(self.elements, element.name, [kind.__name__, {name: self.plain(element, name) for name in known}])
 
     def plain(self, element: cheetah.Element, name: str) -> Any:
@@ -77,4 +79,6 @@ class _Writer:
     @staticmethod
     def put(table: dict[str, Any], name: str, value: Any) -> None:
         if table.setdefault(name, value) != value:
-            raise LatticeError(f"two elements are called {name!r} and differ; a file holds one of each name: rename one")
+            raise LatticeError(
+                f"two elements are called {name!r} and differ; a file holds one of each name: rename one"
+            )
