@@ -157,7 +157,7 @@ class BunchSection(Section):
     sigma_energy: Annotated[float, Field(ge=0.0)] = 0.0
     cov_t__energy: float = 0.0
 
-    def values(self) -> dict[str, float]:
+    def values(self) -> dict[str, Any]:
         """Return the moments that were given."""
         return {name: value for name, value in self.dumped().items() if name not in ("n_particles", "seed", "species")}
 

@@ -43,7 +43,8 @@ def change(root: Node, place: str, value: Any) -> Problem | None:
         place: keys, joined by dots. Keys may have dots themselves where they stand in the file already.
         value: plain data.
     """
-    node, rest, passed = root, place.split("."), []
+    node, rest = root, place.split(".")
+    passed: list[str] = []
     while True:
         if not isinstance(node.value, dict):
             return Problem(0, place, f"{'.'.join(passed) or 'the file'} has no parts to change")

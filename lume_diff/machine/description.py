@@ -71,5 +71,5 @@ class Machine(Section):
             parts = {name: model[name] for name in ("stages", "links") if name in model}
         else:
             parts = {"model": model}
-        head = {name: found.pop(name) for name in ("description", "allow_outside") if name in found}
+        head: dict[str, Any] = {name: found.pop(name) for name in ("description", "allow_outside") if name in found}
         return {**head, **parts, **found}

@@ -41,7 +41,7 @@ class IocSection(Section):
     """
 
     prefix: str = ""
-    protocols: Annotated[list[Literal["pva", "ca"]], Field(min_length=1)] = Field(default_factory=lambda: ["pva"])
+    protocols: Annotated[list[Literal["pva", "ca"]], Field(min_length=1)] = Field(default=["pva"])
     interface: str = "127.0.0.1"
     isolation: Literal["process", "thread"] = "process"
     timeout: Positive | None = None

@@ -1,7 +1,7 @@
 """YAML texts as plain data that know their lines; nothing is made from them but mappings, lists and scalars.
 
 The text is read event by event, without recursion: tags are refused, every key may stand once, and size, depth and
-what aliases unfold to are bounded. Plain scalars are read by YAML 1.2's rules, so ``1e-3`` is a number and ``on`` a word.
+what aliases unfold to are bounded. Plain scalars are read by YAML 1.2's rules: ``1e-3`` is a number, ``on`` a word.
 """
 
 from __future__ import annotations
@@ -53,17 +53,19 @@ class Node:
         node = self
         for part in path:
             value = node.value
-            if isinstance(value, dict) and part in value:
-                node = value[part]
-            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-                node = value[part]
-            else:
+            is_there = part in value if isinstance(value, dict) else isinstance(part, int) and part < _length(value)
+            if not is_there:
                 return None
+            node = value[part]
         return node
 
     def line_of(self, key: str) -> int:
         """Return the line of a key, or of the mapping where it is not there."""
         return self.key_lines.get(key, self.line)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 0
 
 
 class Unreadable(Exception):

@@ -42,8 +42,8 @@ def save_model(model: LUMEModel | Machine, path: str | os.PathLike[str]) -> None
         path: of the YAML file; an existing one is replaced.
 
     Raises:
-        ValidationError: for a model that no file can describe: one that is wrapped around Python objects, or whose bunch
-            was changed after it was loaded; and for a copy that would overwrite another file.
+        ValidationError: for a model that no file can describe: one that is wrapped around Python objects, or whose
+            bunch was changed after it was loaded; and for a copy that would overwrite another file.
 
     Example:
         >>> import tempfile
@@ -88,7 +88,7 @@ def _differences(model: LUMEModel, fresh: LUMEModel) -> dict[str, Any]:
         changed = {field: value for field, value in given.items() if value != getattr(known, field, None)}
         if changed:
             ends = {field: list(value) for field, value in changed.items() if isinstance(value, tuple)}
-            variables[name] = VariableSection(**{**changed, **ends})
+            variables[name] = VariableSection.model_validate({**changed, **ends})
     found = {"set": settings, "variables": variables}
     return {name: value for name, value in found.items() if value}
 

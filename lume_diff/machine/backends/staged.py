@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field, SerializeAsAny
 
 from lume_diff.errors import LumeDiffError
@@ -48,8 +50,8 @@ class StagedBackend(Backend):
             name: files.part(stage, name, position > 0 or files.fed)
             for position, (name, stage) in enumerate(model.stages.items())
         }
-        links = {"links": model.links} if model.links else {}
-        return cls(backend="staged", stages=stages, **links)
+        given: dict[str, Any] = {"stages": stages} | ({"links": model.links} if model.links else {})
+        return cls(backend="staged", **given)
 
     def mistakes(self, node: Node, where: str, site: Site) -> list[Problem]:
         """Tell links to stages that are not there."""

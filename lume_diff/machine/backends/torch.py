@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -63,7 +64,7 @@ class Affine(nn.Module):
 
 
 class ScaleSection(Section):
-    """``{offset: [0.5, 10.0], scale: [0.1, 2.0]}``, one number for each column: what is learned is (x - offset) / scale."""
+    """``{offset: [0.5, 10.0], scale: [0.1, 2.0]}``: the network sees (x - offset) / scale, column by column."""
 
     offset: Numbers
     scale: Numbers
@@ -105,7 +106,7 @@ class TorchBackend(Backend):
         dtype = getattr(torch, self.dtype)
         widths = [len(self.inputs), *self.hidden, len(self.outputs)]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after, dtype=dtype), ACTIVATIONS[self.activation]()]
         network = nn.Sequential(*layers[:-1])
         network.load_state_dict(read_weights(site.path(self.weights), network))
@@ -120,7 +121,7 @@ class TorchBackend(Backend):
         """Describe a network; its weights go to a file of their own."""
         if not isinstance(model, TorchModel):
             return None
-        layers = list(model.module) if isinstance(model.module, nn.Sequential) else []
+        layers: list[Any] = list(model.module) if isinstance(model.module, nn.Sequential) else []
         linear, between = layers[::2], layers[1::2]
         names = {type(layer): name for name, kind in ACTIVATIONS.items() for layer in between if type(layer) is kind}
         is_plain = len(layers) % 2 == 1 and len({type(layer) for layer in between}) == len(names) <= 1
@@ -131,19 +132,20 @@ class TorchBackend(Backend):
             )
         path, name = files.new("weights.pt")
         torch.save(model.module.state_dict(), path)
-        chosen: dict[str, Any] = {"activation": next(iter(names.values()))} if names else {}
-        for field, steps in (("input_scale", model.input_transformers), ("output_scale", model.output_transformers)):
+        chosen: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
+        chosen |= {"activation": name for name in names.values()}
+        sides: Any = (("input_scale", model.input_transformers), ("output_scale", model.output_transformers))
+        for field, steps in sides:
             if len(steps.steps) > 1 or not all(isinstance(step, Affine) for step in steps.steps):
                 raise ValidationError("a TorchModel is written with one Affine transformer on each side, or none")
             for step in steps.steps:
-                chosen[field] = ScaleSection(offset=step.offset.tolist(), scale=step.scale.tolist())
+                chosen[field] = {"offset": step.offset.tolist(), "scale": step.scale.tolist()}
         return cls(
             backend="torch",
             inputs=_fields(model, model.input_names),
             outputs=_fields(model, model.output_names),
             hidden=[layer.out_features for layer in linear[:-1]],
             weights=name,
-            dtype=str(model.dtype).removeprefix("torch."),
             **chosen,
         )
 
