@@ -27,10 +27,10 @@ def check(
         say(f"failed: {machine} has {count} mistake{'s' if count > 1 else ''}", "red")
         raise typer.Exit(CHECK_FAILED)
     printer = console()
-    if found.survey is None:
+    if found.stand_in is None:
         printer.print(f"{machine}: no mistakes; names of variables could not be checked without running its codes")
     else:
-        inputs, outputs = len(found.survey.input_names), len(found.survey.output_names)
+        inputs, outputs = len(found.stand_in.input_names), len(found.stand_in.output_names)
         printer.print(f"{machine}: no mistakes; {inputs} inputs, {outputs} outputs")
 
 

@@ -14,7 +14,6 @@ from lume_diff.machine.nodes import Node
 from lume_diff.machine.problems import Problem
 from lume_diff.machine.sections import Count, File, OutFile, Positive, Section, Setting
 from lume_diff.machine.site import Site, beam_of
-from lume_diff.machine.survey import Survey
 from lume_diff.registry import plugin, plugins
 
 if TYPE_CHECKING:
@@ -61,12 +60,11 @@ class Backend(Section, ABC):
         """Return what would be run when the model is built, None for nothing but data."""
         return None
 
-    def survey(self, site: Site, first: bool) -> Survey | None:
-        """Return the variables of the model where they are known without running anything.
+    def stand_in(self, site: Site) -> LUMEModel | None:
+        """Return a model with the same variables that is never evaluated, None where that would run more than our code.
 
         Args:
             site: where its files are.
-            first: whether it has no stage before it.
 
         Raises:
             LumeDiffError: for files that are wrong; the message is reported.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from lume_diff.machine.nodes import Node
 from lume_diff.machine.problems import Problem, sorted_problems
 from lume_diff.machine.reading import Reading
 from lume_diff.machine.site import Site
-from lume_diff.machine.survey import Survey, chained
+from lume_diff.models import LUMEModel, StagedModel
 from lume_diff.variables import Variable
 
 
@@ -48,106 +47,104 @@ def check(
 class Inspection:
     """What can be said about a machine without building it.
 
+    Args:
+        path: of the file.
+        site: of the machine that names this one, if one does.
+        trust, changes: see ``load_model``.
+
     Attributes:
         reading: the file.
         problems: what is wrong with it.
-        survey: the variables of the machine; None where they are not known before it is built.
+        stand_in: a model with the machine's variables that is never evaluated; None where that would run codes.
     """
 
     def __init__(
         self,
         path: Path,
         site: Site | None = None,
-        first: bool = True,
         *,
         trust: bool | None = None,
         changes: Mapping[str, Any] | None = None,
     ) -> None:
         self.reading = Reading(path, trust=trust, changes=changes, site=site)
-        self.first = first
-        found = list(self.reading.problems)
-        self.survey = self._survey(found)
-        self.problems = sorted_problems(found)
+        self.is_stage = site is not None
+        self.found = list(self.reading.problems)
+        self.stand_in = self._look()
+        self.problems = sorted_problems(self.found)
 
-    def _survey(self, found: list[Problem]) -> Survey | None:
-        """Look at all names, and return the variables as the file describes them."""
-        reading, root = self.reading, self.reading.root
-        if root is None or reading.model is None:
+    def _look(self) -> LUMEModel | None:
+        """Look at all names, and return a stand-in as the file describes it."""
+        root, section = self.reading.root, self.reading.model
+        if root is None or section is None:
             return None
         node = root.child("model") or root  # stages and links are the root's own
-        survey = self._surveyed(reading.model, node, "model" if node is not root else "", self.first, found)
-        if survey is None:
+        model = self._stand_in(section, node, "model" if node is not root else "", not self.is_stage)
+        if model is None:
             return None
-        described = self._described(root, survey.supported_variables, found)
-        _check_settings(root, "", reading.settings, described, found)
-        return Survey.of(described.values())
+        self._describe(root, model)
+        self._check_settings(root, "", self.reading.settings, model)
+        return model
 
-    def _surveyed(self, section: Backend, node: Node, where: str, first: bool, found: list[Problem]) -> Survey | None:
-        """Return the variables of one model, of a chain those of its stages."""
-        site = self.reading.site
+    def _stand_in(self, section: Backend, node: Node, where: str, first: bool) -> LUMEModel | None:
+        """Return a stand-in for one model, for a chain a chain of those of its stages."""
         if isinstance(section, BeamBackend) and section.needs_beam and first and node.child("beam") is None:
-            found.append(Problem(node.line, where, "has no 'beam', and no stage before it that hands one over: add it"))
-        survey: Survey | None
+            self.tell(node.line, where, "has no 'beam', and no stage before it that hands one over: add it")
         try:
             if isinstance(section, StagedBackend):
-                survey = self._chain(section, node, where, first, found)
+                model = self._chain(section, node, where, first)
             else:
-                survey = section.survey(site, first)
+                model = section.stand_in(self.reading.site)
         except LumeDiffError as error:
-            found.append(Problem(node.line, where, str(error)))
+            self.tell(node.line, where, str(error))
             return None
-        if survey is not None and section.set:
-            _check_settings(node, where, section.set, survey.supported_variables, found)
-        return survey
+        if model is not None:
+            self._check_settings(node, where, section.set, model)
+        return model
 
-    def _chain(
-        self, section: StagedBackend, node: Node, where: str, first: bool, found: list[Problem]
-    ) -> Survey | None:
-        parts = {}
-        for position, (name, stage) in enumerate(section.stages.items()):
+    def _chain(self, section: StagedBackend, node: Node, where: str, first: bool) -> LUMEModel | None:
+        written = node.child("stages")
+        names = list(written.value) if written is not None else []
+        known = {}
+        for name, stage in section.stages.items():
             inner = node.child("stages", name) or node
             place = f"{where}.stages.{name}".removeprefix(".")
-            parts[name] = self._surveyed(stage, inner, place, first and position == 0, found)
-        known = {name: part for name, part in parts.items() if part is not None}
-        return chained(known, section.links) if len(known) == len(parts) else None
+            model = self._stand_in(stage, inner, place, first and name == names[0])
+            if model is not None:
+                known[name] = model
+        return StagedModel(known, section.links) if list(known) == names else None
 
-    def _described(self, root: Node, known: Mapping[str, Variable], found: list[Problem]) -> dict[str, Variable]:
-        variables = dict(known)
+    def _describe(self, root: Node, model: LUMEModel) -> None:
+        known = model.supported_variables
         node = root.child("variables")
         for name, section in self.reading.variables.items():
             line = 0 if node is None else node.line_of(name)
             if name not in known:
-                found.append(Problem(line, f"variables.{name}", unknown(name, known)))
+                self.tell(line, f"variables.{name}", unknown(name, known))
                 continue
             try:
-                variables[name] = section.applied(known[name])
+                model.describe([section.applied(known[name])])
             except LumeDiffError as error:
-                found.append(Problem(line, f"variables.{name}", str(error)))
-        return variables
+                self.tell(line, f"variables.{name}", str(error))
 
-    @cached_property
-    def unseen(self) -> bool:
-        """Whether names could not be checked."""
-        return self.survey is None and self.reading.model is not None
+    def _check_settings(self, node: Node, where: str, settings: Mapping[str, Any], model: LUMEModel) -> None:
+        """Look at the values of inputs that a section sets."""
+        known, given = model.supported_variables, node.child("set")
+        for name, value in settings.items():
+            line = node.line if given is None else given.line_of(name)
+            place = f"{where}.set.{name}".removeprefix(".")
+            if name not in known:
+                self.tell(line, place, unknown(name, known))
+            elif known[name].read_only:
+                self.tell(line, place, "is an output, which cannot be set")
+            else:
+                try:
+                    known[name].validate_value(value)
+                except LumeDiffError as error:
+                    self.tell(line, place, str(error))
 
-
-def _check_settings(
-    node: Node, where: str, settings: Mapping[str, Any], known: Mapping[str, Variable], found: list[Problem]
-) -> None:
-    """Look at the values of inputs that a section sets."""
-    given = node.child("set")
-    for name, value in settings.items():
-        line = node.line if given is None else given.line_of(name)
-        place = f"{where}.set.{name}".removeprefix(".")
-        if name not in known:
-            found.append(Problem(line, place, unknown(name, known)))
-        elif known[name].read_only:
-            found.append(Problem(line, place, "is an output, which cannot be set"))
-        else:
-            try:
-                known[name].validate_value(value)
-            except LumeDiffError as error:
-                found.append(Problem(line, place, str(error)))
+    def tell(self, line: int, where: str, message: str) -> None:
+        """Note a mistake."""
+        self.found.append(Problem(line, where, message))
 
 
 def unknown(name: str, known: Mapping[str, Variable]) -> str:

@@ -199,7 +199,7 @@ class Reading:
                 self.tell(stages.line_of(name), place, "a stage's name has no '/', which parts stage and variable")
             section = self._backend(child, place)
             found[name] = Node(section, child.line, broken=section is None)
-        whole = Node(found, stages.line, broken=any(child.broken for child in found.values()))
+        whole = Node({name: child for name, child in found.items() if not child.broken}, stages.line)
         whole.key_lines = stages.key_lines
         return _keyed({**node.value, "stages": whole}, node.line, node.key_lines)
 

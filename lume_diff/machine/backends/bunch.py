@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lume_diff.machine.backend import Backend, BunchSection, Files
 from lume_diff.machine.site import Site
-from lume_diff.machine.survey import Survey
 from lume_diff.models import BunchFromMoments, LUMEModel
 
 
@@ -19,8 +20,11 @@ class BunchBackend(Backend, BunchSection):
 
     def build(self, site: Site) -> LUMEModel:
         """Return the model."""
+        return BunchFromMoments(**self._given())
+
+    def _given(self) -> dict[str, Any]:
         given = {name: value for name, value in self.dumped().items() if name in BunchSection.model_fields}
-        return BunchFromMoments(**{**given, "reference_energy": self.reference_energy})
+        return {**given, "reference_energy": self.reference_energy}
 
     @classmethod
     def of(cls, model: LUMEModel, files: Files) -> Backend | None:
@@ -38,7 +42,6 @@ class BunchBackend(Backend, BunchSection):
             **{name: variables[name].default_value for name in names},
         )
 
-    def survey(self, site: Site, first: bool) -> Survey | None:
-        """Return the variables, which need no files."""
-        few = self.model_copy(update={"n_particles": 7})
-        return Survey(few.build(site).supported_variables)
+    def stand_in(self, site: Site) -> LUMEModel | None:
+        """Return the same for few particles."""
+        return BunchFromMoments(**{**self._given(), "n_particles": 7})

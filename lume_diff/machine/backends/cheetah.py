@@ -11,7 +11,6 @@ from lume_diff.errors import ValidationError
 from lume_diff.machine.backend import Backend, BeamBackend, Files
 from lume_diff.machine.sections import File
 from lume_diff.machine.site import Site
-from lume_diff.machine.survey import Survey
 from lume_diff.models import CheetahModel, LUMEModel
 from lume_diff.models.line.knobs import GROUP, REFERENCES
 from lume_diff.models.line.lattice_writing import write_json
@@ -91,9 +90,9 @@ class CheetahBackend(BeamBackend):
             return f"{self.lattice!r} is an Ocelot lattice, which is a program"
         return None
 
-    def survey(self, site: Site, first: bool) -> Survey | None:
-        """Read the lattice, which is data, and track nothing."""
+    def stand_in(self, site: Site) -> LUMEModel | None:
+        """Read the lattice, which is data, for one particle in place of the beam."""
         if self.runs_code(site) or site.wrong(self.lattice):
             return None
         particle = TorchParticleGroup(x=[0.0], y=0.0, z=0.0, px=0.0, py=0.0, pz=1e8, t=0.0, weight=1e-12)
-        return Survey(self._model(site, particle, trust=False).supported_variables)
+        return self._model(site, particle, trust=False)

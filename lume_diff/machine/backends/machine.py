@@ -7,7 +7,6 @@ from lume_diff.machine.nodes import Node
 from lume_diff.machine.problems import Problem
 from lume_diff.machine.sections import File
 from lume_diff.machine.site import Site
-from lume_diff.machine.survey import Survey
 from lume_diff.models import LUMEModel
 
 
@@ -28,11 +27,11 @@ class MachineBackend(Backend):
         machine = read_machine(site.path(self.file), trust=site.trust, site=site)
         return build(machine, site.upstream)
 
-    def survey(self, site: Site, first: bool) -> Survey | None:
-        """Return the variables of the other file's model."""
+    def stand_in(self, site: Site) -> LUMEModel | None:
+        """Return that of the other file."""
         from lume_diff.machine.checking import Inspection
 
-        return None if site.wrong(self.file) else Inspection(site.path(self.file), site, first).survey
+        return None if site.wrong(self.file) else Inspection(site.path(self.file), site).stand_in
 
     def mistakes(self, node: Node, where: str, site: Site) -> list[Problem]:
         """Return the mistakes of the other file."""
@@ -43,5 +42,5 @@ class MachineBackend(Backend):
         path = site.path(self.file)
         if path.resolve() in site.within:
             return [Problem(node.line, where, f"{self.file!r} is being read already: a machine cannot hold itself")]
-        found = Inspection(path, site, first=False).problems
+        found = Inspection(path, site).problems
         return [problem._replace(file=problem.file or self.file) for problem in found]

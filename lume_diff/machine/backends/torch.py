@@ -17,7 +17,6 @@ from lume_diff.machine.nodes import Node
 from lume_diff.machine.problems import Problem
 from lume_diff.machine.sections import File, Section
 from lume_diff.machine.site import Site
-from lume_diff.machine.survey import Survey
 from lume_diff.models import LUMEModel, TorchModel
 from lume_diff.variables import TorchScalarVariable, Variable
 from lume_diff.variables.serialization import from_dict, to_dict
@@ -130,10 +129,10 @@ class TorchBackend(Backend):
                 "a TorchModel is written if its module is an nn.Sequential of nn.Linear layers with one kind of "
                 f"activation in between ({', '.join(ACTIVATIONS)}); write other networks by their own means"
             )
-        path, name = files.new("weights.pt")
+        path, weights = files.new("weights.pt")
         torch.save(model.module.state_dict(), path)
         chosen: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
-        chosen |= {"activation": name for name in names.values()}
+        chosen |= {"activation": name} if (name := next(iter(names.values()), None)) else {}
         sides: Any = (("input_scale", model.input_transformers), ("output_scale", model.output_transformers))
         for field, steps in sides:
             if len(steps.steps) > 1 or not all(isinstance(step, Affine) for step in steps.steps):
@@ -145,13 +144,13 @@ class TorchBackend(Backend):
             inputs=_fields(model, model.input_names),
             outputs=_fields(model, model.output_names),
             hidden=[layer.out_features for layer in linear[:-1]],
-            weights=name,
+            weights=weights,
             **chosen,
         )
 
-    def survey(self, site: Site, first: bool) -> Survey | None:
-        """Return the variables, which stand in the file."""
-        return Survey.of([*variables(self.inputs, False), *variables(self.outputs, True)])
+    def stand_in(self, site: Site) -> LUMEModel | None:
+        """Return a model with the variables, which stand in the file, and without weights."""
+        return TorchModel(nn.Identity(), variables(self.inputs, False), variables(self.outputs, True))
 
     def mistakes(self, node: Node, where: str, site: Site) -> list[Problem]:
         """Tell scales of another length than the columns."""
