@@ -38,7 +38,15 @@ if TYPE_CHECKING:
         ValidationError,
     )
     from lume_diff.machine import load_model, save_model
-    from lume_diff.models import BunchFromMoments, CheetahModel, LUMEModel, StagedModel, TorchModel
+    from lume_diff.models import (
+        BunchFromMoments,
+        CheetahModel,
+        FacilityMapping,
+        FacilityModel,
+        LUMEModel,
+        StagedModel,
+        TorchModel,
+    )
     from lume_diff.particles import TorchMoments, TorchParticleGroup
     from lume_diff.variables import (
         BoolVariable,
@@ -74,7 +82,10 @@ _HOMES = {
         *("UnknownVariableError", "ValidationError"),
     ),
     "lume_diff.machine": ("load_model", "save_model"),
-    "lume_diff.models": ("BunchFromMoments", "CheetahModel", "LUMEModel", "StagedModel", "TorchModel"),
+    "lume_diff.models": (
+        *("BunchFromMoments", "CheetahModel", "FacilityMapping", "FacilityModel", "LUMEModel", "StagedModel"),
+        "TorchModel",
+    ),
     "lume_diff.particles": ("TorchMoments", "TorchParticleGroup"),
     "lume_diff.variables": (
         *("BoolVariable", "EnumVariable", "IntVariable", "MomentsVariable", "ParticleGroupVariable", "StrVariable"),
@@ -92,6 +103,8 @@ __all__ = [
     "CalibrationError",
     "CheetahModel",
     "EnumVariable",
+    "FacilityMapping",
+    "FacilityModel",
     "FiniteDifference",
     "GradientError",
     "ImpactTModel",

@@ -14,8 +14,11 @@ from lume_diff.models.facility.conversions import (
     Table,
     rigidity,
 )
+from lume_diff.models.facility.facility_model import FacilityModel
 from lume_diff.models.facility.functions import Function, Product, Sum
 from lume_diff.models.facility.mapping import ElementTable, FacilityMapping
+from lume_diff.models.facility.mistakes import MappingError
+from lume_diff.models.facility.templates import expanded
 
 __all__ = [
     "BendField",
@@ -24,8 +27,10 @@ __all__ = [
     "CorrectorField",
     "ElementTable",
     "FacilityMapping",
+    "FacilityModel",
     "Function",
     "Linear",
+    "MappingError",
     "Place",
     "Polynomial",
     "Product",
@@ -34,5 +39,6 @@ __all__ = [
     "SolenoidField",
     "Sum",
     "Table",
+    "expanded",
     "rigidity",
 ]

@@ -14,6 +14,8 @@ from lume_diff.models.facility.conversions.base import AnyConversion
 from lume_diff.models.facility.functions import AnyFunction
 from lume_diff.models.facility.part import Part
 
+_QUOTE = "an option is a text, got a truth value: in YAML quote it, because some readers take ON and OFF for these"
+
 Bounds = tuple[float | None, float | None]
 
 
@@ -219,7 +221,6 @@ class Derived(Noise):
 
     Attributes:
         function: such as ``{kind: sum, terms: {A: 0.5, B: 0.5}}``.
-        without_beam: what it shows where one of its sources is without beam; None for what the function makes of that.
     """
 
     kind: Literal["derived"] = "derived"
@@ -241,7 +242,7 @@ class State(Shown):
     kind: Literal["state"] = "state"
     options: Annotated[tuple[str, ...], Field(min_length=2)]
     default: str | None = None
-    settings: dict[str, dict[str, bool | int | float | str]] = {}
+    settings: dict[str, dict[str, bool | int | float | str]] = Field(default_factory=dict)
     blocks: tuple[str, ...] = ()
     reads: tuple[str, ...] | None = None
     element: str | None = None

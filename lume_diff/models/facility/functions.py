@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union, final
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal, final
 
 import torch
 from pydantic import Field, GetCoreSchemaHandler
@@ -90,8 +92,8 @@ class _Installed:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        kinds = tuple(plugin("functions", name) for name in plugins("functions"))
-        return handler.generate_schema(Annotated[Union[kinds], Field(discriminator="kind")])
+        kinds = (plugin("functions", name) for name in plugins("functions"))
+        return handler.generate_schema(Annotated[reduce(or_, kinds), Field(discriminator="kind")])
 
 
 AnyFunction = Annotated[Function, _Installed]

@@ -19,14 +19,14 @@ class Columns(Part):
     Attributes:
         element: name of the element in the model.
         name: name in the control system.
-        class_: class of the element, which picks the template; ``class`` in files.
+        template: class of the element, which picks the template.
         rename: further columns under names that can be placeholders, ``{placeholder: column}``.
     """
 
     element: str = "element"
     name: str = "name"
-    class_: str = Field("class", alias="class")
-    rename: dict[str, str] = {}
+    template: str = "class"
+    rename: dict[str, str] = Field(default_factory=dict)
 
 
 class ElementTable(Part):
@@ -43,7 +43,7 @@ class ElementTable(Part):
     rows: tuple[dict[str, Cell], ...] = ()
     file: str | None = None
     columns: Columns = Columns()
-    select: dict[str, tuple[Cell, ...]] = {}
+    select: dict[str, tuple[Cell, ...]] = Field(default_factory=dict)
     ignore: tuple[str, ...] = ()
 
 
@@ -57,7 +57,9 @@ class TemplateEntry(RootModel[dict[str, Any]]):
     @field_validator("root", mode="before")
     @classmethod
     def _plain(cls, value: Any) -> Any:
-        return value.model_dump(exclude_unset=True) | {"kind": value.kind} if isinstance(value, Part) else value
+        if isinstance(value, Part):
+            return value.model_dump(exclude_unset=True)
+        return value
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -90,8 +92,8 @@ class FacilityMapping(Part):
         'kG'
     """
 
-    variables: dict[str, Entry] = {}
-    templates: dict[str, dict[str, TemplateEntry]] = {}
+    variables: dict[str, Entry] = Field(default_factory=dict)
+    templates: dict[str, dict[str, TemplateEntry]] = Field(default_factory=dict)
     separator: str = ":"
     elements: ElementTable | None = None
     keep: tuple[str, ...] = ()

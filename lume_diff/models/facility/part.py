@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -10,3 +12,8 @@ class Part(BaseModel):
 
     # Building a class's validator takes milliseconds: the first instance pays, not the import.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    def model_post_init(self, _: Any) -> None:
+        """Count ``kind`` as given, so that a dump of what was given can be read again."""
+        if "kind" in type(self).model_fields:
+            self.model_fields_set.add("kind")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Union
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, GetCoreSchemaHandler
@@ -43,9 +45,9 @@ class Place:
 class Conversion(Part, ABC):
     """Turn a setpoint as the control system has it into the model's number, and back.
 
-    A conversion is strictly monotone over its range and its inverse is exact; both carry gradients of any order and
-    batches. A class is one file with a field ``kind: Literal["name"] = "name"``; it becomes known through an entry point
-    of the group ``lume_diff.conversions`` with that name.
+    A conversion is strictly monotone over its range and its inverse is exact; both carry gradients and batches. A class
+    is one file with a field ``kind: Literal["name"] = "name"``; it becomes known through an entry point of the group
+    ``lume_diff.conversions`` with that name.
 
     What acts on numbers gets these as tensors: conversions of one kind are stacked, their numbers side by side in the
     last dimension, and converted together. So ``to_native`` and ``to_setpoint`` must take every number from
@@ -144,8 +146,8 @@ class _Installed:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        kinds = tuple(plugin("conversions", name) for name in plugins("conversions"))
-        return handler.generate_schema(Annotated[Union[kinds], Field(discriminator="kind")])
+        kinds = (plugin("conversions", name) for name in plugins("conversions"))
+        return handler.generate_schema(Annotated[reduce(or_, kinds), Field(discriminator="kind")])
 
 
 AnyConversion = Annotated[Conversion, _Installed]

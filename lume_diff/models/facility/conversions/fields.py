@@ -1,8 +1,8 @@
 """Conversions between magnetic fields and normalised strengths, by the rigidity at the energy of the moment.
 
-A positive setpoint is a positive strength in the model for the beam's own particles, whatever their charge: a quadrupole
-of positive integrated gradient focuses electrons horizontally, as LCLS counts BCTRL. ``sign=-1`` turns that round, for
-fields that are counted by their poles in a machine of the other charge.
+A positive setpoint is a positive strength in the model for the beam's own particles, whatever their charge: a positive
+integrated gradient focuses electrons horizontally, as LCLS counts BCTRL. ``sign=-1`` turns that round, for fields that
+are counted by their poles in a machine of the other charge.
 """
 
 from __future__ import annotations

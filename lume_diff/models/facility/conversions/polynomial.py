@@ -53,8 +53,8 @@ class Polynomial(Conversion):
         if turn is not None:
             raise ValidationError(
                 f"the polynomial with coefficients {list(self.coefficients)} is not strictly monotone from {ends[0]:g} "
-                f"to {ends[1]:g}: its slope vanishes or changes sign at or near {turn:.6g}; narrow the range or correct "
-                "the coefficients"
+                f"to {ends[1]:g}: its slope vanishes or changes sign near {turn:.6g}; narrow the range or correct the "
+                "coefficients"
             )
         return {"coefficients": falling, "low": ends[0], "high": ends[1]}
 
