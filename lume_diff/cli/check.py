@@ -27,10 +27,11 @@ def check(
         say(f"failed: {machine} has {count} mistake{'s' if count > 1 else ''}", "red")
         raise typer.Exit(CHECK_FAILED)
     printer = console()
-    if found.stand_in is None:
+    if found.variables is None:
         printer.print(f"{machine}: no mistakes; names of variables could not be checked without running its codes")
     else:
-        inputs, outputs = len(found.stand_in.input_names), len(found.stand_in.output_names)
+        outputs = sum(variable.read_only for variable in found.variables.values())
+        inputs = len(found.variables) - outputs
         printer.print(f"{machine}: no mistakes; {inputs} inputs, {outputs} outputs")
 
 

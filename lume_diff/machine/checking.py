@@ -10,11 +10,13 @@ from typing import Any
 from lume_diff.errors import LumeDiffError, nearest_names
 from lume_diff.machine.backend import Backend, BeamBackend
 from lume_diff.machine.backends.staged import StagedBackend
+from lume_diff.machine.mapping import bound_variables, located
 from lume_diff.machine.nodes import Node
 from lume_diff.machine.problems import Problem, sorted_problems
 from lume_diff.machine.reading import Reading
 from lume_diff.machine.site import Site
-from lume_diff.models import LUMEModel, StagedModel
+from lume_diff.models import FacilityModel, LUMEModel, StagedModel
+from lume_diff.models.facility.mistakes import MappingError
 from lume_diff.variables import Variable
 
 
@@ -55,7 +57,8 @@ class Inspection:
     Attributes:
         reading: the file.
         problems: what is wrong with it.
-        stand_in: a model with the machine's variables that is never evaluated; None where that would run codes.
+        stand_in: a model like the machine's that is never evaluated; None where making it would run codes.
+        variables: of the machine, as the file describes them; None where they are not known.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Inspection:
         self.reading = Reading(path, trust=trust, changes=changes, site=site)
         self.is_stage = site is not None
         self.found = list(self.reading.problems)
+        self.variables: dict[str, Variable] | None = None
         self.stand_in = self._look()
         self.problems = sorted_problems(self.found)
 
@@ -81,9 +85,37 @@ class Inspection:
         model = self._stand_in(section, node, "model" if node is not root else "", not self.is_stage)
         if model is None:
             return None
-        self._describe(root, model)
-        self._check_settings(root, "", self.reading.settings, model)
-        return model
+        known = self._mapped(model)
+        if known is None:
+            return None
+        self.variables = self._described(root, known)
+        self._check_settings(root, "", self.reading.settings, self.variables)
+        return self._outermost(model)
+
+    def _mapped(self, model: LUMEModel) -> Mapping[str, Variable] | None:
+        """Return the variables that the mapping makes of a model's."""
+        reading = self.reading
+        if reading.mapping is None or reading.mapping_node is None:
+            return None if reading.has_mapping else model.supported_variables
+        file = reading.mapping_file
+        try:
+            return bound_variables(model, reading.mapping, reading.mapping_folder)
+        except MappingError as error:
+            self.found += located(error, reading.mapping_node, "" if file else "mapping", file)
+        except LumeDiffError as error:
+            self.tell(reading.mapping_node.line, "mapping", str(error))
+        return None
+
+    def _outermost(self, model: LUMEModel) -> LUMEModel | None:
+        """Return the stand-in under the names of the mapping."""
+        if self.reading.mapping is None:
+            return model
+        if not self.is_stage:
+            return None
+        try:
+            return FacilityModel(model, self.reading.mapping, folder=self.reading.mapping_folder)
+        except LumeDiffError:  # limits that the stand-in, whose energy is any, is outside of
+            return None
 
     def _stand_in(self, section: Backend, node: Node, where: str, first: bool) -> LUMEModel | None:
         """Return a stand-in for one model, for a chain a chain of those of its stages."""
@@ -98,7 +130,7 @@ class Inspection:
             self.tell(node.line, where, str(error))
             return None
         if model is not None:
-            self._check_settings(node, where, section.set, model)
+            self._check_settings(node, where, section.set, model.supported_variables)
         return model
 
     def _chain(self, section: StagedBackend, node: Node, where: str, first: bool) -> LUMEModel | None:
@@ -113,8 +145,8 @@ class Inspection:
                 known[name] = model
         return StagedModel(known, section.links) if list(known) == names else None
 
-    def _describe(self, root: Node, model: LUMEModel) -> None:
-        known = model.supported_variables
+    def _described(self, root: Node, known: Mapping[str, Variable]) -> dict[str, Variable]:
+        found = dict(known)
         node = root.child("variables")
         for name, section in self.reading.variables.items():
             line = 0 if node is None else node.line_of(name)
@@ -122,13 +154,16 @@ class Inspection:
                 self.tell(line, f"variables.{name}", unknown(name, known))
                 continue
             try:
-                model.describe([section.applied(known[name])])
+                found[name] = section.applied(known[name])
             except LumeDiffError as error:
                 self.tell(line, f"variables.{name}", str(error))
+        return found
 
-    def _check_settings(self, node: Node, where: str, settings: Mapping[str, Any], model: LUMEModel) -> None:
+    def _check_settings(
+        self, node: Node, where: str, settings: Mapping[str, Any], known: Mapping[str, Variable]
+    ) -> None:
         """Look at the values of inputs that a section sets."""
-        known, given = model.supported_variables, node.child("set")
+        given = node.child("set")
         for name, value in settings.items():
             line = node.line if given is None else given.line_of(name)
             place = f"{where}.set.{name}".removeprefix(".")

@@ -10,7 +10,9 @@ from pydantic import Discriminator, Field, PrivateAttr, SerializeAsAny, Tag
 from lume_diff.machine.backend import Backend
 from lume_diff.machine.backends.staged import StagedBackend
 from lume_diff.machine.ioc import IocSection
-from lume_diff.machine.sections import File, Section, Setting
+from lume_diff.machine.nodes import read_nodes
+from lume_diff.machine.problems import Problem, raise_problems
+from lume_diff.machine.sections import File, Section, Setting, read_section
 from lume_diff.machine.site import Site
 from lume_diff.machine.variables import VariableSection
 from lume_diff.models.facility import FacilityMapping
@@ -56,6 +58,21 @@ class Machine(Section):
     def site(self) -> Site:
         """Where the file is, and what may be opened."""
         return self._site
+
+    def facility(self) -> tuple[FacilityMapping, Path]:
+        """Return the mapping, and the folder that its files are relative to.
+
+        Raises:
+            ValidationError: for a file with mistakes.
+        """
+        if not isinstance(self.mapping, str):
+            return self.mapping or FacilityMapping(), self.site.folder
+        path = self.site.path(self.mapping)
+        problems: list[Problem] = []
+        node = read_nodes(path, problems)
+        found = None if node is None else read_section(FacilityMapping, node, "", problems)
+        raise_problems(str(path), problems)
+        return found or FacilityMapping(), path.parent
 
     def placed(self, site: Site) -> Machine:
         """Return the same description at another place."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lume_diff.errors import LumeDiffError
 from lume_diff.machine.checking import unknown
 from lume_diff.machine.description import Machine
+from lume_diff.machine.mapping import located
 from lume_diff.machine.nodes import Node, read_nodes
 from lume_diff.machine.problems import Problem, raise_problems
-from lume_diff.machine.reading import read_machine
+from lume_diff.machine.reading import Reading, read_machine
+from lume_diff.models import FacilityModel
+from lume_diff.models.facility.mistakes import MappingError
 
 if TYPE_CHECKING:
     from lume_diff.models import LUMEModel
@@ -66,10 +70,7 @@ def build(machine: Machine, upstream: LUMEModel | None = None, path: str = "") -
         LumeDiffError: see ``load_model``.
     """
     model = machine.model.model(machine.site.behind(upstream))
-    if machine.calibration is not None:
-        from lume_diff.calibration.fit.saved import calibrated
-
-        model = calibrated(model, machine.site.path(machine.calibration))
+    model = _with_facility(machine, model, path)
     fresh, problems = [], []
     for name, section in machine.variables.items():
         known = model.supported_variables
@@ -93,10 +94,33 @@ def build(machine: Machine, upstream: LUMEModel | None = None, path: str = "") -
     return model
 
 
+def _with_facility(machine: Machine, model: LUMEModel, path: str) -> LUMEModel:
+    """Return a model with its calibration and under the facility's names.
+
+    A calibration that was made with the model's own names acts beneath the mapping, any other on top of it.
+    """
+    site = machine.site
+    saved = None if machine.calibration is None else site.path(machine.calibration)
+    if saved is not None:
+        from lume_diff.calibration.fit.saved import acted_names, calibrated
+
+        if machine.mapping is None or acted_names(saved) <= set(model.input_names):
+            model, saved = calibrated(model, saved), None
+    if machine.mapping is not None:
+        mapping, folder = machine.facility()
+        try:
+            model = FacilityModel(model, mapping, folder=folder)
+        except MappingError as error:
+            reading = Reading(Path(path), site=None) if path else None
+            if reading is None or reading.mapping_node is None:
+                raise
+            file = reading.mapping_file
+            raise_problems(path, located(error, reading.mapping_node, "" if file else "mapping", file))
+    return model if saved is None else calibrated(model, saved)
+
+
 def _located(path: str, problems: list[tuple[str, str, LumeDiffError]]) -> list[Problem]:
     """Return mistakes that were seen in the model, with their lines in the file."""
-    from pathlib import Path
-
     root = read_nodes(Path(path), []) if path else None
     root = root if root is not None else Node({}, 0)
     found = []

@@ -60,7 +60,8 @@ class Reading:
         root: its values with their lines; None where it is no YAML.
         site: where it is.
         model: the section of its model; None where that has mistakes.
-        mapping: of the facility, from this file or its own; ``mapping_node`` is what it was read from.
+        mapping: of the facility, from this file or its own; ``mapping_node`` is what it was read from, and files in
+            it are relative to ``mapping_folder``.
         variables, settings: what it says about variables, without what has mistakes.
         machine: all of it; None where there are problems.
     """
@@ -78,6 +79,7 @@ class Reading:
         self.model: Backend | None = None
         self.mapping: FacilityMapping | None = None
         self.mapping_node: Node | None = None
+        self.mapping_folder = path.parent
         self.variables: dict[str, VariableSection] = {}
         self.settings: dict[str, Any] = {}
         self.machine: Machine | None = None
@@ -206,6 +208,11 @@ class Reading:
     # -- the mapping -------------------------------------------------------------------------------------------
 
     @property
+    def has_mapping(self) -> bool:
+        """Whether there is one, be it one that could not be read."""
+        return self.root is not None and "mapping" in self.root.value
+
+    @property
     def mapping_file(self) -> str:
         """The file that holds the mapping; empty where this one does."""
         node = None if self.root is None else self.root.child("mapping")
@@ -233,7 +240,7 @@ class Reading:
                 if problem := inside.wrong(named.value):
                     place = f"{where}.elements.file".removeprefix(".")
                     problems.append(Problem(table.line_of("file"), place, problem))
-        self.mapping_node = node
+        self.mapping_node, self.mapping_folder = node, folder
         if file:
             self.problems += [problem._replace(file=file) for problem in problems]
 

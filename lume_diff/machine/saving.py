@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import BaseModel
 
 from lume_diff.errors import ValidationError
 from lume_diff.machine.backend import Backend, backend_class
@@ -18,6 +19,7 @@ from lume_diff.machine.loading import build
 from lume_diff.machine.sections import Section, file_fields
 from lume_diff.machine.site import Site
 from lume_diff.machine.variables import VariableSection
+from lume_diff.models.facility import FacilityMapping
 from lume_diff.particles import TorchMoments, TorchParticleGroup
 from lume_diff.registry import plugins
 from lume_diff.variables.text import dump_yaml
@@ -190,6 +192,9 @@ def rebased(section: Any, move: Callable[[str, bool], str]) -> Any:
     """Return a section with every path in it replaced; ``move`` is told whether the file is read."""
     if isinstance(section, dict):
         return {key: rebased(value, move) for key, value in section.items()}
+    if isinstance(section, FacilityMapping) and section.elements is not None and section.elements.file is not None:
+        table = section.elements.model_copy(update={"file": move(section.elements.file, True)})
+        return section.model_copy(update={"elements": table})
     if not isinstance(section, Section):
         return section
     paths = dict(file_fields(section))
@@ -198,6 +203,6 @@ def rebased(section: Any, move: Callable[[str, bool], str]) -> Any:
         value = getattr(section, name)
         if name in paths and isinstance(value, str):
             changes[name] = move(value, paths[name].exists)
-        elif isinstance(value, (Section, dict)):
+        elif isinstance(value, (BaseModel, dict)):
             changes[name] = rebased(value, move)
     return section.model_copy(update=changes)

@@ -47,6 +47,19 @@ def calibrated(model: LUMEModel, path: str | os.PathLike[str]) -> CalibratedMode
     return CalibratedModel(model, parameters, values, sizes)
 
 
+def acted_names(path: str | os.PathLike[str]) -> set[str]:
+    """Return the inputs that a saved calibration acts on.
+
+    Raises:
+        ValidationError: for a file that is something else.
+    """
+    names = set()
+    for given in CalibrationResult.load(path)["parameters"]:
+        for listed in (given.get("acts") or {}).values():
+            names |= set(listed) if isinstance(listed, list) else set()
+    return names
+
+
 def _parameter(given: Mapping[str, Any], path: str | os.PathLike[str]) -> Parameter:
     kind, acts = given["kind"], given.get("acts")
     if kind not in _KINDS:
