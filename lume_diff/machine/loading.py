@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lume_diff.errors import LumeDiffError
-from lume_diff.machine.checking import unknown
+from lume_diff.machine.checking import check, unknown
 from lume_diff.machine.description import Machine
 from lume_diff.machine.mapping import located
 from lume_diff.machine.nodes import Node, read_nodes
 from lume_diff.machine.problems import Problem, raise_problems
-from lume_diff.machine.reading import Reading, read_machine
+from lume_diff.machine.reading import Reading
 from lume_diff.models import FacilityModel
 from lume_diff.models.facility.mistakes import MappingError
 
@@ -55,7 +55,10 @@ def load_model(
         >>> load_model(path).get("alpha_x")
         tensor(0.5000, dtype=torch.float64)
     """
-    return build(read_machine(path, trust=trust, changes=changes), None, os.fspath(path))
+    reading = Reading(Path(path), trust=trust, changes=changes)
+    if reading.problems:
+        raise_problems(os.fspath(path), check(path, trust=trust, changes=changes))
+    return build(reading.read(), None, os.fspath(path))
 
 
 def build(machine: Machine, upstream: LUMEModel | None = None, path: str = "") -> LUMEModel:
@@ -111,7 +114,7 @@ def _with_facility(machine: Machine, model: LUMEModel, path: str) -> LUMEModel:
         try:
             model = FacilityModel(model, mapping, folder=folder)
         except MappingError as error:
-            reading = Reading(Path(path), site=None) if path else None
+            reading = Reading(Path(path)) if path else None
             if reading is None or reading.mapping_node is None:
                 raise
             file = reading.mapping_file

@@ -216,5 +216,7 @@ class _Builder:
             message = f"{name!r} stands here a second time; the first is in line {first}: keep one"
             self.problems.append(Problem(key.line, "", message))
         else:
+            if node.line > key.line:  # a section is where its name is; what an alias stands for is further up
+                node.line = key.line
             parent.value[name] = node
             parent.key_lines[name] = key.line

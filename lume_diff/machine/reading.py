@@ -45,11 +45,7 @@ def read_machine(
     Raises:
         ValidationError: with every mistake and its line.
     """
-    reading = Reading(Path(path), trust=trust, changes=changes, site=site)
-    raise_problems(os.fspath(path), reading.problems)
-    if reading.machine is None:
-        raise LumeDiffError(f"{os.fspath(path)!r} could not be read")
-    return reading.machine
+    return Reading(Path(path), trust=trust, changes=changes, site=site).read()
 
 
 class Reading:
@@ -125,6 +121,17 @@ class Reading:
         given: dict[str, Any] = {"variables": self.variables, "set": self.settings, "ioc": ioc}
         kept |= {name: value for name, value in given.items() if value}
         self.machine = Machine(model=self.model, **kept).placed(self.site)
+
+    def read(self) -> Machine:
+        """Return what the file says.
+
+        Raises:
+            ValidationError: with every mistake and its line.
+        """
+        raise_problems(str(self.path), self.problems)
+        if self.machine is None:
+            raise LumeDiffError(f"{str(self.path)!r} could not be read")
+        return self.machine
 
     def tell(self, line: int, where: str, message: str) -> None:
         """Note a mistake."""
