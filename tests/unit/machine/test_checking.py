@@ -80,7 +80,11 @@ def change(folder: Path, old: str, new: str) -> list[str]:
     [
         ("set: {Q1.k1: 2.0}", "set: {Q1.k1: strong}", "line 7: stages.line.set.Q1.k1: variable 'Q1.k1'"),
         ("alpha_x: 0.5", "alfa_x: 0.5", "line 11: set.alfa_x: there is no variable 'alfa_x'; nearest: 'alpha_x'"),
-        ("alpha_x: 0.5", "Q1.k1: 7.0", "line 11: set.Q1.k1: variable 'Q1.k1': 7.0 1/m^2 is outside value_range [-5, 5]"),
+        (
+            "alpha_x: 0.5",
+            "Q1.k1: 7.0",
+            "line 11: set.Q1.k1: variable 'Q1.k1': 7.0 1/m^2 is outside value_range [-5, 5]",
+        ),
         ("alpha_x: 0.5", "final.sigma_x: 1.0", "is an output, which cannot be set"),
         ("alpha_x: 0.5", "alpha_x: {a: 1}", "line 11: set.alpha_x: is {'a': 1}; expected a value"),
         ("  Q1.k1: {v", "  Q2.k1: {v", "line 9: variables.Q2.k1: there is no element 'Q2'; nearest: 'Q1'"),
@@ -97,7 +101,11 @@ def change(folder: Path, old: str, new: str) -> list[str]:
         ("lattice: line.json", "lattice: line.json\n    trust: yes", "stages.line.trust: is 'yes'"),
         ("lattice: line.json", "lattice: 3", "stages.line.lattice: is 3: input should be a valid string"),
         ("backend: cheetah", "engine: auto", "line 4: stages.line: has no 'backend'"),
-        ("stages:", "links: {line/initial_particles: gunn/final_particles}\nstages:", "'gunn/final_particles' is no end"),
+        (
+            "stages:",
+            "links: {line/initial_particles: gunn/final_particles}\nstages:",
+            "'gunn/final_particles' is no end",
+        ),
         ("description: a gun and a line", "model: {}", "has both 'model' and 'stages'"),
         ("ioc: {", "calibration: nix.yaml\nioc: {", "calibration: there is no file 'nix.yaml'"),
     ],

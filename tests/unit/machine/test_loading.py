@@ -25,7 +25,8 @@ mapping:
   separator: ":"
   templates:
     quad:
-      BCTRL: {kind: setpoint, native: "{element}.k1", unit: kG, conversion: {kind: quadrupole_field}, value_range: [-9, 9]}
+      BCTRL:
+        {kind: setpoint, native: "{element}.k1", unit: kG, conversion: {kind: quadrupole_field}, value_range: [-9, 9]}
       BACT: {kind: readback, of: "{name}:BCTRL"}
   elements:
     file: names.csv
@@ -33,12 +34,14 @@ mapping:
 """
 
 
-def same(a: LUMEModel, b: LUMEModel, rtol: float = 0.0) -> None:
-    """Check that two models have the same variables and, to a relative error, values."""
+def same(a: LUMEModel, b: LUMEModel) -> None:
+    """Check that two models have the same variables and values: inputs exactly, what is computed to round-off."""
     assert dict(a.supported_variables) == dict(b.supported_variables)
     for name, value in a.get().items():
         if isinstance(value, torch.Tensor):
-            torch.testing.assert_close(b.get(name), value, rtol=rtol, atol=rtol, equal_nan=True, msg=name)
+            rtol = 0.0 if name in a.input_names else 1e-8
+            size = float(value.detach().double().nan_to_num().abs().max()) if value.numel() else 0.0
+            torch.testing.assert_close(b.get(name), value, rtol=rtol, atol=rtol * size, equal_nan=True)
         elif not hasattr(value, "species"):
             assert b.get(name) == value, name
 
@@ -76,7 +79,7 @@ def test_it_has_a_gradient(folder: Path) -> None:
 
 def test_loaded_saved_and_loaded_again_is_the_same(folder: Path, tmp_path: Path) -> None:
     model = ld.load_model(folder / "machine.yaml")
-    model.set({"Q1.k1": 1.25, "SCR1.is_active": False})
+    model.set({"Q1.k1": 1.25, "C1.angle": 1e-3})
     (tmp_path / "far").mkdir()
     for path in (folder / "again.yaml", tmp_path / "far" / "again.yaml", tmp_path / "above.yaml"):
         ld.save_model(model, path)
@@ -89,7 +92,7 @@ def test_loaded_saved_and_loaded_again_is_the_same(folder: Path, tmp_path: Path)
 def test_a_copy_overwrites_no_other_file(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "line.json").write_text("{}")
-    with pytest.raises(ValidationError, match="is there, and is another file"):
+    with pytest.raises(ValidationError, match="is there already, and another file"):
         ld.save_model(ld.load_model(folder / "machine.yaml"), tmp_path / "far" / "again.yaml")
     assert (tmp_path / "far" / "line.json").read_text() == "{}"
 
@@ -131,7 +134,7 @@ def chain() -> StagedModel:
 
 def test_a_model_without_a_file_is_described_anew(tmp_path: Path) -> None:
     model = chain()
-    model.set({"Q1.k1": -1.5, "SCR1.is_active": False, "line/reference_energy": 1.02e8})
+    model.set({"Q1.k1": -1.5, "A1.is_active": False, "line/reference_energy": 1.02e8})
     ld.save_model(model, tmp_path / "new.yaml")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "new.line.lattice.json",
@@ -148,7 +151,7 @@ def test_a_line_alone_keeps_its_bunch(tmp_path: Path) -> None:
     line = chain().stages["line"]
     line.set({"reference_energy": 1.01e8})
     ld.save_model(line, tmp_path / "line.yaml")
-    same(line, ld.load_model(tmp_path / "line.yaml"), rtol=1e-9)
+    same(line, ld.load_model(tmp_path / "line.yaml"))
 
 
 def test_what_no_file_can_describe_is_refused(tmp_path: Path) -> None:
@@ -166,7 +169,7 @@ def test_weights_are_data_only(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, ...]:
             return Path.touch, (tmp_path / "pwned",)
 
-    (tmp_path / "w.pt").write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "w.pt").write_bytes(pickle.dumps(Trap(), protocol=2))
     text = "model: {backend: torch, inputs: {x: {default_value: 0.0}}, outputs: {y: {}}, weights: w.pt}"
     (tmp_path / "net.yaml").write_text(text)
     with pytest.raises(ValidationError, match="holds no weights"):
