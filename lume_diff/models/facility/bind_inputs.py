@@ -121,10 +121,7 @@ def _bind_setpoint(
     known = [link for link in links if link is not None]
     if len(known) < len(links):
         return
-    alone = (
-        sum(action.native == known[0].native for _, e, _ in binding.of_kind(Setpoint) for action in e.actions()) == 1
-    )
-    if len(known) == 1 and alone and is_the_same(known[0]):
+    if len(known) == 1 and uses[known[0].native] == 1 and is_the_same(known[0]):
         found.direct[known[0].native] = name
     else:
         found.links += known

@@ -27,7 +27,7 @@ from lume_diff.variables import (
 )
 
 #: The shot whose draws are the offsets that stay.
-_ONCE = -1
+_ONCE = torch.tensor(-1)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from lume_diff.models.evaluation import Evaluation, check_batches, guarded
 from lume_diff.models.facility.assembly import Assembly
 from lume_diff.models.facility.inputs import Natives
 from lume_diff.models.facility.mapping import FacilityMapping
+from lume_diff.models.facility.reader import Reader
 from lume_diff.models.facility.state import FacilityState
 from lume_diff.models.facility.templates import as_mapping
 from lume_diff.models.report import GradientReport
@@ -164,9 +165,12 @@ class FacilityModel(LUMEModel):
         def take(wanted: list[str]) -> Mapping[str, Any]:
             return self._inner(state, wanted).read(self.model, wanted) if wanted else {}
 
+        def batch() -> tuple[int, ...]:
+            return check_batches(self._variables, evaluation.inputs)
+
         like = torch.empty((), dtype=self.dtype, device=self.device)
-        parts = (names, evaluation.inputs, state.natives, state.values, take, like)
-        found: dict[str, Any] = guarded(self, evaluation.inputs, self._outputs.read, *parts)
+        reader = Reader(self._outputs, evaluation.inputs, state.natives, state.values, take, batch, like)
+        found: dict[str, Any] = guarded(self, evaluation.inputs, reader.read, names)
         return found
 
     # -- what it cost, and the rest ------------------------------------------------------------------------------------

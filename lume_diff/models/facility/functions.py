@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import or_
 from typing import Annotated, Any, Literal, final
 
@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema
 from torch import Tensor
 
 from lume_diff.models.facility.part import Part
-from lume_diff.registry import plugin, plugins
+from lume_diff.registry import every_plugin
 
 
 class Function(Part, ABC):
@@ -87,13 +87,17 @@ class Product(Function):
         return torch.stack(parts).prod(0) * self.factor
 
 
+@lru_cache(maxsize=1)
+def _installed() -> Any:
+    return Annotated[reduce(or_, every_plugin("functions")), Field(discriminator="kind")]
+
+
 class _Installed:
     """Make a field take any function that an installed package offers, told apart by ``kind``."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        kinds = (plugin("functions", name) for name in plugins("functions"))
-        return handler.generate_schema(Annotated[reduce(or_, kinds), Field(discriminator="kind")])
+        return handler.generate_schema(_installed())
 
 
 AnyFunction = Annotated[Function, _Installed]

@@ -150,11 +150,10 @@ class InputPlan:
         early = [native for native in self.natives if native in changed and native not in self.live]
         self._convert(model, found, early, rest, settle)
         moved = self._follow_energies(model, found, earlier, rest, changed, can_share)
-        late = [
-            native
-            for native in self.live
-            if native in changed or any(self.groups.links[index].energy in moved for index in self._links[native])
-        ]
+        late = [native for native in self.live if native in changed]
+        if moved:
+            of_native, links = self._links, self.groups.links
+            late = [n for n in self.live if n in changed or any(links[i].energy in moved for i in of_native[n])]
         self._convert(model, found, late, rest, settle)
         return found
 
@@ -174,6 +173,9 @@ class InputPlan:
         rests = earlier is not None and changed.isdisjoint(self.energies.inputs)
         if earlier is not None and rests and (can_share or not any(value.requires_grad for value in before.values())):
             found.at_elements = earlier.at_elements
+            if not self.named:
+                found.energies = earlier.energies
+                return set()
         else:
             known = [] if earlier is None else [earlier.at_elements]
             known += [] if rest is None else [rest.at_elements]
@@ -210,7 +212,7 @@ class InputPlan:
                 if native in rest.values:
                     found.values[native] = rest.values[native]
                 continue
-            is_set, value = self._switched(native, found.inputs)
+            is_set, value = self.switched(native, found.inputs)
             if not is_set and native in self.direct:
                 is_set, value = True, found.inputs[self.direct[native]]
             if not is_set:
@@ -234,7 +236,7 @@ class InputPlan:
         sources = (self.groups.links[index].energy for index in self._links.get(native, ()))
         return all(found.energies[source] is rest.energies[source] for source in sources if source is not None)
 
-    def _switched(self, native: str, inputs: Mapping[str, Any]) -> tuple[bool, Any]:
+    def switched(self, native: str, inputs: Mapping[str, Any]) -> tuple[bool, Any]:
         """Return whether a choice sets a native value, and which one."""
         for switch in self._set_by.get(native, ()):
             setting = switch.settings.get(inputs[switch.name], {})

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+def _signed(number: int) -> int:
+    """Return a number of 64 bits as the signed one with the same bits."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+_GOLDEN, _FIRST, _SECOND = map(_signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 class Draws:
-    """Draw a standard normal number for each of some names, which depends on nothing but name, seed and shot.
+    """Draw a standard normal number for each of some names.
 
     Args:
         names: of the variables.
@@ -25,31 +31,33 @@ class Draws:
     """
 
     def __init__(self, names: Sequence[str], seed: int) -> None:
-        keys = np.array([zlib.crc32(name.encode()) for name in names], dtype=np.uint64)
-        twins = np.array([zlib.crc32(name[::-1].encode(), 1) for name in names], dtype=np.uint64)
-        self._keys = _mixed((keys << np.uint64(32)) ^ twins ^ _mixed(np.array([seed % 2**64], dtype=np.uint64)))
+        bits = [zlib.crc32(name.encode()) << 32 | zlib.crc32(name[::-1].encode(), 1) for name in names]
+        keys = torch.tensor([_signed(number) for number in bits], dtype=torch.int64)
+        self._keys = _mixed(keys ^ _mixed(torch.tensor(_signed(seed), dtype=torch.int64)))
 
-    def normal(self, shot: Tensor | int) -> np.ndarray:
-        """Return one number a name, ``(*batch, n)`` for shots ``(*batch,)``."""
-        shots = np.asarray(shot.cpu().numpy() if isinstance(shot, Tensor) else shot, dtype=np.int64).astype(np.uint64)
-        counters = _mixed(self._keys ^ _mixed(shots[..., None] + _GOLDEN))
-        first, second = (_uniform(_mixed(counters + np.uint64(turn))) for turn in (1, 2))
-        return np.sqrt(-2.0 * np.log(first)) * np.cos(2.0 * np.pi * second)
+    def normal(self, shot: Tensor) -> Tensor:
+        """Return one number a name, ``(*batch, n)`` for shots ``(*batch,)``, in double precision.
 
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        x = x + _GOLDEN
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+        Gradient:
+            None.
+        """
+        counters = _mixed(self._keys.to(shot.device) ^ _mixed(shot.unsqueeze(-1)))
+        first, second = (_uniform(_mixed(counters + turn)) for turn in (1, 2))
+        return torch.sqrt(-2.0 * torch.log(first)) * torch.cos(2.0 * math.pi * second)
 
 
-def _uniform(x: np.ndarray) -> np.ndarray:
+def _mixed(x: Tensor) -> Tensor:
+    x = x + _GOLDEN
+    x = (x ^ _shifted(x, 30)) * _FIRST
+    x = (x ^ _shifted(x, 27)) * _SECOND
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: Tensor, count: int) -> Tensor:
+    """Shift bits to the right and zeros in."""
+    return (x >> count) & (2 ** (64 - count) - 1)
+
+
+def _uniform(x: Tensor) -> Tensor:
     """Return numbers above 0 and up to 1."""
-    return ((x >> np.uint64(11)).astype(np.float64) + 1.0) * 2.0**-53
-
-
-def as_tensor(values: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return numbers as a tensor of the model."""
-    return torch.from_numpy(np.ascontiguousarray(values)).to(dtype=dtype, device=device)
+    return (_shifted(x, 11).to(torch.float64) + 1.0) * 2.0**-53

@@ -1,9 +1,9 @@
-"""From what the model inside has computed to what the facility shows."""
+"""What a facility shows, and what it takes to show it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from lume_diff.errors import ShapeError
-from lume_diff.models.facility.beam_stops import BeamStops, Dark, without_beam
+from lume_diff.models.facility.beam_stops import BeamStops, Dark
 from lume_diff.models.facility.functions import Function
-from lume_diff.models.facility.groups import Groups, has_derivative
-from lume_diff.models.facility.inputs import Natives
-from lume_diff.models.facility.noise import Draws, as_tensor
+from lume_diff.models.facility.groups import Groups
+from lume_diff.models.facility.noise import Draws
+
+#: How many requests for several variables a plan remembers.
+_REMEMBERED = 64
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Crop:
 
 
 class OutputPlan:
-    """Compute what the facility shows.
+    """Say what the outputs of a facility are made of.
 
     Args:
         groups: the conversions of all readings.
@@ -114,15 +116,26 @@ class OutputPlan:
         self.groups, self.shown, self.follows, self.derived = groups, dict(shown), dict(follows), dict(derived)
         self.fixed, self.crops, self.sizes, self.stops = dict(fixed), dict(crops), dict(sizes), stops
         self._shot = shot
-        self._added = {name: index for index, name in enumerate({**noise, **offsets})}
-        self._draws = Draws(list(self._added), seed)
-        self._rms = torch.tensor([noise.get(n, 0.0) for n in self._added], dtype=torch.float64).numpy()
-        self._offsets = torch.tensor([offsets.get(n, 0.0) for n in self._added], dtype=torch.float64).numpy()
+        self._known_readings: dict[tuple[str, ...], list[str]] = {}
+        self._known_places: dict[tuple[str, ...], Tensor] = {}
+        self.noisy = {name: index for index, name in enumerate({**noise, **offsets})}
+        self._draws = Draws(list(self.noisy), seed)
+        self._rms = torch.tensor([noise.get(n, 0.0) for n in self.noisy], dtype=torch.float64)
+        self._offsets = torch.tensor([offsets.get(n, 0.0) for n in self.noisy], dtype=torch.float64)
 
     # -- what is needed ------------------------------------------------------------------------------------------------
 
-    def readings(self, names: Iterable[str]) -> list[str]:
-        """Return the native values behind some names of the facility, in order, each once."""
+    def readings(self, names: Sequence[str]) -> list[str]:
+        """Return the names of the native values behind some names of the facility, each once."""
+        key = tuple(names)
+        found = self._known_readings.get(key)
+        if found is None:
+            found = self._known_readings[key] = self._readings_behind(names)
+            if len(self._known_readings) > _REMEMBERED:
+                self._known_readings = {key: found}
+        return found
+
+    def _readings_behind(self, names: Iterable[str]) -> list[str]:
         found: dict[str, None] = {}
         seen: set[str] = set()
         pending = list(names)
@@ -139,143 +152,32 @@ class OutputPlan:
                 pending += self.derived[name].sources()
         return list(found)
 
-    def natives(self, names: Iterable[str], inputs: Mapping[str, Any]) -> list[str]:
+    def natives(self, names: Sequence[str], inputs: Mapping[str, Any]) -> list[str]:
         """Return the native outputs that it takes, but for those that see no beam."""
-        dark = self.stops.dark(inputs) if self.stops else Dark()
-        shown = (self.shown[name] for name in self.readings(names))
-        return list(
-            dict.fromkeys(
-                s.native for s in shown if not s.is_input and not (dark.covers(s.place) and s.without is not None)
-            )
-        )
+        dark = self.dark(inputs)
+        shown = [self.shown[name] for name in self.readings(names)]
+        if dark is not None:
+            shown = [s for s in shown if s.without is None or not dark.covers(s.place)]
+        return list(dict.fromkeys([s.native for s in shown if not s.is_input]))
 
-    # -- what is shown -------------------------------------------------------------------------------------------------
+    def dark(self, inputs: Mapping[str, Any]) -> Dark | None:
+        """Return where there is no beam, None where there is everywhere."""
+        return self.stops.dark(inputs) if self.stops else None
 
-    def read(
-        self,
-        names: Sequence[str],
-        inputs: Mapping[str, Any],
-        natives: Natives,
-        standing: Mapping[str, Any],
-        take: Callable[[list[str]], Mapping[str, Any]],
-        like: Tensor,
-    ) -> dict[str, Any]:
-        """Return what the facility shows.
-
-        Args:
-            names: of its variables.
-            inputs: of the facility.
-            natives: what the model ran with.
-            standing: values of native inputs that the facility does not touch.
-            take: gives native outputs by name.
-            like: a tensor whose dtype and device to take.
-        """
-        dark = self.stops.dark(inputs) if self.stops else Dark()
-        wanted = self.readings(names)
-        values = take(self.natives(names, inputs))
-        found = self._readings(wanted, natives, standing, values, dark, like)
-        for name in wanted:
-            if name in self.crops and isinstance(found[name], Tensor):
-                found[name] = self.crops[name].cut(found[name], inputs)
-        self._add(found, [name for name in wanted if name in self._added], inputs, like)
-        follows = [name for name in names if name in self.follows]
-        found |= self._followed(follows, found, inputs, like)
-        for name in names:
-            if name not in found:
-                found[name] = self._other(name, found, inputs, like)
-        return {name: found[name] for name in names}
-
-    def _readings(
-        self,
-        names: Sequence[str],
-        natives: Natives,
-        standing: Mapping[str, Any],
-        values: Mapping[str, Any],
-        dark: Dark,
-        like: Tensor,
-    ) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        converted: list[tuple[str, int, Tensor]] = []
-        for name in names:
-            shown = self.shown[name]
-            if dark.covers(shown.place) and shown.without is not None:
-                found[name] = torch.full(shown.shape or (), shown.without, dtype=like.dtype, device=like.device)
-                continue
-            value: Any
-            if shown.is_input:
-                value = natives.values.get(shown.native, standing.get(shown.native))
-                value = value.clone() if isinstance(value, Tensor) else value
-            else:
-                value = values[shown.native]
-            if dark.covers(shown.place):
-                value = without_beam(value)
-            if shown.link is None:
-                found[name] = value
-            else:
-                converted.append((name, shown.link, value if value.dtype == like.dtype else value.to(like.dtype)))
-        chosen = [link for _, link, _ in converted]
-        sources = (self.groups.links[link].energy for link in chosen)
-        energies = [None if source is None else natives.energies[source] for source in sources]
-        results = self.groups.to_setpoint(chosen, [value for _, _, value in converted], energies)
-        return found | {name: value for (name, _, _), value in zip(converted, results, strict=True)}
-
-    def _followed(
-        self, names: Sequence[str], found: dict[str, Any], inputs: Mapping[str, Any], like: Tensor
-    ) -> dict[str, Any]:
-        """Return readbacks: copies, with noise and offset."""
-        copies = {name: self._other(self.follows[name], found, inputs, like) for name in names}
-        plain = [n for n, v in copies.items() if isinstance(v, Tensor) and n not in self._added]
-        for name in plain:
-            if has_derivative(copies[name]) or copies[name].dim():
-                copies[name] = copies[name].clone()
-        together: dict[torch.dtype, list[str]] = {}
-        for name in plain:
-            if not has_derivative(copies[name]) and not copies[name].dim():
-                together.setdefault(copies[name].dtype, []).append(name)
-        for group in together.values():
-            copies.update(zip(group, torch.stack([copies[name] for name in group]).unbind(), strict=True))
-        self._add(copies, [name for name in names if name in self._added], inputs, like)
-        return copies
-
-    def _add(self, values: dict[str, Any], names: Sequence[str], inputs: Mapping[str, Any], like: Tensor) -> None:
-        """Add noise and offsets to values, in place of the table."""
-        if not names:
-            return
-        total = self._offsets
+    def added(self, inputs: Mapping[str, Any], like: Tensor) -> Tensor:
+        """Return noise and offsets, ``(*batch, n)``, in the order of ``noisy``."""
+        total = self._offsets.to(like.device)
         if self._shot is not None:
-            total = total + self._rms * self._draws.normal(inputs[self._shot])
-        added = as_tensor(total, like.dtype, like.device)
-        together: list[str] = []
-        for name in names:
-            if has_derivative(values[name]) or values[name].dim() or added.dim() > 1:
-                values[name] = values[name] + added[..., self._added[name]]
-            else:
-                together.append(name)
-        if together:
-            chosen = added[[self._added[name] for name in together]]
-            whole = torch.stack([values[name] for name in together]) + chosen
-            values.update(zip(together, whole.unbind(), strict=True))
+            total = total + self._rms.to(like.device) * self._draws.normal(inputs[self._shot])
+        return total.to(like.dtype)
 
-    def _other(self, name: str, found: dict[str, Any], inputs: Mapping[str, Any], like: Tensor) -> Any:
-        """Return a derived value, a constant or a size."""
-        if name in found:
-            return found[name]
-        if name in inputs:
-            return inputs[name]
-        if name in self.fixed:
-            value = self.fixed[name]
-            return value.clone() if isinstance(value, Tensor) else value
-        if name in self.sizes:
-            image, axis = self.sizes[name]
-            _, _, height, width = self.crops[image].window(inputs)
-            return torch.tensor(width if axis == "x" else height, device=like.device)
-        if name in self.follows:
-            return self._followed([name], found, inputs, like)[name]
-        function = self.derived[name]
-        parts = {source: self._other(source, found, inputs, like) for source in function.sources()}
-        table = {name: function.compute(parts)}
-        self._add(table, [name] if name in self._added else [], inputs, like)
-        return table[name]
+    def places_in_noise(self, names: Sequence[str]) -> Tensor:
+        """Return where variables stand in ``noisy``."""
+        key = tuple(names)
+        if key not in self._known_places:
+            known = self._known_places if len(self._known_places) < _REMEMBERED else {}
+            self._known_places = {**known, key: torch.tensor([self.noisy[name] for name in names])}
+        return self._known_places[key]
 
 
 def no_beam_value(given: float | None, shape: tuple[int, ...]) -> float:

@@ -28,7 +28,10 @@ def starting_values(
         given: values that the mapping gives.
         adds: setpoints that start from 0 because they are added to others.
     """
-    values: dict[str, Any] = {name: variable.default_value for name, variable in variables.items()}
+    found_by_inverse = {link.name for link in plan.groups.links}
+    values: dict[str, Any] = {
+        name: None if name in found_by_inverse else variable.default_value for name, variable in variables.items()
+    }
     for native, name in plan.direct.items():
         value = model._setpoints[native]
         values[name] = value.detach() if isinstance(value, torch.Tensor) else value
@@ -63,9 +66,8 @@ def _invert(model: LUMEModel, plan: InputPlan, values: dict[str, Any], known: se
         target = model._setpoints[native]
         if target is None:
             continue
-        others = (
-            natives.values.get(native) if any(link.native == native for link in links if link.name in known) else None
-        )
+        is_shared = native in added and not plan.switched(native, values)[0]
+        others = natives.values.get(native) if is_shared else None
         target = target.detach().to(model.dtype)
         wanted.append(index)
         targets.append(target if others is None else target - others)
@@ -84,12 +86,9 @@ def note_disagreement(
             several.setdefault(link.name, []).append(link.native)
     natives = plan.compute(model, values, None).values
     for name, found in several.items():
-        off = [
-            native
-            for native in found
-            if len(found) > 1 and not _is_close(natives.get(native), model._setpoints[native])
-        ]
-        if off:
+        free = [native for native in found if not plan.switched(native, values)[0]]
+        off = [native for native in free if not _is_close(natives.get(native), model._setpoints[native])]
+        if len(found) > 1 and off:
             what = f"it sets several elements, which do not stand at one setting in the model ({', '.join(off)} differ)"
             mistakes.add(("variables", name), f"{what}: give default")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import or_
 from typing import Annotated, Any, ClassVar
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lume_diff.errors import ValidationError
 from lume_diff.models.facility.part import Part
-from lume_diff.registry import plugin, plugins
+from lume_diff.registry import every_plugin
 
 Numbers = Mapping[str, Tensor]
 
@@ -141,13 +141,17 @@ def stacked(
     return {key: torch.tensor([table[key] for table in tables], dtype=dtype, device=device) for key in tables[0]}
 
 
+@lru_cache(maxsize=1)
+def _installed() -> Any:
+    return Annotated[reduce(or_, every_plugin("conversions")), Field(discriminator="kind")]
+
+
 class _Installed:
     """Make a field take any conversion that an installed package offers, told apart by ``kind``."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        kinds = (plugin("conversions", name) for name in plugins("conversions"))
-        return handler.generate_schema(Annotated[reduce(or_, kinds), Field(discriminator="kind")])
+        return handler.generate_schema(_installed())
 
 
 AnyConversion = Annotated[Conversion, _Installed]
