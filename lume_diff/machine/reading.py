@@ -161,8 +161,9 @@ class Reading:
         """Return the section of a model."""
         if node.broken:
             return None
-        if isinstance(node.value, str):  # a machine file
-            node = _keyed({"backend": Node("machine", node.line), "file": node}, node.line)
+        if isinstance(node.value, str):
+            backend = "lume-torch" if self._is_surrogate(node.value) else "machine"
+            node = _keyed({"backend": Node(backend, node.line), "file": node}, node.line)
         if not isinstance(node.value, dict):
             self.tell(node.line, where, f"is {shown(node)}; expected a section with 'backend', or a machine file")
             return None
@@ -188,6 +189,11 @@ class Reading:
             self.tell(node.line_of("backend"), where, untrusted(code, self.site))
         self.problems += section.mistakes(node, where, self.site)
         return section
+
+    def _is_surrogate(self, file: str) -> bool:
+        """Tell whether a file is a surrogate of lume-torch, and no machine file."""
+        root = None if self.site.wrong(file) else read_nodes(self.site.path(file), [])
+        return root is not None and root.child("model_class") is not None
 
     def _nested_files(self, section: Section | None, node: Node, where: str) -> None:
         """Look at the files of sections inside."""

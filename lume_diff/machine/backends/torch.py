@@ -129,6 +129,8 @@ class TorchBackend(Backend):
                 "a TorchModel is written if its module is an nn.Sequential of nn.Linear layers with one kind of "
                 f"activation in between ({', '.join(ACTIVATIONS)}); write other networks by their own means"
             )
+        if model.constant_names:
+            raise ValidationError(f"a TorchModel with constants ({', '.join(model.constant_names)}) is not written")
         path, weights = files.new("weights.pt")
         torch.save(model.module.state_dict(), path)
         chosen: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
