@@ -21,7 +21,7 @@ class CheetahBackend(BeamBackend):
     """``{backend: cheetah, lattice: line.json, beam: beam.h5}``.
 
     Attributes:
-        lattice: LatticeJSON, Bmad, Elegant, PALS or NX table; Ocelot only with ``trust: true``, because it is a program.
+        lattice: LatticeJSON, Bmad, Elegant, PALS, NX table; Ocelot with ``trust: true``, because it is a program.
         line: which line of the file.
         format: of the lattice, where its suffix does not tell.
         controls, outputs, engine, losses, loss_width, dtype: see ``CheetahModel``.

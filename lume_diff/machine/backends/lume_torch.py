@@ -19,8 +19,8 @@ class LumeTorchBackend(Backend):
     """``{backend: lume-torch, file: surrogate.yaml}``, or just ``surrogate.yaml``.
 
     Attributes:
-        file: the YAML file of a ``TorchModel``, ``TorchModule`` or ``NNEnsemble``. Of weights only tensors and layers are
-            read; TorchScript, which is a program, with ``trust: true``.
+        file: the YAML file of a ``TorchModel``, ``TorchModule`` or ``NNEnsemble``. Of weights only tensors and layers
+            are read; TorchScript, which is a program, with ``trust: true``.
     """
 
     file: File

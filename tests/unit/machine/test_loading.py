@@ -195,6 +195,33 @@ def test_one_line_swaps_a_stage(folder: Path) -> None:
             swapped.set({"beta_y": 8.0})
 
 
+def test_a_surrogate_of_lume_torch_is_a_stage(folder: Path) -> None:
+    (folder / "surrogate.yaml").write_text(
+        "model_class: TorchModel\nmodel: net.pt\noutput_variables: {energy: {unit: MeV}}\n"
+        "input_variables: {phase: {default_value: 2.0, value_range: [-9, 9]}}\n"
+    )
+    changes = {
+        "stages": {
+            "net": "surrogate.yaml",
+            "gun": read(folder / "machine.yaml").plain()["stages"]["gun"],
+            "line": {"backend": "cheetah", "lattice": "line.json"},
+        },
+        "links": {"gun/mean_energy": "net/energy"},
+    }
+    missing = check(folder / "machine.yaml", changes=changes)
+    assert [(problem.file, "no file 'net.pt'" in problem.message) for problem in missing] == [("surrogate.yaml", True)]
+    net = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(net.weight, 50.0)
+    torch.nn.init.constant_(net.bias, 0.0)
+    torch.save(net, folder / "net.pt")
+    assert check(folder / "machine.yaml", changes=changes) == []
+    model = ld.load_model(folder / "machine.yaml", changes=changes)
+    assert float(model.get("energy")) == 100.0
+    np.testing.assert_allclose(float(model.get("final.mean_energy")), 1e8, rtol=1e-6)
+    ld.save_model(model, folder / "again.yaml")
+    same(model, ld.load_model(folder / "again.yaml"))
+
+
 @pytest.mark.parametrize(
     "text, place, value",
     [
