@@ -256,11 +256,6 @@ class CheetahModel(LUMEModel):
         """What tracks the beam: ``"auto"`` or ``"cheetah"``."""
         return "cheetah" if self._by_cheetah else "auto"
 
-    @property
-    def losses(self) -> Losses:
-        """How apertures act."""
-        return self._losses
-
     def plan(self) -> Plan:
         """Return how the beam passes the line at the set-points: which elements as one matrix, which alone, and why.
 
