@@ -213,10 +213,13 @@ class Objective:
                     others.append(other._checked(u))
             residuals = torch.stack(others)
             slopes = residuals @ jacobian
-            noise = torch.cat((*shares, torch.ones_like(u)))
+            parts = jacobian.split([*map(len, shares), len(u)])
+            noise = parts[-1].mT @ parts[-1]
+            for observation, part in zip(self.observations, parts[:-1], strict=True):
+                noise = noise + observation.likelihood.measured_noise(part, observation.target)
             found = {
                 "precision": jacobian.mT @ jacobian,
-                "noise": jacobian.mT @ (noise.unsqueeze(-1) * jacobian),
+                "noise": noise,
                 "granularity": torch.cov(slopes.mT).reshape(len(u), len(u)),
                 "slope": slopes.mean(0),
                 "chi_square": torch.cat(shares).sum() + residuals.var(0).sum(),

@@ -47,6 +47,15 @@ class Likelihood(ABC):
         """
         return torch.ones((), dtype=torch.float64)
 
+    def measured_noise(self, slope: Tensor, target: Any) -> Tensor:
+        """Return the covariance that the noise of the data gives to ``slope^T deviations``, ``(p, p)``.
+
+        Args:
+            slope: for instance the derivatives of all deviations, ``(n, p)``.
+            target: what ``target`` or ``granular`` returned.
+        """
+        return slope.mT @ slope
+
     @abstractmethod
     def deviations(self, predicted: Mapping[str, Tensor], target: Any) -> Tensor:
         """Return ``(predicted - measured) / sigma`` of everything that was measured, ``(n,)``.

@@ -60,6 +60,19 @@ class Images(Likelihood):
             found.append((along.square() @ target.measured[setting] @ across.square().mT).flatten())
         return torch.cat(found)
 
+    def measured_noise(self, slope: Tensor, target: Detail) -> Tensor:
+        """Return the covariance that the noise of the data gives to ``slope^T deviations``; bumps share pixels."""
+        if not self.detail:
+            return slope.mT @ (self.measured_share(target).unsqueeze(-1) * slope)
+        sizes = [len(along) * len(across) for along, across in (target.bumps[setting] for setting in target.seen)]
+        found = slope.new_zeros(slope.shape[-1], slope.shape[-1])
+        for setting, part in zip(target.seen, slope.split(sizes), strict=True):
+            along, across = target.bumps[setting]
+            bumps = part.mT.unflatten(-1, (len(along), len(across)))
+            pixels = ((along.mT @ bumps @ across) * target.measured[setting].sqrt()).flatten(1)
+            found = found + pixels @ pixels.mT
+        return found
+
     def deviations(self, predicted: Mapping[str, Tensor], target: Detail) -> Tensor:
         """Return the deviation of every bump, or of every pixel, that counts, ``(n,)``."""
         shots = target.shots

@@ -45,11 +45,16 @@ class Profiles(Likelihood):
 
     def measured_share(self, target: Detail) -> Tensor:
         """Return the variance that the noise of the data gives to every deviation, ``(n,)``."""
-        variance = target.shots.valid * target.shots.sigma.square()
-        own = target.measured * variance
-        return torch.cat(
-            [rows.square() @ (_line(own, place) / _or_one(_line(variance, place))) for place, rows in _lines(target)]
-        )
+        return torch.cat([rows.square() @ share for rows, share in _shares(target)])
+
+    def measured_noise(self, slope: Tensor, target: Detail) -> Tensor:
+        """Return the covariance that the noise of the data gives to ``slope^T deviations``; bumps share pixels."""
+        shares = list(_shares(target))
+        found = slope.new_zeros(slope.shape[-1], slope.shape[-1])
+        for (rows, share), part in zip(shares, slope.split([len(rows) for rows, _ in shares]), strict=True):
+            lines = (part.mT @ rows) * share.sqrt()
+            found = found + lines @ lines.mT
+        return found
 
     def deviations(self, predicted: Mapping[str, Tensor], target: Detail) -> Tensor:
         """Return the deviation of every bump along x and y that counts, ``(n,)``."""
@@ -75,6 +80,13 @@ def _lines(target: Detail) -> Iterator[tuple[tuple[int, int], Tensor]]:
         along, across = target.bumps[setting]
         yield (setting, -2), across
         yield (setting, -1), along
+
+
+def _shares(target: Detail) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield for each profile that counts its bumps, and the data's share in the variance of its columns or rows."""
+    variance = target.shots.valid * target.shots.sigma.square()
+    for place, rows in _lines(target):
+        yield rows, _line(target.measured * variance, place) / _or_one(_line(variance, place))
 
 
 def _line(images: Tensor, place: tuple[int, int]) -> Tensor:

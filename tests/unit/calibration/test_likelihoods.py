@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +108,23 @@ def test_noise_of_a_prediction_from_particles_is_allowed_for(likelihood: Likelih
     assert len(share) == len(likelihood.residuals(predicted, target))
     assert 0.0 < float(share.min()) < 0.1
     assert float(share.max()) < 1.3
+
+
+@pytest.mark.parametrize("likelihood", [Images(), Images(detail=0.0), Profiles()], ids=repr)
+def test_noise_of_a_slope_is_that_of_many_data(likelihood: Likelihood) -> None:
+    """Bumps share pixels of different noise, so that their deviations are correlated."""
+    image = spot()
+    target: Any = likelihood.granular(likelihood.target(data_of(noisy(image, 1, 2.0, 0), 2.0)), 1000)
+    predicted = {"SCR1.image": image.unsqueeze(0)}
+    wider = {"SCR1.image": spot(sigma_x=5.02e-4).unsqueeze(0)}
+    slope = likelihood.residuals(wider, target) - likelihood.residuals(predicted, target)
+    products = []
+    for seed in range(1, 801):
+        seen = torch.tensor(noisy(image, 1, 2.0, seed)[:, 0])
+        other = target._replace(shots=target.shots._replace(mean=seen))
+        products.append(float(slope @ likelihood.residuals(predicted, other)))
+    expected = float(likelihood.measured_noise(slope.unsqueeze(-1), target))
+    assert np.var(products) == pytest.approx(expected, rel=0.35)
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
