@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: Other bunches that a fit of images looks at: their scatter is known to a sixth.
 _BUNCHES = 20
 #: Variance from the particles relative to that from the data above which a fit says so.
-_GRAIN = 0.5
+_GRAIN = 1.0
 
 
 class Calibration:

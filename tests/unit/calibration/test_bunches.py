@@ -81,7 +81,7 @@ def test_a_given_bunch_is_resampled() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("likelihood", [Images(), Profiles()], ids=["images", "profiles"])
 def test_errors_hold_for_few_particles(likelihood: Any) -> None:
-    """Bunches of 1000 particles, each a stranger to the data: over all of them the errors are what they say."""
+    """Bunches of 1500 particles, each a stranger to the data: over all of them the errors are what they say."""
     pulls, chi = [], []
     for seed in range(6):
         parameters = [
@@ -89,7 +89,7 @@ def test_errors_hold_for_few_particles(likelihood: Any) -> None:
             Offset("SCR1.misalignment_x", Normal(0.0, 5e-4)),
             Value("norm_emit_x", LogNormal(4.5e-6, 1.5), name="norm_emit_x"),
         ]
-        result = Calibration(line(1000, seed), scan(seed), parameters, likelihood).run(progress=False)
+        result = Calibration(line(1500, seed), scan(seed), parameters, likelihood).run(progress=False)
         chi.append(result.reduced_chi_square)
         pulls += [(result[name][0] - truth) / result[name][1] for name, truth in TRUTH.items()]
     assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.5
