@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lume_diff.archive import RunArchive
+from lume_diff.calibration.data.several import data_sets
 from lume_diff.calibration.fit.bunches import effective_particles, is_drawn
 from lume_diff.calibration.fit.objective import Objective, Observation, observed_images
 from lume_diff.calibration.fit.optimisers import METHODS, STEPS, Optimum
@@ -49,6 +50,7 @@ class Calibration:
 
     Raises:
         ValidationError, UnknownVariableError: for parameters, data or names that do not fit the model.
+        CalibrationError: for images of one setting alone, which fit many machines.
 
     Example:
         >>> fit = Calibration(model, data, [Scale("Q1.k1", Normal(1.0, 0.02))])  # doctest: +SKIP
@@ -63,13 +65,15 @@ class Calibration:
         likelihood: str | Likelihood | Sequence[str | Likelihood] | None = None,
     ) -> None:
         self.model = model
-        self.data = list(data) if isinstance(data, (list, tuple)) else [data]
+        self.data = data_sets(data)
         self.parameters = list(parameters)
         self.likelihoods = _likelihoods(self.data, likelihood)
         if not self.parameters:
             raise ValidationError("there is nothing to fit: parameters is empty")
         check_parameters(self.parameters, model)
         self.data = [part.check_against(model) for part in self.data]
+        if len(self.data) == 1 and observed_images(self.data[0]):
+            _require_settings(self.data[0])
         self._observations = []
         particles = effective_particles(model) if any(map(observed_images, self.data)) else None
         self._granular = particles if any(chosen.is_granular for chosen in self.likelihoods) else None
@@ -117,7 +121,8 @@ class Calibration:
         """Fit, and say how sure the result is.
 
         Ctrl-C stops the fit and keeps the best point so far. With a checkpoint a fit that was killed goes on where it
-        was: every evaluation is on disk when it is made, and none is made twice.
+        was: every evaluation is on disk when it is made, and none is made twice. A black box needs an ``archive=`` of
+        its own for that to hold run by run and bit by bit: it keeps runs and steps.
 
         Images and profiles by macroparticles take 20 more evaluations at the end, each with another bunch: one that is
         drawn from moments is drawn anew, and the estimate moves to where the average of them fits best; one that was
@@ -213,6 +218,16 @@ def _starting_points(count: int, starts: int, seed: int) -> list[Tensor]:
     centre = torch.zeros(count, dtype=torch.float64)
     others = [torch.randn(count, dtype=torch.float64, generator=generator) for _ in range(starts - 1)]
     return [centre, *others]
+
+
+def _require_settings(data: Any) -> None:
+    """Raise CalibrationError where a single setting shows the beam: many machines make one image."""
+    seen = int(data.has_beam.any(1).sum())
+    if seen == 1:
+        raise CalibrationError(
+            f"{data.screen}: 1 of {len(data)} settings shows the beam, a calibration needs 2; add settings, or data of "
+            "another instrument, or tell by with_beam(...) which images show the beam"
+        )
 
 
 def _likelihoods(data: Sequence[Any], likelihood: Any) -> list[Likelihood]:
