@@ -74,7 +74,7 @@ class Reconstruction:
 
     Attributes:
         task: what was fitted.
-        members: the ensemble; the first is fitted to all settings.
+        members: the ensemble; the first is fitted to all settings, see ``statistic`` for the others.
         history: every epoch.
         runs: simulator runs that the fit took.
         seconds, cpu_seconds: that the fit took.
@@ -120,15 +120,24 @@ class Reconstruction:
             return self.members[member].bunch(self.task.entrance, self._points(n_particles))
 
     def statistic(self, name: str) -> tuple[float, float]:
-        """Return a statistic of the bunch, or a parameter of the machine, and its standard deviation over the ensemble.
+        """Return a statistic of the bunch, or a parameter of the machine, and its standard error.
 
-        The value is that of the bunch which is fitted to all settings; without an ensemble the error is NaN.
+        The value is that of the bunch which is fitted to all settings. The others of the ensemble differ from it by
+        what could have been otherwise: which settings were measured (drawn again with replacement), how particles are
+        drawn, and the screen's blur, where it is fitted, within the error that the grain of the images gives or,
+        without grain, below what fits best as its prior has it, since a softer bunch and a sharper screen make the
+        same images. Machine parameters besides the blur start from their priors. The error is the rms deviation from
+        the first; without an ensemble it is NaN. Not in it: what the model or the prior has wrong for all alike, such
+        as the strength of the settings, see ``check_ambiguity``, and light beyond the edge of the screen.
 
         Args:
             name: such as ``"norm_emit_x"``, ``"twiss_beta_x"``, ``"cov_x__py"``, or the name of a parameter.
 
         Raises:
             UnknownVariableError: for neither of them.
+
+        Source:
+            B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap (Chapman & Hall, 1993), 6.
         """
         parameters = [parameter.name for parameter in self.task.parameters]
         if name in parameters:
@@ -140,7 +149,8 @@ class Reconstruction:
                 found = [float(beam[name]) for beam in self.beams]
             except (LookupError, ValueError, TypeError) as problem:
                 raise unknown_variable(name, [*STATISTICS, *parameters], "this reconstruction") from problem
-        error = float(torch.tensor(found, dtype=torch.float64).std()) if len(found) > 1 else math.nan
+        off = [other - found[0] for other in found[1:]]
+        error = math.sqrt(sum(value**2 for value in off) / len(off)) if off else math.nan
         return found[0], error
 
     # -- predictions -----------------------------------------------------------------------------------------
