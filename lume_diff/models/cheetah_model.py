@@ -30,6 +30,7 @@ from lume_diff.models.line.maps import LineMaps
 from lume_diff.models.line.outputs import OutputTable
 from lume_diff.models.line.plan import Plan, plan_of
 from lume_diff.models.line.readings import read
+from lume_diff.models.line.screen_maps import ScreenMaps, screen_maps
 from lume_diff.models.line.tracking import LineRun, Upstream
 from lume_diff.models.report import GradientReport
 from lume_diff.models.transforms import in_transform, tensors_in
@@ -250,6 +251,16 @@ class CheetahModel(LUMEModel):
     def _read(self, state: LineRun, outputs: Sequence[str]) -> dict[str, Any]:
         state.along(sorted({self._readings[name].place for name in outputs}))
         return {name: read(state, self._readings[name], self._input_names) for name in outputs}
+
+    def screen_maps(self, screen: str, inputs: Mapping[str, Any]) -> ScreenMaps | None:
+        """Return how a cloud-in-cell screen sees the incoming bunch, None where more than constant maps lies between.
+
+        Args:
+            screen: name of its image.
+            inputs: values by name, ``(settings,)`` or ``()``, as for ``forward``; not the bunch.
+        """
+        checked = self._merged(self._checked_inputs(inputs))
+        return screen_maps(self._run(checked, ()), self._readings[screen])
 
     @property
     def engine(self) -> str:

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from lume_diff.calibration.data.screens import ScreenDataset
 from lume_diff.calibration.fit.calibration import check_parameters
-from lume_diff.calibration.fit.parameters import Parameter, acted_image, acted_inputs
+from lume_diff.calibration.fit.parameters import Pairs, Parameter, acted_image, acted_inputs
 from lume_diff.calibration.fit.screens import Blur
 from lume_diff.calibration.likelihoods.shots import screen_shots
 from lume_diff.calibration.reconstruction.ambiguity import check_ambiguity
 from lume_diff.calibration.reconstruction.bunches import Entrance, design_bunch, design_scale
 from lume_diff.calibration.reconstruction.generators import DIMENSIONS, Network, entropy, even_points, normal_points
 from lume_diff.calibration.reconstruction.grain import Grain, grain_of
+from lume_diff.calibration.reconstruction.linear_view import LinearView
 from lume_diff.calibration.reconstruction.losses import Distance, distances, sizes, target_of
 from lume_diff.calibration.reconstruction.member import Member
 from lume_diff.calibration.reconstruction.resolution import Aim, point_spread
@@ -101,6 +102,8 @@ class BeamReconstruction:
         self.target = target_of(shots.mean[self.seen], shots.valid[self.seen], self.data.pixel_size)
         self.inputs = self.data[self.seen.numpy()].inputs(model.dtype)
         self.variant = AS_GIVEN
+        self.passes = 0  # through constant maps, where the model itself need not run
+        self._linear: LinearView | None = None
         self._given_scale = None if scale is None else torch.tensor(list(scale), dtype=torch.float64)
         if self._given_scale is not None and len(self._given_scale) != dimensions:
             raise ValidationError(f"scale has {len(self._given_scale)} numbers; expected {dimensions}")
@@ -146,14 +149,14 @@ class BeamReconstruction:
         for name, value in (("epochs", epochs), ("ensemble", ensemble), ("rate", rate)):
             if not value > 0:
                 raise ValidationError(f"{name} is {value!r}; expected a positive number")
-        began, cpu, runs = time.perf_counter(), time.process_time(), self.model.runs
+        began, cpu, runs = time.perf_counter(), time.process_time(), self.model.runs + self.passes
         training = Training(self, Options(epochs, ensemble, rate, size_weight, entropy_weight), checkpoint, progress)
         members = training.members()
         result = Reconstruction(
             self,
             members,
             history=training.history,
-            runs=self.model.runs - runs,
+            runs=self.model.runs + self.passes - runs,
             seconds=time.perf_counter() - began,
             cpu_seconds=time.process_time() - cpu,
             finished=training.finished,
@@ -244,16 +247,27 @@ class BeamReconstruction:
     def _seen_by_camera(self, member: Member | None, settings: Mapping[str, Tensor], bunch: Any) -> Tensor:
         inputs: dict[str, Any] = self.variant.on_inputs(settings, self.data.scanned)
         inputs["initial_particles"] = bunch
-        pairs = [] if member is None else list(zip(self.parameters, self.values(member).unbind(), strict=True))
+        pairs = [] if member is None else self._pairs(member)
         inputs = acted_inputs(pairs, inputs, self.model)
-        image = self.model(inputs, outputs=[self.data.screen])[self.data.screen].double()
+        return self._on_camera(pairs, self.model(inputs, outputs=[self.data.screen])[self.data.screen].double())
+
+    def _pairs(self, member: Member) -> list[tuple[Parameter, Tensor]]:
+        return list(zip(self.parameters, self.values(member).unbind(), strict=True))
+
+    def _on_camera(self, pairs: Pairs, image: Tensor) -> Tensor:
         image = acted_image(pairs, image, self.data.frame.pixel)
         view: Tensor = self.data.frame.view(self.variant.on_image(image))
         return view
 
     def distances(self, member: Member, points: Tensor | None = None) -> Distance:
         """Return how far a member's images are from those of the fit."""
-        return distances(self.images(member, self.inputs, points), self.target)
+        if self._linear is None:
+            self._linear = LinearView.of(self)
+        if not self._linear.maps:
+            return distances(self.images(member, self.inputs, points), self.target)
+        self.passes += 1
+        image = self._linear.images(member, self.entrance, points)
+        return distances(self._on_camera(self._pairs(member), image), self._linear.target)
 
     def loss(
         self, member: Member, size_weight: float = 0.3, entropy_weight: float = 0.0, points: Tensor | None = None
@@ -284,7 +298,7 @@ class BeamReconstruction:
     def read_as(self, variant: Variant, n_particles: int) -> BeamReconstruction:
         """Return the same reconstruction with another reading of settings and camera."""
         other = copy.copy(self)
-        other.variant, other.n_particles = variant, n_particles
+        other.variant, other.n_particles, other._linear = variant, n_particles, None
         other.entrance = Entrance(self.design, other._scale())
         return other
 

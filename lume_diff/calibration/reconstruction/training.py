@@ -128,7 +128,7 @@ class Training:
             groups = [{"params": [*member.generator.parameters()], "lr": options.rate}]
             # These are in widths of their priors, which may have to be crossed.
             groups += [{"params": [member.coordinates], "lr": _MACHINE_RATE * options.rate}]
-        optimiser = torch.optim.Adam(groups)
+        optimiser = torch.optim.Adam(groups, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(epochs, 1))
         first = 0
         if known is not None:
