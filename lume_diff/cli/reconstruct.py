@@ -14,7 +14,7 @@ data: {file: scan.npz, screen: SCR1.image, settings: {k1: Q1.k1}, pixel_size: 0.
 parameters:                                       # of machine and screen, fitted with the bunch
   - {kind: blur, prior: {kind: lognormal, median: 3.0e-5, factor: 2.0}}
 n_particles: 10000
-epochs: 800
+epochs: 1200
 ensemble: 3                                       # more than one bunch gives errors
 check_ambiguity: true                             # what the scan cannot decide
 """

@@ -32,7 +32,7 @@ class ReconstructionConfig(Section):
     dimensions: Literal[4, 6] = 4
     scale: list[float] | None = None
     seed: int = 0
-    epochs: int = Field(default=800, ge=1)
+    epochs: int = Field(default=1200, ge=1)
     ensemble: int = Field(default=5, ge=1)
     rate: float = Field(default=1e-2, gt=0.0)
     size_weight: float = Field(default=0.3, ge=0.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from lume_diff.calibration.likelihoods.measures import normalised
 
 _BORDER = 0.1  # of the image, faded out on each side
-_HIGHEST = 0.8 * math.pi  # of frequencies in x and in y [rad per pixel]; beyond it images are aliased
+_HIGHEST = 0.9 * math.pi  # of frequencies in x and in y [rad per pixel]; beyond it images are aliased
 _LOWEST = 1.0  # of squared frequencies: below it there is hardly anything but the bunch
 _FEWEST = 3  # images that the scatter can be seen of
 _SMALLEST = 16  # image [pixels]

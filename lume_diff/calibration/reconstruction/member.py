@@ -27,7 +27,9 @@ class Member(nn.Module):
         coordinates: of the machine's parameters, in standard deviations of their priors.
     """
 
-    def __init__(self, generator: nn.Module, parameters: int, even: Tensor, settings: Tensor, aim: Aim | None = None) -> None:
+    def __init__(
+        self, generator: nn.Module, parameters: int, even: Tensor, settings: Tensor, aim: Aim | None = None
+    ) -> None:
         super().__init__()
         self.generator = generator
         self.offset = nn.Parameter(torch.zeros(4, dtype=torch.float64))

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 _POINTING_WEIGHT = 0.05
 _ENTROPY_POINTS = 256
 _PROBES = 64  # particles of a thin bunch
-_PRIOR_WEIGHT = 1e-3  # of a squared standard error beside the images
+_PRIOR_WEIGHT = 1e-3  # of a squared standard error beside the images, ...
+_AIM_WEIGHT = 3e-2  # ... which for their own grain would have the bunch's images blurred more
 _FIXED = 0.02  # relative error of the variance of a blur that was drawn
 
 
@@ -115,7 +116,7 @@ class BeamReconstruction:
 
     def run(
         self,
-        epochs: int = 800,
+        epochs: int = 1200,
         *,
         ensemble: int = 5,
         rate: float = 1e-2,
@@ -132,7 +133,7 @@ class BeamReconstruction:
 
         Args:
             epochs: of fitting the shape; a tenth as many, at least 40, follow for the pointing.
-            ensemble: how many bunches: the one that is reported, and others that go on from it for a quarter of the
+            ensemble: how many bunches: the one that is reported, and others that go on from it for some more
                 epochs with what could have been otherwise, see ``Reconstruction.statistic``: they tell the errors.
             rate: of the optimiser at the start; it falls to zero along a cosine.
             size_weight: of the logarithm of beam sizes beside the images.
@@ -288,10 +289,10 @@ class BeamReconstruction:
         if entropy_weight:
             few = normal_points(member.even[:_ENTROPY_POINTS, : self.dimensions])
             loss = loss - entropy_weight * entropy(member.generator, few)
-        known = member.coordinates.square().sum()
+        loss = loss + 0.5 * _PRIOR_WEIGHT * member.coordinates.square().sum()
         if member.aim is not None and self._blur is not None:
-            known = known + member.aim.misfit(self.values(member)[self._blur]).square()
-        return loss + 0.5 * _PRIOR_WEIGHT * known, found
+            loss = loss + 0.5 * _AIM_WEIGHT * member.aim.misfit(self.values(member)[self._blur]).square()
+        return loss, found
 
     # -- other readings of the scan --------------------------------------------------------------------------
 

@@ -100,6 +100,7 @@ class Reconstruction:
         self.finished = finished
         self.ambiguity: Ambiguity | None = None
         self.beams = [self.bunch(index) for index in range(len(self.members))]
+        self._drawn = [self._drawn_bunch(index) for index in range(1, len(self.members))]
         self.fit = self.evaluate(task.data, task.n_particles)
 
     # -- the bunch -------------------------------------------------------------------------------------------
@@ -119,16 +120,25 @@ class Reconstruction:
         with torch.no_grad():
             return self.members[member].bunch(self.task.entrance, self._points(n_particles))
 
+    def _drawn_bunch(self, member: int) -> TorchParticleGroup:
+        """Return a bunch of as many particles as the images have grains, drawn at random."""
+        task = self.task
+        count = task.n_particles if task.grain is None else round(task.grain.particles)
+        random = torch.Generator().manual_seed(task.seed + member)
+        points = normal_points(torch.rand(count, task.dimensions + 2, dtype=torch.float64, generator=random))
+        with torch.no_grad():
+            return self.members[member].bunch(task.entrance, points)
+
     def statistic(self, name: str) -> tuple[float, float]:
         """Return a statistic of the bunch, or a parameter of the machine, and its standard error.
 
         The value is that of the bunch which is fitted to all settings. The others of the ensemble differ from it by
-        what could have been otherwise: which settings were measured (drawn again with replacement), how particles are
-        drawn, and the screen's blur, where it is fitted, within the error that the grain of the images gives or,
-        without grain, below what fits best as its prior has it, since a softer bunch and a sharper screen make the
-        same images. Machine parameters besides the blur start from their priors. The error is the rms deviation from
-        the first; without an ensemble it is NaN. Not in it: what the model or the prior has wrong for all alike, such
-        as the strength of the settings, see ``check_ambiguity``, and light beyond the edge of the screen.
+        what could have been otherwise: which settings were measured (drawn again with replacement), how the
+        particles were drawn whose grain the images show, and the screen's blur, where it is fitted: within the error
+        that the grain of the images gives or, without grain, below what fits best as its prior has it, since a softer
+        bunch and a sharper screen make the same images. Machine parameters besides the blur start from their priors.
+        The error is the rms deviation from the first; without an ensemble it is NaN. Not in it is what is wrong for
+        all alike: the strength of the settings, see ``check_ambiguity``, and light beyond the edge of the screen.
 
         Args:
             name: such as ``"norm_emit_x"``, ``"twiss_beta_x"``, ``"cov_x__py"``, or the name of a parameter.
@@ -149,6 +159,7 @@ class Reconstruction:
                 found = [float(beam[name]) for beam in self.beams]
             except (LookupError, ValueError, TypeError) as problem:
                 raise unknown_variable(name, [*STATISTICS, *parameters], "this reconstruction") from problem
+            found[1:] = [float(bunch[name]) for bunch in self._drawn]
         off = [other - found[0] for other in found[1:]]
         error = math.sqrt(sum(value**2 for value in off) / len(off)) if off else math.nan
         return found[0], error

@@ -22,7 +22,7 @@ _POINTING = 0.1  # of the epochs, ...
 _FEWEST = 40  # ... at least
 _POINTING_RATE = 10.0  # times the rate of the shape
 _KEPT = 10  # states over the epochs of a member
-_AGAIN = 0.25  # of the epochs of the first member, for each that goes on from it
+_AGAIN = 0.15  # of the epochs of the first member, for each that goes on from it
 
 
 #: Told after every epoch: member, epoch, loss.
