@@ -30,9 +30,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAZY = {
     *("cheetah", "beamphysics", "matplotlib", "scipy", "pint", "h5py", "typer", "rich", "IPython", "pandas"),
     *("xopt", "botorch", "gpytorch", "p4p", "caproto", "pytao", "impact", "impactx", "at", "cpymad", "distributed"),
-    *("lume", "amrex", "cloudpickle"),
+    *("lume", "amrex", "cloudpickle", "zuko"),
 }
-EXTRAS = {"xopt", "epics", "bmad", "impact", "impactx", "at", "madx", "lume", "ocelot", "dask", "nuts", "test", "all"}
+EXTRAS = {
+    *("xopt", "epics", "bmad", "impact", "impactx", "at", "madx", "lume", "ocelot", "dask", "nuts", "flow"),
+    *("test", "all"),
+}
 # Optional modules whose distribution has another name, for when they are not installed.
 OPTIONAL = {
     "at": "accelerator-toolbox",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -119,7 +120,7 @@ def entropy(generator: nn.Module, base: Tensor) -> Tensor:
     """Return how much larger the entropy of a generated bunch is than that of its base, per coordinate.
 
     Args:
-        generator: maps ``(n, d)`` to ``(n, d)``.
+        generator: maps ``(n, d)`` to ``(n, d)``; its ``log_volume`` of points, ``(n,)``, is used where it has one.
         base: points to average over, ``(n, d)``.
 
     Returns:
@@ -131,5 +132,8 @@ def entropy(generator: nn.Module, base: Tensor) -> Tensor:
     Source:
         A. Hoover and J. C. Wong, Phys. Rev. Research 6, 033163 (2024), doi:10.1103/PhysRevResearch.6.033163.
     """
+    log_volume: Callable[[Tensor], Tensor] | None = getattr(generator, "log_volume", None)
+    if log_volume is not None:
+        return log_volume(base).mean() / base.shape[-1]
     slopes = torch.func.vmap(torch.func.jacrev(lambda point: generator(point.unsqueeze(0)).squeeze(0)))(base)
     return torch.linalg.slogdet(slopes).logabsdet.mean() / base.shape[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from lume_diff.calibration.data.screens import ScreenDataset
+from lume_diff.calibration.data.several import screen_data_sets
 from lume_diff.calibration.fit.calibration import check_parameters
 from lume_diff.calibration.fit.parameters import Pairs, Parameter, acted_image, acted_inputs
 from lume_diff.calibration.fit.screens import Blur
 from lume_diff.calibration.likelihoods.shots import screen_shots
 from lume_diff.calibration.reconstruction.ambiguity import check_ambiguity
 from lume_diff.calibration.reconstruction.bunches import Entrance, design_bunch, design_scale
+from lume_diff.calibration.reconstruction.flow import Flow
 from lume_diff.calibration.reconstruction.generators import DIMENSIONS, Network, entropy, even_points, normal_points
 from lume_diff.calibration.reconstruction.grain import Grain, grain_of
 from lume_diff.calibration.reconstruction.linear_view import LinearView
@@ -52,17 +55,21 @@ class BeamReconstruction:
 
     Args:
         model: takes ``initial_particles`` and gives the screen's image; black boxes among its stages will do.
-        data: images of one screen at several settings.
+        data: images of a screen at several settings, or a list of such data: several screens, such as one behind a
+            dipole, or one screen with a cavity off and on. The first one tells the size to start from.
         n_particles: while fitting.
         seed: of everything that is drawn.
         parameters: of machine and screen that are fitted with the bunch, such as ``Blur(LogNormal(3e-5, 2.0))``.
-        generator: makes the network of a member of the ensemble from its seed; ``Network`` by default.
+        generator: what maps a normal distribution to a bunch: ``"network"``, ``"flow"`` (a normalizing flow, by the
+            extra ``flow``), or a function that makes a module of ``(n, dimensions)`` to ``(n, dimensions)`` from the
+            seed of a member of the ensemble.
         dimensions: 4 for a transverse bunch with time and energy of the design bunch, 6 for all.
         scale: size of coordinates of order one at the start, ``(dimensions,)`` [m], [rad], for six [m], [1]; by default
             what the measured sizes ask for, by the response of the model to thin bunches.
 
     Raises:
         ValidationError: for a model without ``initial_particles``, or data that do not fit it.
+        MissingExtraError: for a flow without zuko.
         CalibrationError: for fewer than two settings that show the beam.
 
     Source:
@@ -76,12 +83,12 @@ class BeamReconstruction:
     def __init__(
         self,
         model: LUMEModel,
-        data: ScreenDataset,
+        data: ScreenDataset | Sequence[ScreenDataset],
         n_particles: int = 10_000,
         seed: int = 0,
         *,
         parameters: Sequence[Parameter] = (),
-        generator: Callable[[int], nn.Module] | None = None,
+        generator: str | Callable[[int], nn.Module] = "network",
         dimensions: int = 4,
         scale: Sequence[float] | None = None,
     ) -> None:
@@ -91,28 +98,52 @@ class BeamReconstruction:
             raise ValidationError(f"dimensions is {dimensions!r}; expected one of {', '.join(map(str, DIMENSIONS))}")
         self.model = model
         self.design = design_bunch(model)
-        self.data = data.check_against(model)
-        self.data.require_scan(2, "a reconstruction")
-        self.n_particles, self.seed, self.dimensions = n_particles, seed, dimensions
         self.parameters = list(parameters)
+        blurs = [place for place, parameter in enumerate(self.parameters) if isinstance(parameter, Blur)]
+        self._blur = blurs[0] if len(blurs) == 1 else None
+        first, *rest = screen_data_sets(data)
+        self._watch(first)
+        if not rest:
+            self.data.require_scan(2, "a reconstruction")
+        self.n_particles, self.seed, self.dimensions = n_particles, seed, dimensions
         if self.parameters:
             check_parameters(self.parameters, model)
-        self.generator = (lambda seed: Network(dimensions, seed=seed)) if generator is None else generator
-        shots = screen_shots(self.data)
-        self.seen = shots.present.any(1)
-        self.target = target_of(shots.mean[self.seen], shots.valid[self.seen], self.data.pixel_size)
-        self.inputs = self.data[self.seen.numpy()].inputs(model.dtype)
+        self.generator = _generator(generator, dimensions)
         self.variant = AS_GIVEN
         self.passes = 0  # through constant maps, where the model itself need not run
-        self._linear: LinearView | None = None
+        self.scanned = tuple(dict.fromkeys(name for part in (first, *rest) for name in part.scanned))
+        self._others: list[BeamReconstruction] = []
         self._given_scale = None if scale is None else torch.tensor(list(scale), dtype=torch.float64)
         if self._given_scale is not None and len(self._given_scale) != dimensions:
             raise ValidationError(f"scale has {len(self._given_scale)} numbers; expected {dimensions}")
         self.entrance = Entrance(self.design, self._scale())
-        blurs = [place for place, parameter in enumerate(self.parameters) if isinstance(parameter, Blur)]
-        self._blur = blurs[0] if len(blurs) == 1 else None
+        self._others = [self._on(part) for part in rest]
+
+    @property
+    def screens(self) -> list[BeamReconstruction]:
+        """This reconstruction as each of its data sets sees it; the first is itself."""
+        return [self, *self._others]
+
+    @property
+    def _runs(self) -> int:
+        return self.model.runs + sum(screen.passes for screen in self.screens)
+
+    def _on(self, data: ScreenDataset) -> BeamReconstruction:
+        """Return the same reconstruction, looking at other data alone."""
+        other = copy.copy(self)
+        other._others = []
+        other._watch(data)
+        return other
+
+    def _watch(self, data: ScreenDataset) -> None:
+        self.data = data.check_against(self.model)
+        shots = screen_shots(self.data)
+        self.seen = shots.present.any(1)
+        self.target = target_of(shots.mean[self.seen], shots.valid[self.seen], self.data.pixel_size)
+        self.inputs = self.data[self.seen.numpy()].inputs(self.model.dtype)
         light = (shots.mean * shots.valid)[self.seen]
         self.grain: Grain | None = None if self._blur is None else grain_of(light, self.data.pixel_size)
+        self._linear: LinearView | None = None
 
     def run(
         self,
@@ -150,14 +181,14 @@ class BeamReconstruction:
         for name, value in (("epochs", epochs), ("ensemble", ensemble), ("rate", rate)):
             if not value > 0:
                 raise ValidationError(f"{name} is {value!r}; expected a positive number")
-        began, cpu, runs = time.perf_counter(), time.process_time(), self.model.runs + self.passes
+        began, cpu, runs = time.perf_counter(), time.process_time(), self._runs
         training = Training(self, Options(epochs, ensemble, rate, size_weight, entropy_weight), checkpoint, progress)
         members = training.members()
         result = Reconstruction(
             self,
             members,
             history=training.history,
-            runs=self.model.runs + self.passes - runs,
+            runs=self._runs - runs,
             seconds=time.perf_counter() - began,
             cpu_seconds=time.process_time() - cpu,
             finished=training.finished,
@@ -185,7 +216,7 @@ class BeamReconstruction:
         """
         seed = self.seed + 7919 * index
         even = even_points(self.n_particles, self.dimensions + 2, seed)
-        settings = torch.arange(len(self.target.image))
+        settings = torch.arange(sum(len(screen.target.image) for screen in self.screens))
         if index:
             generator = torch.Generator().manual_seed(seed)
             drawn = torch.randint(len(settings), (len(settings),), generator=generator)
@@ -203,23 +234,25 @@ class BeamReconstruction:
                 if member.aim is not None:
                     prior = self.parameters[self._blur].prior
                     member.coordinates[self._blur] = prior.coordinate(member.aim.width())
-            lit = (self.images(member, self.inputs) * self.target.valid).sum((-2, -1)) > 0.0
-        if not bool(lit.any()):
-            raise CalibrationError(
-                f"{self.data.screen}: a bunch of the scale {self.entrance.scale.tolist()} does not reach the screen "
-                "at any setting; check the model against the measured optics, or give a smaller scale"
-            )
+            for screen in self.screens:
+                lit = (screen.images(member, screen.inputs) * screen.target.valid).sum((-2, -1)) > 0.0
+                if not bool(lit.any()):
+                    raise CalibrationError(
+                        f"{screen.data.screen}: a bunch of the scale {self.entrance.scale.tolist()} does not reach the "
+                        "screen at any setting; check the model against the measured optics, or give a smaller scale"
+                    )
         return member
 
     def _aim(self, member: Member, first: Member | None, seed: int, blur: int) -> Aim | None:
         """Return what the blur of a member should be: by the grain, or drawn from its prior below the first one's."""
-        if self.grain is not None:
+        screen = next((screen for screen in self.screens if screen.grain is not None), None)
+        if screen is not None and screen.grain is not None:
             if first is not None and first.aim is not None:
                 return first.aim.drawn(seed)
-            scale, pixel_size = self.entrance.scale[:4], self.target.pixel_size
-            spread = point_spread(lambda start: self._thin_images(member, start), scale, pixel_size)
+            images = functools.partial(screen._thin_images, member)
+            spread = point_spread(images, self.entrance.scale[:4], screen.target.pixel_size)
             own = spread - float(self.values(member)[blur]) ** 2
-            return Aim(self.grain.variance - own, self.grain.error)
+            return Aim(screen.grain.variance - own, screen.grain.error)
         if first is None:
             return None
         below = torch.special.ndtr(first.coordinates[blur])
@@ -246,7 +279,7 @@ class BeamReconstruction:
         return self._seen_by_camera(member, settings, member.bunch(self.entrance, points))
 
     def _seen_by_camera(self, member: Member | None, settings: Mapping[str, Tensor], bunch: Any) -> Tensor:
-        inputs: dict[str, Any] = self.variant.on_inputs(settings, self.data.scanned)
+        inputs: dict[str, Any] = self.variant.on_inputs(settings, self.scanned)
         inputs["initial_particles"] = bunch
         pairs = [] if member is None else self._pairs(member)
         inputs = acted_inputs(pairs, inputs, self.model)
@@ -261,7 +294,11 @@ class BeamReconstruction:
         return view
 
     def distances(self, member: Member, points: Tensor | None = None) -> Distance:
-        """Return how far a member's images are from those of the fit."""
+        """Return how far a member's images are from those of the fit, ``(settings,)`` each, all data one by one."""
+        each = [screen._own_distances(member, points) for screen in self.screens]
+        return each[0] if len(each) == 1 else Distance(*map(torch.cat, zip(*each, strict=True)))
+
+    def _own_distances(self, member: Member, points: Tensor | None) -> Distance:
         if self._linear is None:
             self._linear = LinearView.of(self)
         if not self._linear.maps:
@@ -301,6 +338,7 @@ class BeamReconstruction:
         other = copy.copy(self)
         other.variant, other.n_particles, other._linear = variant, n_particles, None
         other.entrance = Entrance(self.design, other._scale())
+        other._others = [other._on(screen.data) for screen in self._others]
         return other
 
     def _thin_images(self, member: Member | None, start: Tensor) -> Tensor:
@@ -337,3 +375,17 @@ class BeamReconstruction:
             else torch.tensor([float(f"{s:.3g}") for s in fitted.tolist()], dtype=torch.float64)
         )
         return torch.cat((rounded, scale[4:])).clamp_min(1e-9)
+
+
+def _generator(given: str | Callable[[int], nn.Module], dimensions: int) -> Callable[[int], nn.Module]:
+    """Return what makes a generator from a seed."""
+    kinds: dict[str, Callable[..., nn.Module]] = {"network": Network, "flow": Flow}
+    if isinstance(given, str) and given in kinds:
+        kind = kinds[given]
+        given = lambda seed: kind(dimensions, seed=seed)  # noqa: E731
+    if not callable(given) or not isinstance(given(0), nn.Module):
+        raise ValidationError(
+            f"generator is {given!r}; expected {', '.join(map(repr, kinds))}, or a function that makes a "
+            "torch.nn.Module from a seed"
+        )
+    return given

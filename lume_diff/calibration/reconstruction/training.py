@@ -86,7 +86,8 @@ class Training:
         task, entrance = self._task, self._task.entrance
         numbers = (entrance.energy, entrance.sigma_energy, entrance.sigma_t)
         design = [f"{float(number):.{digits}g}" for number, digits in zip(numbers, (4, 2, 2), strict=True)]
-        fixed = (task.data.digest, task.n_particles, task.seed, task.dimensions, task.variant, entrance.scale.tolist())
+        digests = [screen.data.digest for screen in task.screens]
+        fixed = (digests, task.n_particles, task.seed, task.dimensions, task.variant, entrance.scale.tolist())
         made = task.generator(task.seed)
         model = fingerprint(task.model, without=("initial_particles",))
         return repr((*fixed, design, self._options, task.parameters, made, model))
