@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -249,6 +250,8 @@ class BeamReconstruction:
         if screen is not None and screen.grain is not None:
             if first is not None and first.aim is not None:
                 return first.aim.drawn(seed)
+            # A blur much narrower than a pixel has another variance on pixels.
+            member.coordinates[blur] = self.parameters[blur].prior.coordinate(math.sqrt(screen.grain.variance))
             images = functools.partial(screen._thin_images, member)
             spread = point_spread(images, self.entrance.scale[:4], screen.target.pixel_size)
             own = spread - float(self.values(member)[blur]) ** 2

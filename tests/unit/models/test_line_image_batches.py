@@ -95,7 +95,9 @@ def drawn(maps: torch.Tensor, rows: torch.Tensor, charge: torch.Tensor, half: to
     return cloud_in_cell_batch(maps, rows, charge, (9, 7), (half[0], half[1]), (offset[0], offset[1]))
 
 
-def by_operations(maps: torch.Tensor, rows: torch.Tensor, charge: torch.Tensor, half: torch.Tensor, offset: torch.Tensor):  # type: ignore[no-untyped-def]  # noqa: E501
+def by_operations(
+    maps: torch.Tensor, rows: torch.Tensor, charge: torch.Tensor, half: torch.Tensor, offset: torch.Tensor
+):  # type: ignore[no-untyped-def]  # noqa: E501
     x, y = (maps.transpose(0, 1) @ rows - offset.unsqueeze(-1)).unbind()
     return cloud_in_cell(x, y, charge, (9, 7), (half[0], half[1]))
 
@@ -125,7 +127,9 @@ def test_derivatives_of_images_drawn_in_place_equal_those_of_operations(name: st
         (slope,) = torch.autograd.grad((draw(*leaves) * weights).sum(), leaves[place])
         slopes.append(slope)
         (slope,) = torch.autograd.grad((draw(*leaves) * weights).square().sum(), leaves[place], create_graph=True)
-        torch.testing.assert_close(slope, torch.autograd.grad((draw(*leaves) * weights).square().sum(), leaves[place])[0])
+        torch.testing.assert_close(
+            slope, torch.autograd.grad((draw(*leaves) * weights).square().sum(), leaves[place])[0]
+        )
         curvatures.append(torch.autograd.grad(slope.square().sum(), leaves[1])[0])
     assert bool(slopes[0].any())
     torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-9 * slopes[0].abs().max().item())
