@@ -33,11 +33,23 @@ if TYPE_CHECKING:
         ReadOnlyError,
         ShapeError,
         SimulatorError,
+        TrustWarning,
         UnitError,
         UnknownVariableError,
         ValidationError,
     )
-    from lume_diff.models import BunchFromMoments, CheetahModel, LUMEModel, StagedModel, TorchModel
+    from lume_diff.machine import load_model, save_model
+    from lume_diff.models import (
+        BunchFromMoments,
+        CheetahModel,
+        EnsembleModel,
+        FacilityMapping,
+        FacilityModel,
+        GPModel,
+        LUMEModel,
+        StagedModel,
+        TorchModel,
+    )
     from lume_diff.particles import TorchMoments, TorchParticleGroup
     from lume_diff.variables import (
         BoolVariable,
@@ -70,9 +82,13 @@ _HOMES = {
     "lume_diff.errors": (
         *("CalibrationError", "GradientError", "LatticeError", "LumeDiffError", "MissingExtraError"),
         *("OutOfRangeWarning", "PhysicsWarning", "ReadOnlyError", "ShapeError", "SimulatorError", "UnitError"),
-        *("UnknownVariableError", "ValidationError"),
+        *("TrustWarning", "UnknownVariableError", "ValidationError"),
     ),
-    "lume_diff.models": ("BunchFromMoments", "CheetahModel", "LUMEModel", "StagedModel", "TorchModel"),
+    "lume_diff.machine": ("load_model", "save_model"),
+    "lume_diff.models": (
+        *("BunchFromMoments", "CheetahModel", "EnsembleModel", "FacilityMapping", "FacilityModel", "GPModel"),
+        *("LUMEModel", "StagedModel", "TorchModel"),
+    ),
     "lume_diff.particles": ("TorchMoments", "TorchParticleGroup"),
     "lume_diff.variables": (
         *("BoolVariable", "EnumVariable", "IntVariable", "MomentsVariable", "ParticleGroupVariable", "StrVariable"),
@@ -89,8 +105,12 @@ __all__ = [
     "BunchFromMoments",
     "CalibrationError",
     "CheetahModel",
+    "EnsembleModel",
     "EnumVariable",
+    "FacilityMapping",
+    "FacilityModel",
     "FiniteDifference",
+    "GPModel",
     "GradientError",
     "ImpactTModel",
     "ImpactXModel",
@@ -117,9 +137,12 @@ __all__ = [
     "TorchNDVariable",
     "TorchParticleGroup",
     "TorchScalarVariable",
+    "TrustWarning",
     "UnitError",
     "UnknownVariableError",
     "ValidationError",
+    "load_model",
+    "save_model",
     "to_lume",
 ]
 

@@ -35,7 +35,8 @@ class LinearView(NamedTuple):
 
     def images(self, member: Member, entrance: Entrance, points: Tensor | None) -> Tensor:
         """Return the images of a member's bunch, ``(settings, ny, nx)``, as the screen sees them."""
-        assert self.maps is not None
+        if self.maps is None:
+            raise ValueError("no constant maps lead to the screen: the model has to run")
         coordinates = member.at_entrance(entrance, points)
         return self.maps.images(coordinates, entrance.weights(len(coordinates)))
 
@@ -49,6 +50,5 @@ def _constant_maps(task: BeamReconstruction) -> ScreenMaps | None:
         not torch.equal(model.get(name), value.to(model.dtype)) for name, value in references.items()
     ):
         return None
-    with torch.no_grad():
-        found = model.screen_maps(task.data.screen, task.variant.on_inputs(task.inputs, task.scanned))
+    found = model.screen_maps(task.data.screen, task.variant.on_inputs(task.inputs, task.scanned))
     return None if found is None else found.to(torch.float32)

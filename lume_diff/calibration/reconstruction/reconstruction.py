@@ -111,9 +111,9 @@ class BeamReconstruction:
             check_parameters(self.parameters, model)
         self.generator = _generator(generator, dimensions)
         self.variant = AS_GIVEN
-        self.passes = 0  # through constant maps, where the model itself need not run
         self.scanned = tuple(dict.fromkeys(name for part in (first, *rest) for name in part.scanned))
         self._others: list[BeamReconstruction] = []
+        self._passes = 0
         self._given_scale = None if scale is None else torch.tensor(list(scale), dtype=torch.float64)
         if self._given_scale is not None and len(self._given_scale) != dimensions:
             raise ValidationError(f"scale has {len(self._given_scale)} numbers; expected {dimensions}")
@@ -125,16 +125,17 @@ class BeamReconstruction:
         """This reconstruction as each of its data sets sees it; the first is itself."""
         return [self, *self._others]
 
-    @property
-    def _runs(self) -> int:
-        return self.model.runs + sum(screen.passes for screen in self.screens)
-
     def _on(self, data: ScreenDataset) -> BeamReconstruction:
         """Return the same reconstruction, looking at other data alone."""
         other = copy.copy(self)
-        other._others = []
+        other._others, other._passes = [], 0
         other._watch(data)
         return other
+
+    @property
+    def passes(self) -> int:
+        """How often constant maps stood in for a run of the model."""
+        return sum(screen._passes for screen in self.screens)
 
     def _watch(self, data: ScreenDataset) -> None:
         self.data = data.check_against(self.model)
@@ -182,14 +183,16 @@ class BeamReconstruction:
         for name, value in (("epochs", epochs), ("ensemble", ensemble), ("rate", rate)):
             if not value > 0:
                 raise ValidationError(f"{name} is {value!r}; expected a positive number")
-        began, cpu, runs = time.perf_counter(), time.process_time(), self._runs
+        for screen in self.screens:
+            screen._linear = None  # The model may have other set-points than last time.
+        began, cpu, runs = time.perf_counter(), time.process_time(), self.model.runs + self.passes
         training = Training(self, Options(epochs, ensemble, rate, size_weight, entropy_weight), checkpoint, progress)
         members = training.members()
         result = Reconstruction(
             self,
             members,
             history=training.history,
-            runs=self._runs - runs,
+            runs=self.model.runs + self.passes - runs,
             seconds=time.perf_counter() - began,
             cpu_seconds=time.process_time() - cpu,
             finished=training.finished,
@@ -302,11 +305,12 @@ class BeamReconstruction:
         return each[0] if len(each) == 1 else Distance(*map(torch.cat, zip(*each, strict=True)))
 
     def _own_distances(self, member: Member, points: Tensor | None) -> Distance:
+        """Return the distances of this data set, by constant maps where these lead to its screen."""
         if self._linear is None:
             self._linear = LinearView.of(self)
-        if not self._linear.maps:
+        if self._linear.maps is None:
             return distances(self.images(member, self.inputs, points), self.target)
-        self.passes += 1
+        self._passes += 1
         image = self._linear.images(member, self.entrance, points)
         return distances(self._on_camera(self._pairs(member), image), self._linear.target)
 

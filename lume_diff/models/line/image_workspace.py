@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import math
+import threading
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 _BILINEAR, _ZEROS = 0, 0  # as torch numbers ways to interpolate and what lies beyond an image
 
 
+class _Memory(threading.local):
+    """Memory of a thread that is used again; to get it from the system each time would cost more than the steps."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Return a tensor of any content, which the next one of the same name overwrites."""
+        size, kept = math.prod(shape), self._kept.get(name)
+        if like.device.type != "cpu":
+            return like.new_empty(shape)
+        if kept is None or kept.dtype is not like.dtype or kept.numel() < size:
+            with torch.inference_mode(False):
+                kept = self._kept[name] = torch.empty(size, dtype=like.dtype)
+        return kept[:size].view(shape)
+
+
+_MEMORY = _Memory()
+
+
 class Workspace:
-    """Memory for the images of a few settings; fresh memory for every step would cost more than the steps.
+    """What it takes to draw the images of a few settings.
 
     Args:
         size: how many settings at once.
@@ -38,20 +62,21 @@ class Workspace:
         self._maps, self._offset = maps.transpose(0, 1) * self._per_half, offset.unsqueeze(-1) * self._per_half
         number = torch.tensor(pixels, dtype=rows.dtype, device=rows.device).view(2, 1, 1)
         self._scale, self._middle = 0.5 * number, 0.5 * (number + 1.0)
-        self._at, self._cell = rows.new_empty((2, size, count)), rows.new_empty((2, size, count))
-        self._counted = rows.new_empty((size, count))
+        self._at, self._cell = (_MEMORY.take(name, (2, size, count), rows) for name in ("at", "cell"))
+        self._counted = _MEMORY.take("counted", (size, count), rows)
 
     def _place(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return where the particles are on the screen, -1 to 1, ``(2, size, n)``, their charge, and which are off."""
+        """Return where particles are on the screen, -1 to 1, ``(2, size, n)``, their charge, and 1 for those on it."""
         maps = self._maps[:, part]
         size = maps.shape[1]
         at, counted = self._at[:, :size], self._counted[:size]
         torch.matmul(maps, self._rows, out=at)
         at.sub_(self._offset[:, part])
         across, along = torch.abs(at, out=self._cell[:, :size])
-        off = torch.maximum(across, along, out=across).le(1.0).logical_not_()
-        at.masked_fill_(off, 0.0)
-        return at, counted.copy_(self._charge).masked_fill_(off, 0.0), off
+        inside = torch.maximum(across, along, out=across).le_(1.0)
+        torch.mul(self._charge, inside, out=counted)
+        at.nan_to_num_(0.0).clamp_(-1.0, 1.0)  # so that what is off has a place too
+        return at, counted, inside
 
     def draw(self, part: slice, images: Tensor) -> None:
         """Draw images ``(size, ny, nx)``, as ``screens.cloud_in_cell`` does, in place."""
@@ -64,12 +89,12 @@ class Workspace:
         corner = column.add_(row, alpha=width).long().unsqueeze(1)
         upper = torch.mul(lower, row_part, out=row)
         lower.sub_(upper)
-        shares = lower.new_empty((size, 4, count))
+        shares = _MEMORY.take("shares", (size, 4, count), lower)
         for first, charge in ((0, lower), (2, upper)):
             right = torch.mul(charge, column_part, out=shares[:, first + 1])
             torch.sub(charge, right, out=shares[:, first])
         # One frame for each of the four neighbours: all have the same index.
-        frames = lower.new_zeros((size, 4, height * width))
+        frames = _MEMORY.take("frames", (size, 4, height * width), lower).zero_()
         frames = frames.scatter_add_(-1, corner.expand(-1, 4, -1), shares).view(size, 4, height, width)
         torch.add(frames[:, 0, 1:-1, 1:-1], frames[:, 1, 1:-1, :-2], out=images)
         images.add_(frames[:, 2, :-2, 1:-1]).add_(frames[:, 3, :-2, :-2])
@@ -83,13 +108,13 @@ class Workspace:
             wanted: of maps, rows, charge, half and offset.
             slopes: what is added to, in their shapes.
         """
-        at, counted, off = self._place(part)
+        at, counted, inside = self._place(part)
         size, count = counted.shape
         # Read at the particles, the gradient has the same weights as their charge on the pixels.
         grid, image = at.permute(1, 2, 0).unsqueeze(1), gradient.unsqueeze(1)
         if wanted[2]:
             read = torch.nn.functional.grid_sample(image, grid, align_corners=False)[:, 0, 0]
-            slopes[2] += read.masked_fill_(off, 0.0).sum(0)
+            slopes[2] += (read * inside).sum(0)
         if not (wanted[0] or wanted[1] or wanted[3] or wanted[4]):
             return
         by_grid = torch.ops.aten.grid_sampler_2d_backward(

@@ -91,13 +91,13 @@ def batch_of_maps(generator: torch.Generator) -> Given:
     return maps, rows, charge, half, offset
 
 
-def drawn(maps: torch.Tensor, rows: torch.Tensor, charge: torch.Tensor, half: torch.Tensor, offset: torch.Tensor):  # type: ignore[no-untyped-def]  # noqa: E501
+def drawn(given: Given) -> torch.Tensor:
+    maps, rows, charge, half, offset = given
     return cloud_in_cell_batch(maps, rows, charge, (9, 7), (half[0], half[1]), (offset[0], offset[1]))
 
 
-def by_operations(
-    maps: torch.Tensor, rows: torch.Tensor, charge: torch.Tensor, half: torch.Tensor, offset: torch.Tensor
-):  # type: ignore[no-untyped-def]  # noqa: E501
+def by_operations(given: Given) -> torch.Tensor:
+    maps, rows, charge, half, offset = given
     x, y = (maps.transpose(0, 1) @ rows - offset.unsqueeze(-1)).unbind()
     return cloud_in_cell(x, y, charge, (9, 7), (half[0], half[1]))
 
@@ -109,11 +109,14 @@ def test_particles_beyond_the_screen_on_its_edge_and_nowhere_at_all() -> None:
     rows[0, :4], rows[2, 4:8] = t((1.0, -1.0, torch.inf, torch.nan)), t((0.5, -0.5, -torch.inf, torch.nan))
     rows[3:] = 0.0
     finite = rows.nan_to_num(nan=9.0, posinf=9.0, neginf=-9.0)
-    expected = by_operations(maps, finite, charge, half, offset)
-    torch.testing.assert_close(drawn(maps, finite, charge, half, offset), expected, rtol=1e-12, atol=1e-12)
+    expected = by_operations((maps, finite, charge, half, offset))
+    torch.testing.assert_close(drawn((maps, finite, charge, half, offset)), expected, rtol=1e-12, atol=1e-12)
     leaf = rows.clone().requires_grad_()
-    found = drawn(maps, leaf, charge, half, offset)
+    found = drawn((maps, leaf, charge, half, offset))
     assert bool(found.isfinite().all())
+    found.sum().backward()
+    assert leaf.grad is not None
+    assert bool(leaf.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("name", ["maps", "rows", "charge", "half", "offset"])
@@ -123,14 +126,11 @@ def test_derivatives_of_images_drawn_in_place_equal_those_of_operations(name: st
     weights = torch.randn(5, 7, 9, generator=torch.Generator().manual_seed(6), dtype=F64)
     slopes, curvatures = [], []
     for draw in (drawn, by_operations):
-        leaves = [value.clone().requires_grad_(at in (place, 1)) for at, value in enumerate(given)]
-        (slope,) = torch.autograd.grad((draw(*leaves) * weights).sum(), leaves[place])
-        slopes.append(slope)
-        (slope,) = torch.autograd.grad((draw(*leaves) * weights).square().sum(), leaves[place], create_graph=True)
-        torch.testing.assert_close(
-            slope, torch.autograd.grad((draw(*leaves) * weights).square().sum(), leaves[place])[0]
-        )
-        curvatures.append(torch.autograd.grad(slope.square().sum(), leaves[1])[0])
+        leaves = tuple(value.clone().requires_grad_(at in (place, 1)) for at, value in enumerate(given))
+        slopes.append(torch.autograd.grad((draw(leaves) * weights).square().sum(), leaves[place])[0])
+        again = torch.autograd.grad((draw(leaves) * weights).square().sum(), leaves[place], create_graph=True)[0]
+        torch.testing.assert_close(again, slopes[-1])
+        curvatures.append(torch.autograd.grad(again.square().sum(), leaves[1])[0])
     assert bool(slopes[0].any())
     torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-9 * slopes[0].abs().max().item())
     torch.testing.assert_close(*curvatures, rtol=1e-9, atol=1e-9 * curvatures[0].abs().max().item())
