@@ -157,8 +157,8 @@ def test_what_the_scan_cannot_decide_is_said(scan: ScreenDataset) -> None:
 def test_images_of_a_fit_are_those_of_the_model(scan: ScreenDataset) -> None:
     # Through constant maps, in single precision, where the model need not run; a blur acts on the images only.
     reconstruction = task(scan, 2000, parameters=[Blur(LogNormal(PIXEL, 2.0))])
-    runs = reconstruction.model.runs
     member = reconstruction.new_member(0)
+    runs = reconstruction.model.runs
     short = reconstruction.distances(member)
     assert reconstruction.passes == 1
     assert reconstruction.model.runs <= runs + 3
