@@ -130,6 +130,19 @@ def test_blur_is_fitted_with_the_bunch(scan: ScreenDataset) -> None:
     assert "screen blur" in result.report()
 
 
+def test_without_grain_a_blur_below_what_fits_best_is_as_good(scan: ScreenDataset) -> None:
+    # Two images are too few to see grain in.
+    reconstruction = task(scan[[1, 4]], parameters=[Blur(LogNormal(PIXEL, 2.0))])
+    assert reconstruction.grain is None
+    first = reconstruction.new_member(0)
+    assert first.aim is None
+    drawn = [reconstruction.new_member(index, first).aim for index in range(1, 9)]
+    widths = [aim.width() for aim in drawn if aim is not None]
+    assert len(set(widths)) == 8
+    assert max(widths) < float(reconstruction.values(first).detach()[0])
+    assert min(widths) < 0.7 * max(widths)
+
+
 def test_fit_of_a_quadrupole_scale_with_the_bunch_follows_its_prior(scan: ScreenDataset) -> None:
     # The bunch makes up for a common scale: the estimate is what the prior says, and the emittance goes with it.
     results = [
