@@ -47,8 +47,8 @@ class Distance(NamedTuple):
 
 
 def target_of(image: Tensor, valid: Tensor, pixel_size: tuple[float, float]) -> Target:
-    """Return measured images with what is compared of them; light below zero does not count."""
-    lit = normalised((image * valid).clamp_min(0.0))
+    """Return measured images with what is compared of them."""
+    lit = normalised(image * valid)
     centroid, size = sizes(lit, pixel_size)
     return Target(lit, valid, pixel_size, centroid, size, bool((valid == 1.0).all()))
 

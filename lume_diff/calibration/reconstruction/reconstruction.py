@@ -25,6 +25,7 @@ from lume_diff.calibration.reconstruction.bunches import Entrance, design_bunch,
 from lume_diff.calibration.reconstruction.flow import Flow
 from lume_diff.calibration.reconstruction.generators import DIMENSIONS, Network, entropy, even_points, normal_points
 from lume_diff.calibration.reconstruction.grain import Grain, grain_of
+from lume_diff.calibration.reconstruction.light import beam_light, warn_of_noise
 from lume_diff.calibration.reconstruction.linear_view import LinearView
 from lume_diff.calibration.reconstruction.losses import Distance, distances, sizes, target_of
 from lume_diff.calibration.reconstruction.member import Member
@@ -141,10 +142,12 @@ class BeamReconstruction:
         self.data = data.check_against(self.model)
         shots = screen_shots(self.data)
         self.seen = shots.present.any(1)
-        self.target = target_of(shots.mean[self.seen], shots.valid[self.seen], self.data.pixel_size)
+        whole, valid = shots.mean[self.seen], shots.valid[self.seen]
+        self.light = beam_light(whole, valid, self.data.pixel_size)
+        warn_of_noise(self.light, self.data.screen)
+        self.target = target_of(self.light.image, self.light.valid, self.data.pixel_size)
         self.inputs = self.data[self.seen.numpy()].inputs(self.model.dtype)
-        light = (shots.mean * shots.valid)[self.seen]
-        self.grain: Grain | None = None if self._blur is None else grain_of(light, self.data.pixel_size)
+        self.grain: Grain | None = None if self._blur is None else grain_of(whole * valid, self.data.pixel_size)
         self._linear: LinearView | None = None
 
     def run(
