@@ -27,7 +27,7 @@ class Light(NamedTuple):
     Attributes:
         image: ``(settings, ny, nx)`` of any intensity; with negative pixels, which average out the positive noise.
         valid: 1 for pixels to compare, 0 for others, ``(settings, ny, nx)``.
-        pedestal: share of the intensity above zero that is not the beam's, ``(settings,)``.
+        pedestal: share of the intensity above zero that is outside of the window, ``(settings,)``.
         size_error: standard errors of rms sizes in x and y by noise and background, relative, ``(settings, 2)``.
     """
 
@@ -80,7 +80,7 @@ def beam_light(image: Tensor, valid: Tensor, pixel_size: tuple[float, float]) ->
         random = noise.flatten() * lever.square().sum((-2, -1)).sqrt()
         shared = level_error.flatten() * lever.sum((-2, -1)).abs()
         errors.append(0.5 * torch.hypot(random, shared) / (total * width.square()))
-    return Light(light, inside, 1.0 - total / above.sum((-2, -1)), torch.stack(errors, dim=-1))
+    return Light(light, inside, pedestal, torch.stack(errors, dim=-1))
 
 
 def _background(image: Tensor, outside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,7 +114,7 @@ def warn_of_noise(light: Light, screen: str) -> None:
     error, share = float(light.size_error.median()), float(light.pedestal.median())
     if error > _UNCERTAIN:
         warnings.warn(
-            f"{screen}: noise and background have {100.0 * share:.0f} % of the intensity above zero, which makes beam "
+            f"{screen}: {100.0 * share:.0f} % of the intensity above zero are noise and background, which makes beam "
             f"sizes uncertain by {100.0 * error:.0f} %, and emittances by more; subtract an image taken without beam, "
             "data.subtract_background(image), leave out what the beam does not reach, data.crop(...), or take the mean "
             "of more shots",
