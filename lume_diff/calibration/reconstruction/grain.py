@@ -101,10 +101,11 @@ def grain_of(images: Tensor, pixel_size: tuple[float, float]) -> Grain | None:
     scatter = inverse @ (slope.mT @ slope) @ inverse * len(images) / (len(images) - 2)
     errors = torch.maximum(inverse.diagonal(), scatter.diagonal()).sqrt()
     found, particles = float(fit.common[0].exp()), float((-fit.common[1]).exp())
-    if not bool((errors < _CLEAR).all()) or particles > _FINEST:
+    depth = float((fit.common[1] - fit.own[:, -1]).median())
+    # What is weaker than the noise in most images may as well be the bunch's.
+    if not bool((errors < _CLEAR).all()) or particles > _FINEST or depth < 0.0:
         return None
     pixel = pixel_size[0] ** 2
-    depth = float((fit.common[1] - fit.own[:, -1]).median())
     error = math.hypot(float(errors[0]), _SHAPE / min(max(depth, _DEPTHS[0]), _DEPTHS[1]))
     return Grain(found * pixel, error * found * pixel, particles)
 
