@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 _POINTING_WEIGHT = 0.05
 _ENTROPY_POINTS = 256
 _PROBES = 64  # particles of a thin bunch
-_PRIOR_WEIGHT = 1e-3  # of a squared standard error beside the images, ...
-_AIM_WEIGHT = 3e-2  # ... which for their own grain would have the bunch's images blurred more
+_PRIOR_WEIGHT = 1e-3  # of a squared standard error beside the images, which ...
+_AIM_WEIGHT = 3e-2  # ... for their own grain would have the bunch's images blurred more
 _FIXED = 0.02  # relative error of the variance of a blur that was drawn
 
 
@@ -110,8 +110,7 @@ class BeamReconstruction:
         self.n_particles, self.seed, self.dimensions = n_particles, seed, dimensions
         if self.parameters:
             check_parameters(self.parameters, model)
-        self.generator = _generator(generator, dimensions)
-        self.variant = AS_GIVEN
+        self.generator, self.variant = _generator(generator, dimensions), AS_GIVEN
         self.scanned = tuple(dict.fromkeys(name for part in (first, *rest) for name in part.scanned))
         self._others: list[BeamReconstruction] = []
         self._passes = 0
@@ -140,14 +139,14 @@ class BeamReconstruction:
 
     def _watch(self, data: ScreenDataset) -> None:
         self.data = data.check_against(self.model)
-        shots = screen_shots(self.data)
+        shots, size = screen_shots(self.data), self.data.pixel_size
         self.seen = shots.present.any(1)
         whole, valid = shots.mean[self.seen], shots.valid[self.seen]
-        self.light = beam_light(whole, valid, self.data.pixel_size)
+        self.light = beam_light(whole, valid, size)
         warn_of_noise(self.light, self.data.screen)
-        self.target = target_of(self.light.image, self.light.valid, self.data.pixel_size)
+        self.target = target_of(self.light.image, self.light.valid, size)
         self.inputs = self.data[self.seen.numpy()].inputs(self.model.dtype)
-        self.grain: Grain | None = None if self._blur is None else grain_of(whole * valid, self.data.pixel_size)
+        self.grain: Grain | None = None if self._blur is None else grain_of(whole * valid, size)
         self._linear: LinearView | None = None
 
     def run(
