@@ -1,0 +1,291 @@
+"""Runtime: the one thread that evaluates a served model, between control systems and engine."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lume_diff.errors import LumeDiffError, SimulatorError, unknown_variable
+from lume_diff.ioc.arrival import checked
+from lume_diff.ioc.engine import Engine, Evaluated
+from lume_diff.ioc.limits import LimitStore
+from lume_diff.ioc.plain import finite
+from lume_diff.ioc.readings import Condition, Reading, Severity, Update
+from lume_diff.ioc.requests import Done, Request, batches, merged, with_successors
+from lume_diff.variables import Variable
+
+LOG = logging.getLogger("lume_diff.ioc")
+WRITES = logging.getLogger("lume_diff.ioc.writes")
+
+#: One piece of work for when nobody waits; returns whether it is finished.
+Idle = Callable[[Engine], bool]
+
+
+class Publisher(ABC):
+    """What shows readings to clients: a protocol's server, a file, a watchdog."""
+
+    @abstractmethod
+    def publish(self, update: Update) -> None:
+        """Show new readings; called by the runtime's thread, once a cycle, before the writes are answered."""
+
+
+class Runtime:
+    """Take what clients write, evaluate the model, publish, and answer, in cycles.
+
+    A cycle takes all that has arrived, evaluates it as one, publishes the inputs and the outputs that have changed to
+    every publisher with one time stamp and one number, and then completes the writes. While the model runs, everything
+    is shown as it was. There is no polling: without requests the thread sleeps.
+
+    - A write that a later one has overtaken completes with it, unless ``ordered``, when each is evaluated in turn.
+    - If a group fails in the model, its requests are tried one by one, and only those that fail get the error. What
+      they wrote is published again at its last good value, and the outputs at theirs, as INVALID, until an evaluation
+      succeeds.
+    - An output that is not finite is published as INVALID, and the write has succeeded.
+
+    Args:
+        engine: where the model runs.
+        names: the variables that are served.
+        limits: of the variables.
+        ordered: whether every write is evaluated in turn.
+    """
+
+    def __init__(self, engine: Engine, names: Sequence[str], limits: LimitStore, ordered: bool = False) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._ordered = ordered
+        self.variables: dict[str, Variable] = {name: engine.variables[name] for name in names}
+        self._outputs = [name for name, variable in self.variables.items() if variable.read_only]
+        self._publishers: list[Publisher] = []
+        self._waiting: list[Request] = []
+        self._idle: deque[Idle] = deque()
+        self._arrived = threading.Condition()
+        self._publishing = threading.RLock()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self.cycle = 0
+        self.evaluated: Evaluated | None = None
+        self.last_error = ""
+        self._readings = self._first()
+
+    def _first(self) -> dict[str, Reading]:
+        """Return what is shown before the first evaluation: inputs as they are declared, outputs as undefined."""
+        now, text = time.time(), "not evaluated yet"
+        return {
+            name: Reading(None, now, 0, Severity.INVALID, Condition.UNDEFINED, text)
+            if variable.read_only or variable.default_value is None
+            else self._judged(name, variable.default_value, now, 0)
+            for name, variable in self.variables.items()
+        }
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    def add(self, publisher: Publisher) -> None:
+        """Show readings there too, from the next cycle on."""
+        self._publishers.append(publisher)
+
+    def start(self) -> None:
+        """Start the thread, and with it the model; returns at once."""
+        self._engine.on_write_elsewhere(self.refresh)
+        self.refresh()
+        self._thread = threading.Thread(target=self._loop, name="model runtime", daemon=True)
+        self._thread.start()
+
+    def stop(self, patience: float = 5.0) -> None:
+        """Finish the cycle that is under way, refuse what waits, and end the engine; may be called again.
+
+        Args:
+            patience: how long the cycle may take before the engine is interrupted [s].
+        """
+        with self._arrived:
+            self._stopping = True
+            self._arrived.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(patience)
+            if self._thread.is_alive():
+                self._engine.interrupt()
+                self._thread.join()
+
+    # -- clients ---------------------------------------------------------------------------------------------
+
+    def reading(self, name: str) -> Reading:
+        """Return what is shown of a variable."""
+        return self._readings[name]
+
+    def readings(self) -> dict[str, Reading]:
+        """Return all that is shown, of one cycle."""
+        with self._arrived:
+            return dict(self._readings)
+
+    def write(self, values: Mapping[str, Any], client: str, done: Done) -> None:
+        """Ask for inputs to be written as one; returns at once.
+
+        Args:
+            values: by name, as the client sent them.
+            client: who asks.
+            done: told, in the runtime's thread, when the cycle is published, or what went wrong.
+
+        Raises:
+            UnknownVariableError, ReadOnlyError, ValidationError, ShapeError: for what is refused at once; ``done`` is
+                not told then.
+        """
+        try:
+            plain = {name: checked(self._variable(name), value, self._limits[name]) for name, value in values.items()}
+        except LumeDiffError as error:
+            WRITES.warning("refused %s %s: %s", client, dict(values), error)
+            raise
+        self._ask(Request("write", plain, client, done))
+
+    def refresh(self) -> None:
+        """Publish what was written to the model elsewhere."""
+        self._ask(Request("refresh"))
+
+    def reset(self, client: str, done: Done) -> None:
+        """Ask for the inputs to go back to their baseline."""
+        self._ask(Request("reset", client=client, done=done))
+
+    def restore(self, snapshot: Mapping[str, Any], client: str, done: Done) -> None:
+        """Ask for a snapshot to be written back."""
+        self._ask(Request("restore", dict(snapshot), client, done))
+
+    def when_idle(self, work: Idle) -> None:
+        """Do a piece of work whenever nobody waits, until it says that it is finished."""
+        with self._arrived:
+            self._idle.append(work)
+            self._arrived.notify()
+
+    def limits_changed(self, name: str) -> None:
+        """Publish a variable again, judged by its limits as they are now."""
+        with self._arrived:
+            before = self._readings[name]
+        if before.value is not None and before.condition is not Condition.FAILED:
+            now = time.time()
+            self._publish({name: self._judged(name, before.value, now, self.cycle)}, now)
+
+    def _variable(self, name: str) -> Variable:
+        if name not in self.variables:
+            raise unknown_variable(name, self.variables, "the served model")
+        return self.variables[name]
+
+    def _ask(self, request: Request) -> None:
+        with self._arrived:
+            if self._stopping:
+                raise SimulatorError("the server is stopping: nothing is written any more")
+            self._waiting.append(request)
+            self._arrived.notify()
+
+    # -- cycles ----------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while True:
+            with self._arrived:
+                self._arrived.wait_for(lambda: self._waiting or self._idle or self._stopping)
+                if self._stopping:
+                    break
+                taken, self._waiting = self._waiting, []
+            if taken:
+                for requests in batches(taken, self._ordered):
+                    self._serve(requests)
+            else:
+                self._work()
+        self._engine.stop()
+        for request in self._waiting:
+            request.done(SimulatorError("the server has stopped before this was evaluated"), self.cycle)
+
+    def _work(self) -> None:
+        work = self._idle[0]
+        try:
+            finished = work(self._engine)
+        except Exception:
+            LOG.exception("work in idle time failed")
+            finished = True
+        if finished:
+            self._idle.popleft()
+        else:
+            self._idle.rotate(-1)
+
+    def _serve(self, requests: Sequence[Request]) -> None:
+        try:
+            evaluated = self._evaluate(requests)
+        except Exception as error:
+            if len(requests) == 1:
+                self._fail(requests, error)
+                return
+            for part in with_successors(requests):
+                try:
+                    evaluated = self._evaluate(part[-1:])
+                except Exception as own:
+                    self._fail(part, own)
+                else:
+                    self._succeed(part, evaluated)
+        else:
+            self._succeed(requests, evaluated)
+
+    def _evaluate(self, requests: Sequence[Request]) -> Evaluated:
+        if requests[0].kind == "reset":
+            return self._engine.reset()
+        if requests[0].kind == "restore":
+            return self._engine.restore(requests[0].values)
+        return self._engine.evaluate(merged(requests))
+
+    def _succeed(self, requests: Sequence[Request], evaluated: Evaluated) -> None:
+        self.evaluated, now = evaluated, time.time()
+        self.cycle += 1
+        values = {name: value for name, value in evaluated.values.items() if name in self.variables}
+        for name in merged(requests) if requests[0].kind == "write" else ():
+            values.setdefault(name, self._readings[name].value)
+        for name in self._outputs:  # those that were invalid hold again
+            if name not in values and self._readings[name].condition is Condition.FAILED:
+                values[name] = self._readings[name].value
+        old = {name: self._readings[name].value for name in values}
+        self._publish({name: self._judged(name, value, now, self.cycle) for name, value in values.items()}, now)
+        for request in requests:
+            for name in request.values if request.kind == "write" else ():
+                WRITES.info("accepted %s %s: %r -> %r", request.client, name, old[name], values[name])
+            request.done(None, self.cycle)
+
+    def _fail(self, requests: Sequence[Request], error: Exception) -> None:
+        now, self.last_error = time.time(), str(error)
+        self.cycle += 1
+        if isinstance(error, LumeDiffError):
+            LOG.warning("evaluation failed: %s", error)
+        else:
+            LOG.error("evaluation failed", exc_info=error)
+        found = {}
+        for name in merged(requests) if requests[0].kind == "write" else ():
+            last = self._readings[name]
+            found[name] = Reading(last.value, now, self.cycle, last.severity, last.condition, last.message)
+        for name in self._outputs:
+            last = self._readings[name].value
+            found[name] = Reading(last, now, self.cycle, Severity.INVALID, Condition.FAILED, self.last_error)
+        self._publish(found, now)
+        for request in requests:
+            WRITES.warning("failed %s %s: %s", request.client, dict(request.values), error)
+            request.done(error, self.cycle)
+
+    # -- readings --------------------------------------------------------------------------------------------
+
+    def _judged(self, name: str, value: Any, now: float, cycle: int) -> Reading:
+        """Return a value with its alarm."""
+        if value is None:
+            return Reading(None, now, cycle, Severity.INVALID, Condition.UNDEFINED, "the model has no value")
+        if not finite(value):
+            return Reading(value, now, cycle, Severity.INVALID, Condition.NOT_FINITE, f"{name} is not finite")
+        if isinstance(value, bool) or not isinstance(value, float | int):
+            return Reading(value, now, cycle)
+        return Reading(value, now, cycle, *self._limits[name].judge(value))
+
+    def _publish(self, readings: Mapping[str, Reading], now: float) -> None:
+        with self._publishing:
+            with self._arrived:
+                self._readings.update(readings)
+            update = Update(self.cycle, now, readings)
+            for publisher in self._publishers:
+                try:
+                    publisher.publish(update)
+                except Exception:
+                    LOG.exception("publishing to %s failed", type(publisher).__name__)
