@@ -33,6 +33,9 @@ class Publisher(ABC):
     def publish(self, update: Update) -> None:
         """Show new readings; called by the runtime's thread, once a cycle, before the writes are answered."""
 
+    def limits_changed(self, name: str) -> None:
+        """Show the limits of a variable as they are now."""
+
 
 class Runtime:
     """Take what clients write, evaluate the model, publish, and answer, in cycles.
@@ -52,9 +55,17 @@ class Runtime:
         names: the variables that are served.
         limits: of the variables.
         ordered: whether every write is evaluated in turn.
+        setpoints: plain values of the inputs as the model begins; shown until the first cycle.
     """
 
-    def __init__(self, engine: Engine, names: Sequence[str], limits: LimitStore, ordered: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        names: Sequence[str],
+        limits: LimitStore,
+        ordered: bool = False,
+        setpoints: Mapping[str, Any] | None = None,
+    ) -> None:
         self._engine = engine
         self._limits = limits
         self._ordered = ordered
@@ -70,16 +81,17 @@ class Runtime:
         self.cycle = 0
         self.evaluated: Evaluated | None = None
         self.last_error = ""
-        self._readings = self._first()
+        self.first_cycle = threading.Event()
+        self._readings = self._first(setpoints or {})
 
-    def _first(self) -> dict[str, Reading]:
-        """Return what is shown before the first evaluation: inputs as they are declared, outputs as undefined."""
+    def _first(self, setpoints: Mapping[str, Any]) -> dict[str, Reading]:
+        """Return what is shown before the first evaluation: the outputs as undefined."""
         now, text = time.time(), "not evaluated yet"
         return {
-            name: Reading(None, now, 0, Severity.INVALID, Condition.UNDEFINED, text)
-            if variable.read_only or variable.default_value is None
-            else self._judged(name, variable.default_value, now, 0)
-            for name, variable in self.variables.items()
+            name: self._judged(name, setpoints[name], now, 0)
+            if setpoints.get(name) is not None
+            else Reading(None, now, 0, Severity.INVALID, Condition.UNDEFINED, text)
+            for name in self.variables
         }
 
     # -- life ------------------------------------------------------------------------------------------------
@@ -160,6 +172,8 @@ class Runtime:
 
     def limits_changed(self, name: str) -> None:
         """Publish a variable again, judged by its limits as they are now."""
+        for publisher in self._publishers:
+            publisher.limits_changed(name)
         with self._arrived:
             before = self._readings[name]
         if before.value is not None and before.condition is not Condition.FAILED:
@@ -289,3 +303,4 @@ class Runtime:
                     publisher.publish(update)
                 except Exception:
                     LOG.exception("publishing to %s failed", type(publisher).__name__)
+        self.first_cycle.set()

@@ -1,0 +1,9 @@
+"""Serve models to control systems."""
+
+from __future__ import annotations
+
+from lume_diff.ioc.readings import Condition, Reading, Severity, Update
+from lume_diff.ioc.served import ControlServer, Served
+from lume_diff.ioc.server import Server, serve
+
+__all__ = ["Condition", "ControlServer", "Reading", "Served", "Server", "Severity", "Update", "serve"]

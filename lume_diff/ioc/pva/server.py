@@ -1,0 +1,106 @@
+"""PVAServer: a served model on PVAccess."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, final
+
+from p4p import Value
+from p4p.server import DynamicProvider, Server, StaticProvider
+from p4p.server.raw import SharedPV
+
+from lume_diff.errors import LumeDiffError, ReadOnlyError
+from lume_diff.ioc.pva.fields import FieldChannels
+from lume_diff.ioc.pva.values import Coder, coder
+from lume_diff.ioc.readings import Update
+from lume_diff.ioc.served import ControlServer, Served
+
+LOG = logging.getLogger("lume_diff.ioc.pva")
+
+
+@final
+class PVAServer(ControlServer):
+    """Serve every variable as a channel of its normative type, and its limits as fields of it.
+
+    Ports are those of ``EPICS_PVAS_SERVER_PORT`` and ``EPICS_PVAS_BROADCAST_PORT``, or the usual ones.
+
+    Args:
+        served: what to show.
+    """
+
+    def __init__(self, served: Served) -> None:
+        super().__init__(served)
+        self._coders: dict[str, Coder] = {name: coder(variable) for name, variable in served.variables.items()}
+        self._pvs: dict[str, SharedPV] = {}
+        self._fields = FieldChannels(served)
+        self._providers: list[Any] = []  # p4p leaves it to us to keep them alive
+        self._server: Server | None = None
+
+    def start(self) -> None:
+        """Make every channel and go online."""
+        served, provider = self.served, StaticProvider("lume_diff")
+        for name, one in self._coders.items():
+            first = one.first(served.runtime.reading(name), served.limits[name])
+            pv = SharedPV(handler=_Puts(self.served, name, one), initial=first)
+            self._pvs[name] = pv
+            provider.add(served.prefix + name, pv)
+        self._providers = [provider, DynamicProvider("lume_diff fields", self._fields)]
+        self._server = Server(providers=self._providers, conf=_configuration(served.interface), useenv=False)
+
+    def publish(self, update: Update) -> None:
+        """Post new readings."""
+        pvs, coders = self._pvs, self._coders
+        for name, reading in update.readings.items():
+            pvs[name].post(coders[name].update(reading))
+
+    def limits_changed(self, name: str) -> None:
+        """Post the limits of a variable."""
+        one = self._coders[name]
+        self._pvs[name].post(Value(one.type, one.fixed(self.served.limits[name])))
+        self._fields.changed(name)
+
+    def stop(self) -> None:
+        """Go offline."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
+        for pv in self._pvs.values():
+            pv.close(destroy=True)
+        self._pvs = {}
+        self._fields.close()
+
+
+class _Puts:
+    """Take what clients put into one channel."""
+
+    def __init__(self, served: Served, name: str, one: Coder) -> None:
+        self._served, self._name, self._coder = served, name, one
+
+    def put(self, pv: SharedPV, op: Any) -> None:
+        """Hand a put to the runtime, which completes it when its cycle is published."""
+
+        def done(error: Exception | None, cycle: int) -> None:
+            op.done() if error is None else op.done(error=str(error))
+
+        try:
+            if self._served.read_only:
+                raise ReadOnlyError(f"{self._name!r} is served read-only")
+            self._served.runtime.write({self._name: self._coder.received(op.value())}, _client(op), done)
+        except LumeDiffError as error:
+            op.done(error=str(error))
+
+
+def _client(op: Any) -> str:
+    """Return who a client claims to be, and where it is."""
+    return f"{op.account() or 'anonymous'}@{op.peer()}"
+
+
+def _configuration(interface: str) -> dict[str, str]:
+    """Return the environment's settings, with the interface put in; beacons stay on it."""
+    found = {key: value for key, value in os.environ.items() if key.startswith(("EPICS_PVAS_", "EPICS_PVA_"))}
+    found["EPICS_PVAS_INTF_ADDR_LIST"] = interface
+    if interface == "127.0.0.1":
+        found.update(EPICS_PVAS_AUTO_BEACON_ADDR_LIST="NO", EPICS_PVAS_BEACON_ADDR_LIST=interface)
+        found.update(EPICS_PVA_AUTO_ADDR_LIST="NO", EPICS_PVA_ADDR_LIST=interface)
+    return found
