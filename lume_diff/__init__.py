@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from lume_diff.errors import (
         CalibrationError,
+        ControlError,
         GradientError,
         LatticeError,
         LumeDiffError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         UnknownVariableError,
         ValidationError,
     )
+    from lume_diff.ioc import Server, serve
     from lume_diff.models import BunchFromMoments, CheetahModel, LUMEModel, StagedModel, TorchModel
     from lume_diff.particles import TorchMoments, TorchParticleGroup
     from lume_diff.variables import (
@@ -68,10 +70,11 @@ _HOMES = {
         *("Simulator", "to_lume"),
     ),
     "lume_diff.errors": (
-        *("CalibrationError", "GradientError", "LatticeError", "LumeDiffError", "MissingExtraError"),
+        *("CalibrationError", "ControlError", "GradientError", "LatticeError", "LumeDiffError", "MissingExtraError"),
         *("OutOfRangeWarning", "PhysicsWarning", "ReadOnlyError", "ShapeError", "SimulatorError", "UnitError"),
         *("UnknownVariableError", "ValidationError"),
     ),
+    "lume_diff.ioc": ("Server", "serve"),
     "lume_diff.models": ("BunchFromMoments", "CheetahModel", "LUMEModel", "StagedModel", "TorchModel"),
     "lume_diff.particles": ("TorchMoments", "TorchParticleGroup"),
     "lume_diff.variables": (
@@ -89,6 +92,7 @@ __all__ = [
     "BunchFromMoments",
     "CalibrationError",
     "CheetahModel",
+    "ControlError",
     "EnumVariable",
     "FiniteDifference",
     "GradientError",
@@ -107,6 +111,7 @@ __all__ = [
     "PhysicsWarning",
     "ReadOnlyError",
     "RunArchive",
+    "Server",
     "ShapeError",
     "Simulator",
     "SimulatorError",
@@ -120,6 +125,7 @@ __all__ = [
     "UnitError",
     "UnknownVariableError",
     "ValidationError",
+    "serve",
     "to_lume",
 ]
 

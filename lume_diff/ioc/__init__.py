@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lume_diff.ioc.readings import Condition, Reading, Severity, Update
+from lume_diff.control.readings import Condition, Reading, Severity, Update
 from lume_diff.ioc.served import ControlServer, Served
 from lume_diff.ioc.server import Server, serve
 

@@ -12,7 +12,7 @@ from lume_diff.ioc.engine import Engine
 from lume_diff.ioc.limits import LimitStore
 from lume_diff.ioc.plain import to_plain
 from lume_diff.ioc.process_engine import ProcessEngine
-from lume_diff.ioc.readings import Reading
+from lume_diff.control.readings import Reading
 from lume_diff.ioc.runtime import Runtime
 from lume_diff.ioc.served import ControlServer, Served
 from lume_diff.ioc.thread_engine import ThreadEngine

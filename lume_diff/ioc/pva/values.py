@@ -14,7 +14,7 @@ from p4p.nt import NTEnum, NTNDArray, NTScalar, NTTable
 from lume_diff.errors import ValidationError
 from lume_diff.ioc.limits import PVLimits
 from lume_diff.ioc.plain import BUNCH_COLUMNS, MOMENT_ROWS
-from lume_diff.ioc.readings import Condition, Reading, Severity
+from lume_diff.control.readings import Condition, Reading, Severity
 from lume_diff.variables import (
     BoolVariable,
     EnumVariable,
