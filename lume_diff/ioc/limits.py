@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
-from lume_diff.errors import ReadOnlyError, ValidationError, unknown_variable
 from lume_diff.control.readings import Condition, Severity
+from lume_diff.errors import ReadOnlyError, ValidationError, unknown_variable
 from lume_diff.variables import Variable
 
 Range = tuple[float, float]

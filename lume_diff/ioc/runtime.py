@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lume_diff.control.readings import Condition, Reading, Severity, Update
 from lume_diff.errors import LumeDiffError, SimulatorError, unknown_variable
 from lume_diff.ioc.arrival import checked
 from lume_diff.ioc.engine import Engine, Evaluated
 from lume_diff.ioc.limits import LimitStore
 from lume_diff.ioc.plain import finite
-from lume_diff.control.readings import Condition, Reading, Severity, Update
 from lume_diff.ioc.requests import Done, Request, batches, merged, with_successors
 from lume_diff.variables import Variable
 

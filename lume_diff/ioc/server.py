@@ -7,12 +7,12 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
+from lume_diff.control.readings import Reading
 from lume_diff.errors import LumeDiffError, SimulatorError, ValidationError, unknown_variable
 from lume_diff.ioc.engine import Engine
 from lume_diff.ioc.limits import LimitStore
 from lume_diff.ioc.plain import to_plain
 from lume_diff.ioc.process_engine import ProcessEngine
-from lume_diff.control.readings import Reading
 from lume_diff.ioc.runtime import Runtime
 from lume_diff.ioc.served import ControlServer, Served
 from lume_diff.ioc.thread_engine import ThreadEngine

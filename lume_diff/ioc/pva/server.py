@@ -10,10 +10,10 @@ from p4p import Value
 from p4p.server import DynamicProvider, Server, StaticProvider
 from p4p.server.raw import SharedPV
 
+from lume_diff.control.readings import Update
 from lume_diff.errors import LumeDiffError, ReadOnlyError
 from lume_diff.ioc.pva.fields import FieldChannels
 from lume_diff.ioc.pva.values import Coder, coder
-from lume_diff.control.readings import Update
 from lume_diff.ioc.served import ControlServer, Served
 
 LOG = logging.getLogger("lume_diff.ioc.pva")

@@ -11,10 +11,10 @@ import numpy as np
 from p4p import Type, Value
 from p4p.nt import NTEnum, NTNDArray, NTScalar, NTTable
 
+from lume_diff.control.readings import Condition, Reading, Severity
 from lume_diff.errors import ValidationError
 from lume_diff.ioc.limits import PVLimits
 from lume_diff.ioc.plain import BUNCH_COLUMNS, MOMENT_ROWS
-from lume_diff.control.readings import Condition, Reading, Severity
 from lume_diff.variables import (
     BoolVariable,
     EnumVariable,
