@@ -10,13 +10,16 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lume_diff.control.readings import Condition, Reading, Severity, Update
-from lume_diff.errors import LumeDiffError, SimulatorError, unknown_variable
+from lume_diff.errors import LumeDiffError, SimulatorError, ValidationError, unknown_variable
 from lume_diff.ioc.arrival import checked
 from lume_diff.ioc.engine import Engine, Evaluated
 from lume_diff.ioc.limits import LimitStore
 from lume_diff.ioc.plain import finite
 from lume_diff.ioc.requests import Done, Request, batches, merged, with_successors
+from lume_diff.ioc.service import Service
 from lume_diff.variables import Variable
 
 LOG = logging.getLogger("lume_diff.ioc")
@@ -56,6 +59,7 @@ class Runtime:
         limits: of the variables.
         ordered: whether every write is evaluated in turn.
         setpoints: plain values of the inputs as the model begins; shown until the first cycle.
+        service: variables about the server, shown and written beside the model's.
     """
 
     def __init__(
@@ -65,12 +69,15 @@ class Runtime:
         limits: LimitStore,
         ordered: bool = False,
         setpoints: Mapping[str, Any] | None = None,
+        service: Service | None = None,
     ) -> None:
         self._engine = engine
         self._limits = limits
         self._ordered = ordered
         self.variables: dict[str, Variable] = {name: engine.variables[name] for name in names}
+        self._inputs = [name for name, variable in self.variables.items() if not variable.read_only]
         self._outputs = [name for name, variable in self.variables.items() if variable.read_only]
+        self._service = service
         self._publishers: list[Publisher] = []
         self._waiting: list[Request] = []
         self._idle: deque[Idle] = deque()
@@ -83,6 +90,9 @@ class Runtime:
         self.last_error = ""
         self.first_cycle = threading.Event()
         self._readings = self._first(setpoints or {})
+        if service is not None:
+            self.variables |= service.variables
+            self._readings |= {name: self._judged(name, v, time.time(), 0) for name, v in service.first().items()}
 
     def _first(self, setpoints: Mapping[str, Any]) -> dict[str, Reading]:
         """Return what is shown before the first evaluation: the outputs as undefined."""
@@ -106,6 +116,8 @@ class Runtime:
         self.refresh()
         self._thread = threading.Thread(target=self._loop, name="model runtime", daemon=True)
         self._thread.start()
+        if self._service is not None:
+            self._service.start(self)
 
     def stop(self, patience: float = 5.0) -> None:
         """Finish the cycle that is under way, refuse what waits, and end the engine; may be called again.
@@ -121,6 +133,8 @@ class Runtime:
             if self._thread.is_alive():
                 self._engine.interrupt()
                 self._thread.join()
+        if self._service is not None:
+            self._service.stop()
 
     # -- clients ---------------------------------------------------------------------------------------------
 
@@ -145,6 +159,12 @@ class Runtime:
             UnknownVariableError, ReadOnlyError, ValidationError, ShapeError: for what is refused at once; ``done`` is
                 not told then.
         """
+        asked = [name for name in values if self._service is not None and name in self._service.variables]
+        if asked and self._service is not None:
+            if len(values) > 1:
+                raise ValidationError(f"{asked[0]!r} is written alone, not with {', '.join(set(values) - {asked[0]})}")
+            self._service.write(asked[0], values[asked[0]], client, done)
+            return
         try:
             plain = {name: checked(self._variable(name), value, self._limits[name]) for name, value in values.items()}
         except LumeDiffError as error:
@@ -169,6 +189,20 @@ class Runtime:
         with self._arrived:
             self._idle.append(work)
             self._arrived.notify()
+
+    def setpoints(self) -> dict[str, Any]:
+        """Return the inputs as they are shown, arrays as lists, beams left out."""
+        found = {name: self._readings[name].value for name in self._inputs}
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in found.items()
+            if value is not None and not isinstance(value, dict)
+        }
+
+    def show(self, values: Mapping[str, Any]) -> None:
+        """Publish values that come from elsewhere than the model, with the time and no new cycle."""
+        now = time.time()
+        self._publish({name: self._judged(name, value, now, self.cycle) for name, value in values.items()}, now)
 
     def limits_changed(self, name: str) -> None:
         """Publish a variable again, judged by its limits as they are now."""
@@ -256,6 +290,8 @@ class Runtime:
             if name not in values and self._readings[name].condition is Condition.FAILED:
                 values[name] = self._readings[name].value
         old = {name: self._readings[name].value for name in values}
+        if self._service is not None:
+            values |= self._service.after(self.cycle, evaluated)
         self._publish({name: self._judged(name, value, now, self.cycle) for name, value in values.items()}, now)
         for request in requests:
             for name in request.values if request.kind == "write" else ():
@@ -276,6 +312,9 @@ class Runtime:
         for name in self._outputs:
             last = self._readings[name].value
             found[name] = Reading(last, now, self.cycle, Severity.INVALID, Condition.FAILED, self.last_error)
+        if self._service is not None:
+            told = self._service.after(self.cycle, None, self.last_error)
+            found |= {name: self._judged(name, value, now, self.cycle) for name, value in told.items()}
         self._publish(found, now)
         for request in requests:
             WRITES.warning("failed %s %s: %s", request.client, dict(request.values), error)

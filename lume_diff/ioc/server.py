@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any, Literal, Self
 
 from lume_diff.control.readings import Reading
@@ -15,6 +16,7 @@ from lume_diff.ioc.plain import to_plain
 from lume_diff.ioc.process_engine import ProcessEngine
 from lume_diff.ioc.runtime import Runtime
 from lume_diff.ioc.served import ControlServer, Served
+from lume_diff.ioc.service import Service
 from lume_diff.ioc.thread_engine import ThreadEngine
 from lume_diff.models import LUMEModel
 from lume_diff.registry import plugin
@@ -68,10 +70,12 @@ class Server:
             if name not in variables:
                 raise unknown_variable(name, variables, "the model to serve")
         chosen = {name: variables[name] for name in served}
-        self.limits = LimitStore(chosen, changeable_limits)
         inputs = [name for name in served if not variables[name].read_only]
         setpoints = {name: to_plain(variables[name], value) for name, value in model.get(inputs).items()}
-        self.runtime = Runtime(_engine(model, served, isolation, timeout), served, self.limits, ordered, setpoints)
+        service = Service(_information(model, served))
+        self.limits = LimitStore({**chosen, **service.variables}, changeable_limits)
+        engine = _engine(model, served, isolation, timeout)
+        self.runtime = Runtime(engine, served, self.limits, ordered, setpoints, service)
         self._served = Served(self.runtime, self.limits, prefix, interface, read_only)
         self._servers: list[ControlServer] = [plugin("servers", name)(self._served) for name in protocols]
         self._began = False
@@ -178,6 +182,13 @@ def _engine(model: LUMEModel, names: Sequence[str], isolation: Isolation, timeou
             raise ValidationError(f"timeout={timeout}; expected a positive number of seconds, or None")
         return ProcessEngine(functools.partial(_itself, model), model.supported_variables, names, timeout)
     raise ValidationError(f"isolation={isolation!r}; expected 'thread' or 'process'")
+
+
+def _information(model: LUMEModel, served: Sequence[str]) -> dict[str, Any]:
+    """Return what a client may want to know of the model."""
+    inputs = sum(1 for name in served if not model.supported_variables[name].read_only)
+    versions = {package: version(package) for package in ("lume-diff", "torch")}
+    return {"model": type(model).__name__, "inputs": inputs, "outputs": len(served) - inputs, "versions": versions}
 
 
 def _itself(model: LUMEModel) -> LUMEModel:
