@@ -77,6 +77,8 @@ class Runtime:
         self.variables: dict[str, Variable] = {name: engine.variables[name] for name in names}
         self._inputs = [name for name, variable in self.variables.items() if not variable.read_only]
         self._outputs = [name for name, variable in self.variables.items() if variable.read_only]
+        self._output_set = frozenset(self._outputs)
+        self._faults: dict[str, tuple[Condition, str]] = {}
         self._service = service
         self._publishers: list[Publisher] = []
         self._waiting: list[Request] = []
@@ -204,6 +206,31 @@ class Runtime:
         now = time.time()
         self._publish({name: self._judged(name, value, now, self.cycle) for name, value in values.items()}, now)
 
+    def fault(self, name: str, condition: Condition, message: str) -> None:
+        """Mark an input as one that must not be trusted, and with it every output, until `clear_fault`.
+
+        Args:
+            name: of the input, which keeps its value.
+            condition, message: what is the matter with it.
+        """
+        self._set_faults({**self._faults, name: (condition, message)}, name)
+
+    def clear_fault(self, name: str) -> None:
+        """Trust an input again."""
+        if name in self._faults:
+            self._set_faults({other: fault for other, fault in self._faults.items() if other != name}, name)
+
+    def _set_faults(self, faults: dict[str, tuple[Condition, str]], name: str) -> None:
+        with self._publishing:
+            self._faults, now = faults, time.time()
+            shown = {name: self._readings[name].value}
+            shown |= {
+                output: self._readings[output].value
+                for output in self._outputs
+                if self._readings[output].condition not in (Condition.FAILED, Condition.UNDEFINED)
+            }
+            self._publish({one: self._judged(one, value, now, self.cycle) for one, value in shown.items()}, now)
+
     def limits_changed(self, name: str) -> None:
         """Publish a variable again, judged by its limits as they are now."""
         for publisher in self._publishers:
@@ -326,6 +353,9 @@ class Runtime:
         """Return a value with its alarm."""
         if value is None:
             return Reading(None, now, cycle, Severity.INVALID, Condition.UNDEFINED, "the model has no value")
+        if self._faults and (name in self._faults or name in self._output_set):
+            condition, message = self._faults.get(name) or next(iter(self._faults.values()))
+            return Reading(value, now, cycle, Severity.INVALID, condition, message)
         if not finite(value):
             return Reading(value, now, cycle, Severity.INVALID, Condition.NOT_FINITE, f"{name} is not finite")
         if isinstance(value, bool) or not isinstance(value, float | int):

@@ -289,3 +289,17 @@ def test_work_for_idle_times_waits_for_writes(console, magnet):
     place.runtime.when_idle(work)
     assert finished.wait(10.0)
     assert place.write(current=1.0) is None
+
+
+def test_an_input_that_must_not_be_trusted_marks_itself_and_every_output(console, magnet):
+    place = console(engine_of("thread", magnet))
+    place.write(current=2.0)
+    place.runtime.fault("current", Condition.DISCONNECTED, "the magnet is away")
+    for name in ("current", "field", "force", "map"):
+        assert (place[name].severity, place[name].condition) == (Severity.INVALID, Condition.DISCONNECTED)
+        assert "away" in place[name].message
+    place.write(gap=0.5)  # a cycle does not whitewash it
+    assert (place["force"].value, place["force"].severity) == (4.0, Severity.INVALID)
+    assert place["gap"].severity is Severity.NO_ALARM
+    place.runtime.clear_fault("current")
+    assert {place[name].severity for name in ("current", "field", "force", "map")} == {Severity.NO_ALARM}
