@@ -9,7 +9,7 @@ import typer
 from lume_diff.cli.terminal import CHECK_FAILED, console, say
 
 EXAMPLE = """\
-model: {lattice: line.json, beam: design.h5}      # or entry: my_machine.py:make_model
+model: {lattice: line.json, beam: design.h5}      # or machine: machine.yaml
 data: {file: scan.npz, screen: SCR1.image, settings: {k1: Q1.k1}, pixel_size: 0.1 mm}
 parameters:                                       # of machine and screen, fitted with the bunch
   - {kind: blur, prior: {kind: lognormal, median: 3.0e-5, factor: 2.0}}

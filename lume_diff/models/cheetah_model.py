@@ -256,6 +256,11 @@ class CheetahModel(LUMEModel):
         """What tracks the beam: ``"auto"`` or ``"cheetah"``."""
         return "cheetah" if self._by_cheetah else "auto"
 
+    @property
+    def losses(self) -> Losses:
+        """How apertures act."""
+        return self._losses
+
     def plan(self) -> Plan:
         """Return how the beam passes the line at the set-points: which elements as one matrix, which alone, and why.
 
@@ -376,18 +381,18 @@ class CheetahModel(LUMEModel):
         """Build a model from a lattice file and a beam.
 
         Args:
-            lattice: LatticeJSON (``.json``), Bmad (``.bmad``), Elegant (``.lte``), NX table (``.csv``) or Ocelot
-                (``.py``, with ``trust=True`` because it is run) file.
-            beam: see ``CheetahModel``.
-            **options: ``name`` of the line for Elegant, ``trust``, and the arguments of ``CheetahModel``.
+            lattice: LatticeJSON (``.json``), Bmad (``.bmad``), Elegant (``.lte``), PALS (``.pals.yaml``), NX table
+                (``.csv``) or Ocelot (``.py``, with ``trust=True`` because it is run) file.
+            beam, **options: see ``CheetahModel``; and ``name`` of the line, ``trust`` and ``format``.
 
         Raises:
-            LatticeError: for a file that does not parse, with the file and, where known, the line.
+            LatticeError: for a file that does not parse, with its name and, where known, the line.
         """
         from lume_diff.models.line.files import read_lattice
 
         reading = {key: options.pop(key) for key in ("name", "trust", "format") if key in options}
-        return cls(read_lattice(Path(lattice), **reading), beam, **options)
+        beam = as_beam(beam, torch.float64, torch.device("cpu"))
+        return cls(read_lattice(Path(lattice), beam=beam, **reading), beam, **options)
 
 
 def _is_number(value: Tensor) -> bool:
