@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -78,3 +79,12 @@ def _refuse_batch(variable: Variable, batch: tuple[int, ...] | torch.Size) -> No
             f"{variable.name!r} has batch dimensions {tuple(batch)}, and a process variable holds one value: write "
             "inputs without a batch before serving the model"
         )
+
+
+def as_lists(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain values as JSON takes them, arrays as lists; beams, and what there is none of, are left out."""
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in values.items()
+        if value is not None and not isinstance(value, dict)
+    }

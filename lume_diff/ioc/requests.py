@@ -10,7 +10,10 @@ from typing import Any, Literal
 Done = Callable[[Exception | None, int], None]
 
 
-def _ignore(error: Exception | None, cycle: int) -> None:
+_TOGETHER = ("write", "refresh", "shot")
+
+
+def ignore(error: Exception | None, cycle: int) -> None:
     """Be told, and do nothing."""
 
 
@@ -19,27 +22,28 @@ class Request:
     """Something to do with the model.
 
     Attributes:
-        kind: ``"write"`` values as one; ``"refresh"`` after a write elsewhere; ``"reset"``; ``"restore"`` a snapshot.
+        kind: ``"write"`` values as one; ``"refresh"`` after a write elsewhere; ``"shot"``: publish every output;
+            ``"reset"``; ``"restore"`` a snapshot.
         values: plain values by name, or the snapshot.
         client: who asks, as the client says.
         done: told once.
     """
 
-    kind: Literal["write", "refresh", "reset", "restore"]
+    kind: Literal["write", "refresh", "shot", "reset", "restore"]
     values: Mapping[str, Any] = field(default_factory=dict)
     client: str = ""
-    done: Done = _ignore
+    done: Done = ignore
 
 
 def batches(waiting: Sequence[Request], ordered: bool) -> list[list[Request]]:
     """Return requests in groups that one evaluation can serve, in the order of arrival.
 
-    Writes and refreshes go together, unless they are to be ``ordered``; a reset or a restore goes alone.
+    Writes, refreshes and shots go together, unless they are to be ``ordered``; a reset or a restore goes alone.
     """
     found: list[list[Request]] = []
     for request in waiting:
-        joins = request.kind in ("write", "refresh") and not ordered
-        if joins and found and found[-1][-1].kind in ("write", "refresh"):
+        joins = request.kind in _TOGETHER and not ordered
+        if joins and found and found[-1][-1].kind in _TOGETHER:
             found[-1].append(request)
         else:
             found.append([request])
@@ -52,6 +56,11 @@ def merged(requests: Sequence[Request]) -> dict[str, Any]:
     for request in requests:
         values.update(request.values)
     return values
+
+
+def written(requests: Sequence[Request]) -> dict[str, Any]:
+    """Return what a group writes: nothing where it is a reset or a snapshot."""
+    return merged(requests) if requests[0].kind in _TOGETHER else {}
 
 
 def with_successors(requests: Sequence[Request]) -> list[list[Request]]:

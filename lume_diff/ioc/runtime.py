@@ -5,39 +5,28 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from lume_diff.control.readings import Condition, Reading, Severity, Update
 from lume_diff.errors import LumeDiffError, SimulatorError, ValidationError, unknown_variable
+from lume_diff.ioc.access import Access
 from lume_diff.ioc.arrival import checked
 from lume_diff.ioc.engine import Engine, Evaluated
+from lume_diff.ioc.judging import judged
 from lume_diff.ioc.limits import LimitStore
-from lume_diff.ioc.plain import finite
-from lume_diff.ioc.requests import Done, Request, batches, merged, with_successors
+from lume_diff.ioc.plain import as_lists
+from lume_diff.ioc.publisher import Publisher
+from lume_diff.ioc.requests import Done, Request, batches, ignore, merged, with_successors, written
 from lume_diff.ioc.service import Service
+from lume_diff.ioc.write_log import WriteLog
 from lume_diff.variables import Variable
 
 LOG = logging.getLogger("lume_diff.ioc")
-WRITES = logging.getLogger("lume_diff.ioc.writes")
 
 #: One piece of work for when nobody waits; returns whether it is finished.
 Idle = Callable[[Engine], bool]
-
-
-class Publisher(ABC):
-    """What shows readings to clients: a protocol's server, a file, a watchdog."""
-
-    @abstractmethod
-    def publish(self, update: Update) -> None:
-        """Show new readings; called by the runtime's thread, once a cycle, before the writes are answered."""
-
-    def limits_changed(self, name: str) -> None:
-        """Show the limits of a variable as they are now."""
 
 
 class Runtime:
@@ -60,6 +49,8 @@ class Runtime:
         ordered: whether every write is evaluated in turn.
         setpoints: plain values of the inputs as the model begins; shown until the first cycle.
         service: variables about the server, shown and written beside the model's.
+        access: which clients may write.
+        writes: is told of every write.
     """
 
     def __init__(
@@ -70,6 +61,8 @@ class Runtime:
         ordered: bool = False,
         setpoints: Mapping[str, Any] | None = None,
         service: Service | None = None,
+        access: Access | None = None,
+        writes: WriteLog | None = None,
     ) -> None:
         self._engine = engine
         self._limits = limits
@@ -80,6 +73,7 @@ class Runtime:
         self._output_set = frozenset(self._outputs)
         self._faults: dict[str, tuple[Condition, str]] = {}
         self._service = service
+        self._access, self._writes = access or Access(), writes or WriteLog()
         self._publishers: list[Publisher] = []
         self._waiting: list[Request] = []
         self._idle: deque[Idle] = deque()
@@ -121,6 +115,16 @@ class Runtime:
         if self._service is not None:
             self._service.start(self)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether requests are taken."""
+        return self._thread is not None and self._thread.is_alive() and not self._stopping
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the last evaluation has worked."""
+        return self.evaluated is not None and not self.last_error
+
     def stop(self, patience: float = 5.0) -> None:
         """Finish the cycle that is under way, refuse what waits, and end the engine; may be called again.
 
@@ -161,22 +165,49 @@ class Runtime:
             UnknownVariableError, ReadOnlyError, ValidationError, ShapeError: for what is refused at once; ``done`` is
                 not told then.
         """
-        asked = [name for name in values if self._service is not None and name in self._service.variables]
-        if asked and self._service is not None:
-            if len(values) > 1:
-                raise ValidationError(f"{asked[0]!r} is written alone, not with {', '.join(set(values) - {asked[0]})}")
-            self._service.write(asked[0], values[asked[0]], client, done)
-            return
+        service = self._service
+        asked = [] if service is None else [name for name in values if name in service.variables]
         try:
-            plain = {name: checked(self._variable(name), value, self._limits[name]) for name, value in values.items()}
+            self._access.check(client, values)
+            if asked and service is not None:
+                if len(values) > 1:
+                    raise ValidationError(
+                        f"{asked[0]!r} is written alone, not with {', '.join({*values} - {asked[0]})}"
+                    )
+                service.write(asked[0], values[asked[0]], client, done)
+                return
+            plain = self.accepted(values)
         except LumeDiffError as error:
-            WRITES.warning("refused %s %s: %s", client, dict(values), error)
+            self._writes.refused(client, values, self._shown(values), error)
             raise
         self._ask(Request("write", plain, client, done))
+
+    def accepted(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return values as the model takes them.
+
+        Raises:
+            UnknownVariableError, ReadOnlyError, ValidationError, ShapeError: for what cannot be written.
+        """
+        found = {}
+        for name, value in values.items():
+            if name not in self.variables:
+                raise unknown_variable(name, self.variables, "the served model")
+            found[name] = checked(self.variables[name], value, self._limits[name])
+        return found
 
     def refresh(self) -> None:
         """Publish what was written to the model elsewhere."""
         self._ask(Request("refresh"))
+
+    def shot(self, counter: str | None = None, done: Done = ignore) -> None:
+        """Count a shot, and publish every output again, whether or not it has changed.
+
+        Args:
+            counter: input that is raised by one.
+            done: told when it is published.
+        """
+        counted = {} if counter is None else {counter: self._readings[counter].value + 1}
+        self._ask(Request("shot", counted, done=done))
 
     def reset(self, client: str, done: Done) -> None:
         """Ask for the inputs to go back to their baseline."""
@@ -194,12 +225,7 @@ class Runtime:
 
     def setpoints(self) -> dict[str, Any]:
         """Return the inputs as they are shown, arrays as lists, beams left out."""
-        found = {name: self._readings[name].value for name in self._inputs}
-        return {
-            name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in found.items()
-            if value is not None and not isinstance(value, dict)
-        }
+        return as_lists(self._shown(self._inputs))
 
     def show(self, values: Mapping[str, Any]) -> None:
         """Publish values that come from elsewhere than the model, with the time and no new cycle."""
@@ -241,10 +267,8 @@ class Runtime:
             now = time.time()
             self._publish({name: self._judged(name, before.value, now, self.cycle)}, now)
 
-    def _variable(self, name: str) -> Variable:
-        if name not in self.variables:
-            raise unknown_variable(name, self.variables, "the served model")
-        return self.variables[name]
+    def _shown(self, names: Iterable[str]) -> dict[str, Any]:
+        return {name: self._readings[name].value for name in names if name in self._readings}
 
     def _ask(self, request: Request) -> None:
         with self._arrived:
@@ -308,21 +332,25 @@ class Runtime:
         return self._engine.evaluate(merged(requests))
 
     def _succeed(self, requests: Sequence[Request], evaluated: Evaluated) -> None:
-        self.evaluated, now = evaluated, time.time()
+        self.evaluated, self.last_error, now = evaluated, "", time.time()
         self.cycle += 1
         values = {name: value for name, value in evaluated.values.items() if name in self.variables}
-        for name in merged(requests) if requests[0].kind == "write" else ():
+        for name in written(requests):
             values.setdefault(name, self._readings[name].value)
+        is_shot = any(request.kind == "shot" for request in requests)
         for name in self._outputs:  # those that were invalid hold again
-            if name not in values and self._readings[name].condition is Condition.FAILED:
-                values[name] = self._readings[name].value
+            if is_shot or self._readings[name].condition is Condition.FAILED:
+                values.setdefault(name, self._readings[name].value)
         old = {name: self._readings[name].value for name in values}
         if self._service is not None:
             values |= self._service.after(self.cycle, evaluated)
         self._publish({name: self._judged(name, value, now, self.cycle) for name, value in values.items()}, now)
         for request in requests:
-            for name in request.values if request.kind == "write" else ():
-                WRITES.info("accepted %s %s: %r -> %r", request.client, name, old[name], values[name])
+            if request.kind == "write":
+                for name, value in request.values.items():
+                    self._writes.accepted(request.client, name, old[name], value, self.cycle)
+            elif request.kind in ("reset", "restore"):
+                self._writes.asked(request.client, request.kind, self.cycle)
             request.done(None, self.cycle)
 
     def _fail(self, requests: Sequence[Request], error: Exception) -> None:
@@ -333,7 +361,7 @@ class Runtime:
         else:
             LOG.error("evaluation failed", exc_info=error)
         found = {}
-        for name in merged(requests) if requests[0].kind == "write" else ():
+        for name in written(requests):
             last = self._readings[name]
             found[name] = Reading(last.value, now, self.cycle, last.severity, last.condition, last.message)
         for name in self._outputs:
@@ -344,23 +372,17 @@ class Runtime:
             found |= {name: self._judged(name, value, now, self.cycle) for name, value in told.items()}
         self._publish(found, now)
         for request in requests:
-            WRITES.warning("failed %s %s: %s", request.client, dict(request.values), error)
+            self._writes.failed(request.client, request.values, self._shown(request.values), error)
             request.done(error, self.cycle)
 
     # -- readings --------------------------------------------------------------------------------------------
 
     def _judged(self, name: str, value: Any, now: float, cycle: int) -> Reading:
         """Return a value with its alarm."""
-        if value is None:
-            return Reading(None, now, cycle, Severity.INVALID, Condition.UNDEFINED, "the model has no value")
-        if self._faults and (name in self._faults or name in self._output_set):
-            condition, message = self._faults.get(name) or next(iter(self._faults.values()))
-            return Reading(value, now, cycle, Severity.INVALID, condition, message)
-        if not finite(value):
-            return Reading(value, now, cycle, Severity.INVALID, Condition.NOT_FINITE, f"{name} is not finite")
-        if isinstance(value, bool) or not isinstance(value, float | int):
-            return Reading(value, now, cycle)
-        return Reading(value, now, cycle, *self._limits[name].judge(value))
+        fault = self._faults.get(name)
+        if fault is None and self._faults and name in self._output_set:
+            fault = next(iter(self._faults.values()))
+        return judged(name, value, now, cycle, self._limits[name], fault)
 
     def _publish(self, readings: Mapping[str, Reading], now: float) -> None:
         with self._publishing:

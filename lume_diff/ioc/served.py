@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from lume_diff.ioc.access import Access
 from lume_diff.ioc.limits import LimitStore
-from lume_diff.ioc.runtime import Publisher
+from lume_diff.ioc.publisher import Publisher
 from lume_diff.variables import Variable
 
 if TYPE_CHECKING:
@@ -25,14 +26,19 @@ class Served:
         limits: of every variable, as they are now.
         prefix: of every PV's name.
         interface: address to listen on.
-        read_only: whether all writes are refused.
+        access: which clients may write; the runtime asks it.
     """
 
     runtime: Runtime
     limits: LimitStore
     prefix: str = ""
     interface: str = "127.0.0.1"
-    read_only: bool = False
+    access: Access = field(default_factory=Access)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether all writes are refused."""
+        return self.access.read_only
 
     @property
     def variables(self) -> Mapping[str, Variable]:
@@ -51,6 +57,10 @@ class ControlServer(Publisher):
 
     def __init__(self, served: Served) -> None:
         self.served = served
+
+    def others(self, patience: float) -> set[str]:
+        """Return the full names for which another server answers within some time [s], before this one is online."""
+        return set()
 
     @abstractmethod
     def start(self) -> None:

@@ -6,20 +6,30 @@ import functools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from lume_diff.control.readings import Reading
 from lume_diff.errors import LumeDiffError, SimulatorError, ValidationError, unknown_variable
+from lume_diff.ioc.access import Access
+from lume_diff.ioc.autosave import Autosave
+from lume_diff.ioc.clashes import refuse_clashes
 from lume_diff.ioc.engine import Engine
+from lume_diff.ioc.health import HealthProbe, pages
 from lume_diff.ioc.limits import LimitStore
 from lume_diff.ioc.plain import to_plain
 from lume_diff.ioc.process_engine import ProcessEngine
+from lume_diff.ioc.restoring import saved, write_each
 from lume_diff.ioc.runtime import Runtime
 from lume_diff.ioc.served import ControlServer, Served
 from lume_diff.ioc.service import Service
+from lume_diff.ioc.settling import Settling, SettlingEngine
+from lume_diff.ioc.shots import ShotClock
 from lume_diff.ioc.thread_engine import ThreadEngine
+from lume_diff.ioc.write_log import WriteLog
 from lume_diff.models import LUMEModel
 from lume_diff.registry import plugin
+from lume_diff.variables import IntVariable
 
 Isolation = Literal["thread", "process"]
 
@@ -38,10 +48,21 @@ class Server:
         names: variables to serve; all if None.
         changeable_limits: names whose limits clients may change.
         interface: address to listen on; only this machine unless told otherwise.
-        read_only: whether all writes are refused.
+        read_only: whether all writes of clients are refused.
+        allow: ``{"hosts": [...], "users": [...]}`` that may write, everybody if None. Clients say themselves who they
+            are: this guards against mistakes and not against attackers.
+        largest_array: elements of an array that is taken from a client.
+        autosave: file that keeps the set-points, within a second of every change.
+        restore: ``"last"``: begin with the set-points of that file, as far as they are still accepted; ``"default"``.
+        write_log: file of all writes, accepted and refused, as JSON lines.
+        settling: how set-points are reached, by name, where that takes time.
+        rate_hz: of a shot clock that draws noise anew and publishes every output [Hz]; none if None.
+        shot_counter: input that counts its shots, where the model has one of this name.
+        health_port: of an HTTP probe; 0 for any that is free, none if None.
+        search: how long other servers with the same names are looked for before going online [s]; 0 for not at all.
 
     Raises:
-        ValidationError: for an unknown isolation or protocol, or a timeout that cannot be kept.
+        ValidationError: for an unknown isolation or protocol, or options that do not go together.
         UnknownVariableError: for a name that the model does not have.
         MissingExtraError: for a protocol whose package is not installed.
 
@@ -63,21 +84,40 @@ class Server:
         changeable_limits: Iterable[str] = (),
         interface: str = "127.0.0.1",
         read_only: bool = False,
+        allow: Mapping[str, Iterable[str] | None] | None = None,
+        largest_array: int = 10_000_000,
+        autosave: str | Path | None = None,
+        restore: Literal["last", "default"] = "default",
+        write_log: str | Path | None = None,
+        settling: Mapping[str, Settling] | None = None,
+        rate_hz: float | None = None,
+        shot_counter: str = "SHOT",
+        health_port: int | None = None,
+        search: float = 0.5,
     ) -> None:
-        variables = model.supported_variables
-        served = list(variables if names is None else names)
-        for name in served:
-            if name not in variables:
-                raise unknown_variable(name, variables, "the model to serve")
-        chosen = {name: variables[name] for name in served}
-        inputs = [name for name in served if not variables[name].read_only]
-        setpoints = {name: to_plain(variables[name], value) for name, value in model.get(inputs).items()}
-        service = Service(_information(model, served))
+        _check_together(restore, autosave)
+        wanted = _known(model, names)
+        engine = _engine(model, wanted, isolation, timeout)
+        if settling:
+            engine = SettlingEngine(engine, settling)
+            wanted += [name for name in engine.variables if name not in model.supported_variables]
+        inputs = [name for name in wanted if not engine.variables[name].read_only]
+        setpoints = {name: to_plain(engine.variables[name], value) for name, value in model.get(inputs).items()}
+        self._saved = saved(Path(autosave), setpoints) if autosave is not None and restore == "last" else {}
+        shown = {name: value for name, value in setpoints.items() if name not in self._saved}
+        service = Service(_information(model, len(inputs), len(wanted) - len(inputs)))
+        chosen = {name: engine.variables[name] for name in wanted}
         self.limits = LimitStore({**chosen, **service.variables}, changeable_limits)
-        engine = _engine(model, served, isolation, timeout)
-        self.runtime = Runtime(engine, served, self.limits, ordered, setpoints, service)
-        self._served = Served(self.runtime, self.limits, prefix, interface, read_only)
+        access = Access.of(read_only, allow, largest_array)
+        self._writes = WriteLog(None if write_log is None else Path(write_log), prefix)
+        self.runtime = Runtime(engine, wanted, self.limits, ordered, shown, service, access, self._writes)
+        self._served = Served(self.runtime, self.limits, prefix, interface, access)
         self._servers: list[ControlServer] = [plugin("servers", name)(self._served) for name in protocols]
+        self._search = search
+        self._autosave = None if autosave is None else Autosave(Path(autosave), self.runtime.setpoints)
+        counter = shot_counter if isinstance(chosen.get(shot_counter), IntVariable) else None
+        self._clock = None if rate_hz is None else ShotClock(self.runtime, rate_hz, counter)
+        self.health = None if health_port is None else HealthProbe(pages(self.runtime), health_port, interface)
         self._began = False
 
     def start(self) -> Self:
@@ -85,28 +125,43 @@ class Server:
 
         Raises:
             SimulatorError: if it was started before.
+            ControlError: if another server has some of the names.
         """
         if self._began:
             raise SimulatorError("this server has been started before: make a new one")
         self._began = True
         try:
+            refuse_clashes(self._servers, self._search)
             for server in self._servers:
                 server.start()
                 self.runtime.add(server)
         except BaseException:
             self._end_servers()
             raise
+        if self._autosave is not None:
+            self.runtime.add(self._autosave)
+            write_each(self.runtime, self._saved, self._autosave.begin)
         self.runtime.start()
+        for part in (self._clock, self.health):
+            if part is not None:
+                part.start()
         return self
 
     def stop(self) -> None:
         """Go offline, finish what is under way and end the model's process; may be called again."""
+        if self._clock is not None:
+            self._clock.stop()
         self.runtime.stop()
+        if self._autosave is not None:
+            self._autosave.stop()
         self._end_servers()
 
     def _end_servers(self) -> None:
         for server in self._servers:
             server.stop()
+        if self.health is not None:
+            self.health.stop()
+        self._writes.close()
 
     def __enter__(self) -> Self:
         return self if self._began else self.start()
@@ -170,6 +225,22 @@ def serve(model: LUMEModel, prefix: str = "", protocols: Sequence[str] = ("pva",
     return Server(model, prefix, protocols, **options).start()
 
 
+def _check_together(restore: str, autosave: object) -> None:
+    if restore not in ("last", "default"):
+        raise ValidationError(f"restore={restore!r}; expected 'last' or 'default'")
+    if restore == "last" and autosave is None:
+        raise ValidationError("restore='last' needs autosave, a file that set-points are restored from")
+
+
+def _known(model: LUMEModel, names: Iterable[str] | None) -> list[str]:
+    """Return the variables to serve."""
+    wanted = list(model.supported_variables if names is None else names)
+    for name in wanted:
+        if name not in model.supported_variables:
+            raise unknown_variable(name, model.supported_variables, "the model to serve")
+    return wanted
+
+
 def _engine(model: LUMEModel, names: Sequence[str], isolation: Isolation, timeout: float | None) -> Engine:
     if isolation == "thread":
         if timeout is not None:
@@ -184,11 +255,10 @@ def _engine(model: LUMEModel, names: Sequence[str], isolation: Isolation, timeou
     raise ValidationError(f"isolation={isolation!r}; expected 'thread' or 'process'")
 
 
-def _information(model: LUMEModel, served: Sequence[str]) -> dict[str, Any]:
+def _information(model: LUMEModel, inputs: int, outputs: int) -> dict[str, Any]:
     """Return what a client may want to know of the model."""
-    inputs = sum(1 for name in served if not model.supported_variables[name].read_only)
     versions = {package: version(package) for package in ("lume-diff", "torch")}
-    return {"model": type(model).__name__, "inputs": inputs, "outputs": len(served) - inputs, "versions": versions}
+    return {"model": type(model).__name__, "inputs": inputs, "outputs": outputs, "versions": versions}
 
 
 def _itself(model: LUMEModel) -> LUMEModel:

@@ -13,6 +13,7 @@ from caproto.asyncio.server import Context
 from lume_diff.control.readings import Reading, Update
 from lume_diff.errors import SimulatorError
 from lume_diff.ioc.ca.channels import channel
+from lume_diff.ioc.ca.search import answered
 from lume_diff.ioc.served import ControlServer, Served
 
 LOG = logging.getLogger("lume_diff.ioc.ca")
@@ -44,6 +45,11 @@ class CAServer(ControlServer):
         self._failure: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
 
+    def others(self, patience: float) -> set[str]:
+        """Return the full names for which another server answers."""
+        served = self.served
+        return answered([served.prefix + name for name in self._channels], served.interface, patience)
+
     def start(self) -> None:
         """Go online.
 
@@ -70,6 +76,8 @@ class CAServer(ControlServer):
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._cancel)
             self._thread.join(_PATIENCE)
+        elif not self._loop.is_closed():
+            self._loop.close()
 
     def _cancel(self) -> None:
         if self._task is not None:

@@ -13,6 +13,7 @@ from p4p.server.raw import SharedPV
 from lume_diff.control.readings import Update
 from lume_diff.errors import LumeDiffError, ReadOnlyError
 from lume_diff.ioc.pva.fields import FieldChannels
+from lume_diff.ioc.pva.search import answered
 from lume_diff.ioc.pva.values import Coder, coder
 from lume_diff.ioc.served import ControlServer, Served
 
@@ -36,6 +37,11 @@ class PVAServer(ControlServer):
         self._fields = FieldChannels(served)
         self._providers: list[Any] = []  # p4p leaves it to us to keep them alive
         self._server: Server | None = None
+
+    def others(self, patience: float) -> set[str]:
+        """Return the full names for which another server answers."""
+        served = self.served
+        return answered([served.prefix + name for name in self._coders], served.interface, patience)
 
     def start(self) -> None:
         """Make every channel and go online."""

@@ -13,7 +13,8 @@ import torch
 from lume_diff.control.readings import Update
 from lume_diff.ioc.engine import Engine
 from lume_diff.ioc.limits import LimitStore
-from lume_diff.ioc.runtime import Publisher, Runtime
+from lume_diff.ioc.publisher import Publisher
+from lume_diff.ioc.runtime import Runtime
 from lume_diff.models import LUMEModel
 from lume_diff.variables import EnumVariable, TorchNDVariable, TorchScalarVariable
 
