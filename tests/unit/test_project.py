@@ -30,23 +30,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAZY = {
     *("cheetah", "beamphysics", "matplotlib", "scipy", "pint", "h5py", "typer", "rich", "IPython", "pandas"),
     *("xopt", "botorch", "gpytorch", "p4p", "caproto", "pytao", "impact", "impactx", "at", "cpymad", "distributed"),
-    *("lume", "lume_torch", "pals", "amrex", "cloudpickle"),
+    *("lume", "lume_torch", "pals", "amrex", "cloudpickle", "zuko"),
 }
 EXTRAS = {
-    "xopt",
-    "epics",
-    "bmad",
-    "impact",
-    "impactx",
-    "at",
-    "madx",
-    "lume",
-    "ocelot",
-    "pals",
-    "dask",
-    "nuts",
-    "test",
-    "all",
+    *("xopt", "epics", "bmad", "impact", "impactx", "at", "madx", "lume", "ocelot", "pals", "dask", "nuts", "flow"),
+    *("test", "all"),
 }
 # Optional modules whose distribution has another name, for when they are not installed.
 OPTIONAL = {

@@ -7,7 +7,7 @@ import runpy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from lume_diff.calibration.fit import parameters, priors, screens
 from lume_diff.calibration.fit.yaml_files import Section
@@ -250,6 +250,14 @@ class DataSection(Section):
         return data.subtract_background() if self.background else data
 
 
+def _listed(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+#: One data set, or a list of them.
+DataSections = Annotated[list[DataSection], BeforeValidator(_listed), Field(min_length=1)]
+
+
 def _holds_numbers(path: Path) -> bool:
     """Tell whether a file was written by a ``Dataset``."""
     import h5py
@@ -278,13 +286,13 @@ class CalibrationConfig(Section):
     """What ``lume-diff calibrate`` is told.
 
     Attributes:
-        model, data, parameters: see there; a list of data sets, be it of one.
+        model, data, parameters: see there; a data set or a list of them.
         likelihood: a name, a section with options, or one of these for each data set.
         method, steps, starts, seed: see ``Calibration.run``.
     """
 
     model: ModelSection
-    data: list[DataSection] = Field(min_length=1)
+    data: DataSections
     parameters: list[ParameterSection] = Field(min_length=1)
     likelihood: str | LikelihoodSection | list[str | LikelihoodSection] | None = None
     method: Literal["auto", "levenberg-marquardt", "lbfgs", "adam"] = "auto"
@@ -301,10 +309,6 @@ class CalibrationConfig(Section):
         if given is not None and len(given) == 1:
             given = given * len(found)
         return Calibration(self.model.build(folder), found, [p.build() for p in self.parameters], given)
-
-
-def _listed(given: Any) -> list[Any]:
-    return list(given) if isinstance(given, list) else [given]
 
 
 def _likelihood(given: str | LikelihoodSection) -> Any:

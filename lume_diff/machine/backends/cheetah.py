@@ -73,8 +73,8 @@ class CheetahBackend(BeamBackend):
             bunch.detach().to_openpmd(beam)
         given: dict[str, Any] = {
             "engine": model.engine,
-            "losses": model.losses.mode,
-            "loss_width": model.losses.width,
+            "losses": model._losses.mode,
+            "loss_width": model._losses.width,
             "dtype": str(model.dtype).removeprefix("torch."),
         }
         chosen |= {name: value for name, value in given.items() if value != cls.model_fields[name].default}

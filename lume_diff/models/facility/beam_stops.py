@@ -23,13 +23,13 @@ class Stop:
         name: of the variable of the facility.
         place: where along the beam.
         blocks: options in which the beam ends there.
-        reads: options in which what is read there sees the beam; None for all.
+        reads: options in which what is read there sees the beam.
     """
 
     name: str
     place: float
     blocks: frozenset[str]
-    reads: frozenset[str] | None
+    reads: frozenset[str]
 
 
 class BeamStops:
@@ -49,7 +49,7 @@ class BeamStops:
     def dark(self, inputs: Mapping[str, Any]) -> Dark:
         """Return where there is no beam."""
         ends = [stop.place for stop in self._stops if inputs[stop.name] in stop.blocks]
-        blind = {stop.place for stop in self._stops if stop.reads is not None and inputs[stop.name] not in stop.reads}
+        blind = {stop.place for stop in self._stops if inputs[stop.name] not in stop.reads}
         return Dark(min(ends, default=math.inf), frozenset(blind))
 
 

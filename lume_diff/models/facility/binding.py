@@ -20,7 +20,7 @@ from lume_diff.models.facility.mapping import FacilityMapping
 from lume_diff.models.facility.mistakes import Mistakes
 from lume_diff.models.facility.sources import Source, source_of
 from lume_diff.models.facility.templates import Expansion, Placed
-from lume_diff.particles.constants import species_constants
+from lume_diff.particles.constants import SpeciesConstants, species_constants
 from lume_diff.variables import TorchNDVariable, TorchScalarVariable, Variable, conversion_factor
 
 #: Fields of an entry that its variable has too.
@@ -55,11 +55,10 @@ class Binding:
         self.entries = self.expansion.entries
         self.natives = self.model.supported_variables
         self.native_inputs = frozenset(self.model.input_names)
+        constants = SpeciesConstants(1.0, 1.0)  # For a species that is not known: the rest is still looked at.
         with self.mistakes.noted(("species",)):
             constants = species_constants(self.mapping.species)
-            self.mass, self.charge = constants.mass, constants.charge
-        if self.mistakes:  # The rest rests on it, and another species would only add mistakes.
-            self.mistakes.refuse()
+        self.mass, self.charge = constants.mass, constants.charge
         self._known: dict[str, Tensor] = {}
 
     def of_kind(self, *kinds: type) -> Iterator[tuple[str, Any, Placed]]:

@@ -235,7 +235,7 @@ class State(Shown):
         default: what it starts from; None for the first.
         settings: values of native inputs, by option; they stand instead of what setpoints ask for.
         blocks: options in which the beam ends at ``element``: what lies behind reads as without beam.
-        reads: options in which what is read at ``element`` sees the beam; None for all.
+        reads: options in which what is read at ``element`` sees the beam; None for those that block it.
         element: name of the element in the model; needed for ``blocks`` and ``reads``.
     """
 

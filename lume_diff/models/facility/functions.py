@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, final
 
 import torch
 from pydantic import Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema
 from torch import Tensor
 
 from lume_diff.models.facility.part import Part
@@ -96,7 +95,7 @@ class _Installed:
     """Make a field take any function that an installed package offers, told apart by ``kind``."""
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
         return handler.generate_schema(_installed())
 
 

@@ -17,6 +17,7 @@ _KEYS = {
     *("model", "models", "input_transformers", "output_transformers", "precision"),
     # These say how lume-torch runs a model, which is not taken over.
     *("output_format", "device", "fixed_model", "require_all_inputs"),
+    *("description", "accuracy"),  # for people
 }
 _OLD_FIELDS = {"default": "default_value", "range": "value_range", "units": "unit"}
 _PRECISIONS = ("double", "single")
@@ -33,10 +34,11 @@ class Description:
         outputs: in the order of the columns, read-only.
         validation: what a value outside its limits does, where the file says it for a variable.
         single: whether the model has single precision.
-        module: the file of the module, relative to this one; None of an ensemble.
+        module: the file of the module, relative to this one, or its layers and the file of its weights; None of an
+            ensemble.
         members: the files of an ensemble's modules.
-        input_transformers: files.
-        output_transformers: files.
+        input_transformers: files, or what they are.
+        output_transformers: likewise.
     """
 
     path: Path
@@ -45,10 +47,10 @@ class Description:
     outputs: tuple[Variable, ...]
     validation: Mapping[str, str]
     single: bool
-    module: str | None
+    module: str | dict[str, Any] | None
     members: tuple[str, ...]
-    input_transformers: tuple[str, ...]
-    output_transformers: tuple[str, ...]
+    input_transformers: tuple[Any, ...]
+    output_transformers: tuple[Any, ...]
 
     def beside(self, name: str) -> Path:
         """Return a path that the file names; relative ones start where the file is."""
@@ -95,11 +97,12 @@ def read_description(path: Path) -> Description:
         mistakes.append(f"precision is {precision!r}; expected 'double' or 'single'")
     module = data.get("model")
     members = _files(data, "models", mistakes)
-    if kind == "TorchModel" and not isinstance(module, str):
-        mistakes.append(f"model is {module!r:.60}; expected the name of a file")
+    is_network = isinstance(module, dict) and set(module) == {"layers", "weights"}
+    if kind == "TorchModel" and not isinstance(module, str) and not is_network:
+        mistakes.append(f"model is {module!r:.60}; expected the name of a file, or a mapping with layers and weights")
     if kind == "NNEnsemble" and not members:
         mistakes.append("models is empty; expected the names of the members' files")
-    before, after = (_files(data, key, mistakes) for key in ("input_transformers", "output_transformers"))
+    before, after = (_files(data, key, mistakes, dict) for key in ("input_transformers", "output_transformers"))
     if mistakes:
         raise description_error(path, "; ".join(mistakes))
     single = precision == "single"
@@ -195,9 +198,9 @@ def _policies(data: Mapping[str, Any], names: set[str], mistakes: list[str]) -> 
     return found
 
 
-def _files(data: Mapping[str, Any], key: str, mistakes: list[str]) -> tuple[str, ...]:
+def _files(data: Mapping[str, Any], key: str, mistakes: list[str], *others: type) -> tuple[Any, ...]:
     names = data.get(key) or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, (str, *others)) for name in names):
         mistakes.append(f"{key} is {names!r:.60}; expected a list of file names")
         return ()
     return tuple(names)

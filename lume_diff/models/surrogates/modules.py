@@ -19,7 +19,7 @@ from lume_diff.models.surrogates.transformers import Affine, Chained, Log10
 Allowed = type | tuple[type, str]
 """A class that a file may hold, with the name it has there if that is another one."""
 
-_LAYERS = (
+LAYERS = (
     *("Sequential", "ModuleList", "ModuleDict", "Identity", "Flatten", "Unflatten"),
     *("Linear", "Bilinear", "Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d", "Upsample", "PixelShuffle"),
     *("MaxPool1d", "MaxPool2d", "AvgPool1d", "AvgPool2d", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d"),
@@ -69,7 +69,7 @@ def load_module(path: Path, allow: Iterable[Allowed] = (), allow_torchscript: bo
         raise _error(path, "is no file of torch.save, version 1.6 or later: load it there and save it again")
     if _is_torchscript(path):
         return _load_torchscript(path, allow_torchscript)
-    layers = [getattr(nn, name) for name in _LAYERS]
+    layers = [getattr(nn, name) for name in LAYERS]
     with _LOADING, safe_globals([*layers, *_STAND_INS, *allow]):
         try:
             refused = sorted(get_unsafe_globals_in_checkpoint(path))

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lume_diff.errors import ValidationError
 from lume_diff.models.surrogates.description import Description, read_description
 from lume_diff.models.surrogates.modules import Allowed, load_module
+from lume_diff.models.surrogates.networks import build_network, build_transformer
 from lume_diff.models.surrogates.stacks import Stacks
 from lume_diff.models.surrogates.transformers import UndoneLinear
 from lume_diff.variables import TorchNDVariable
@@ -51,10 +53,16 @@ def _network(
 ) -> TorchModel:
     from lume_diff.models.torch_model import TorchModel
 
-    def loaded(name: str) -> nn.Module:
-        return load_module(described.beside(name), allow, allow_torchscript)
+    def loaded(part: Any) -> nn.Module:
+        if isinstance(part, str):
+            return load_module(described.beside(part), allow, allow_torchscript)
+        try:
+            if "layers" in part:
+                return build_network(described.beside(str(part["weights"])), part["layers"])
+            return build_transformer(part)
+        except ValidationError as error:
+            raise described.error(str(error)) from None
 
-    assert described.module is not None  # read_description has looked
     module = loaded(described.module)
     before = [loaded(name) for name in described.input_transformers]
     after: list[nn.Module] = [loaded(name) for name in described.output_transformers]

@@ -124,6 +124,12 @@ def make_calibrated() -> LUMEModel:
     return CalibratedModel(model, parameters, t([1.02, -0.05, 6.5]))
 
 
+def make_facility() -> LUMEModel:
+    from tests.unit.models.facility.machines import facility
+
+    return facility()
+
+
 Case = tuple[Callable[[], LUMEModel], dict[str, Any]]
 
 KNOBS = {"inputs": ["Q0.k1", "Q1.k1", "reference_energy"], "outputs": ["final.sigma_x", "final.beta_y", "D0.sigma_y"]}
@@ -168,6 +174,15 @@ CASES: dict[str, dict[str, Case]] = {
     "BlackBoxModel": {"function": (make_box, {"rtol": 1e-5})},
     "CalibratedModel": {
         "chain": (make_calibrated, {"inputs": ["Q0.k1", "Q1.k1", "beta_x"], "outputs": KNOBS["outputs"]}),
+    },
+    "FacilityModel": {
+        "line": (
+            make_facility,
+            {
+                "inputs": ["CAV:ADES", "Q0:BCTRL", "Q0:TRIM", "C0:BCTRL"],
+                "outputs": ["S1:XRMS", "B1:X", "Q0:BACT", "S1:AREA", "D1.beta_y"],
+            },
+        ),
     },
     "CodeModel": {"ring": (make_code, {"rtol": 1e-5})},
     "LumeBox": {"network": (make_lume, {"rtol": 1e-5})},

@@ -50,17 +50,15 @@ class _OverRigidity(Conversion):
     integrated: ClassVar[str | None]
     local: ClassVar[str | None]
 
+    #: Whether the length matters for an integrated field (True), for a local one (False), or never (None).
+    length_matters: ClassVar[bool | None]
+
     sign: Literal[1, -1] = 1
     unit: str | None = None
 
     @abstractmethod
     def _factor(self, length: float, is_integrated: bool) -> float:
         """Return native unit times T m per SI unit of the setpoint."""
-
-    @property
-    @abstractmethod
-    def _needs_length(self) -> bool | None:
-        """Whether the length matters for an integrated field (True), for a local one (False), or never (None)."""
 
     def numbers(self, place: Place) -> dict[str, Any]:
         """Return the factor over the rigidity, and the particle."""
@@ -74,7 +72,7 @@ class _OverRigidity(Conversion):
             )
         form = fitting[0]
         is_integrated = form == self.integrated
-        if place.length is None and self._needs_length is is_integrated:
+        if place.length is None and self.length_matters is is_integrated:
             raise ValidationError(
                 f"conversion {self.kind!r} of a setpoint in {unit!r} needs the length of the element: give length [m], "
                 "or expose '<element>.length' in the model"
@@ -112,9 +110,9 @@ class QuadrupoleField(_OverRigidity):
     """
 
     kind: Literal["quadrupole_field"] = "quadrupole_field"
-    integrated = "T"
-    local = "T/m"
-    _needs_length = True
+    integrated: ClassVar[str | None] = "T"
+    local: ClassVar[str | None] = "T/m"
+    length_matters: ClassVar[bool | None] = True
 
     def _factor(self, length: float, is_integrated: bool) -> float:
         return 1.0 / length if is_integrated else 1.0
@@ -133,9 +131,9 @@ class SextupoleField(_OverRigidity):
     """
 
     kind: Literal["sextupole_field"] = "sextupole_field"
-    integrated = "T/m"
-    local = "T/m^2"
-    _needs_length = True
+    integrated: ClassVar[str | None] = "T/m"
+    local: ClassVar[str | None] = "T/m^2"
+    length_matters: ClassVar[bool | None] = True
 
     def _factor(self, length: float, is_integrated: bool) -> float:
         return 1.0 / length if is_integrated else 1.0
@@ -154,9 +152,9 @@ class SolenoidField(_OverRigidity):
     """
 
     kind: Literal["solenoid_field"] = "solenoid_field"
-    integrated = "T*m"
-    local = "T"
-    _needs_length = True
+    integrated: ClassVar[str | None] = "T*m"
+    local: ClassVar[str | None] = "T"
+    length_matters: ClassVar[bool | None] = True
 
     def _factor(self, length: float, is_integrated: bool) -> float:
         return 0.5 / length if is_integrated else 0.5
@@ -175,9 +173,9 @@ class CorrectorField(_OverRigidity):
     """
 
     kind: Literal["corrector_field"] = "corrector_field"
-    integrated = "T*m"
-    local = None
-    _needs_length = None
+    integrated: ClassVar[str | None] = "T*m"
+    local: ClassVar[str | None] = None
+    length_matters: ClassVar[bool | None] = None
 
     def _factor(self, length: float, is_integrated: bool) -> float:
         return 1.0
@@ -196,9 +194,9 @@ class BendField(_OverRigidity):
     """
 
     kind: Literal["bend_field"] = "bend_field"
-    integrated = "T*m"
-    local = "T"
-    _needs_length = False
+    integrated: ClassVar[str | None] = "T*m"
+    local: ClassVar[str | None] = "T"
+    length_matters: ClassVar[bool | None] = False
 
     def _factor(self, length: float, is_integrated: bool) -> float:
         return 1.0 if is_integrated else length

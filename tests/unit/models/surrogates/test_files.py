@@ -114,6 +114,55 @@ def test_a_state_dict_is_not_a_module(tmp_path: Path) -> None:
         load_module(tmp_path / "net.pt")
 
 
+# -- networks described in the file itself
+
+LAYERS = """
+model_class: TorchModel
+description: for people
+input_variables: {a: {default_value: 0.5}, b: {default_value: 1.0}}
+output_variables: {y: {unit: m}}
+model: {layers: [{Linear: [2, 3]}, Tanh, {Linear: [3, 1]}], weights: net.pt}
+input_transformers: [{Affine: {offset: [0.5, 0.0], coefficient: [2.0, 4.0]}}]
+output_transformers: [{Affine: {offset: [1.0], coefficient: [3.0]}}, {Log10: {indices: [0]}}]
+"""
+
+
+def layers() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+
+
+def test_a_network_is_built_from_its_layers(tmp_path: Path) -> None:
+    net = layers()
+    model = TorchModel.from_file(described(tmp_path, LAYERS, net.state_dict()))
+    inside = net(torch.tensor([0.0, 0.25], dtype=torch.float64))
+    torch.testing.assert_close(model.get("y"), 10.0 ** (1.0 + 3.0 * inside.squeeze()), rtol=1e-13, atol=0.0)
+
+
+BAD_LAYERS = {
+    "layer": (LAYERS.replace("Tanh", "Tanhh"), "layer 'Tanhh' is not known; nearest: 'Tanh'"),
+    "no layer of torch": (LAYERS.replace("Tanh", "__import__"), "'__import__' is not known"),
+    "sizes": (LAYERS.replace("[2, 3]", "[2, x]"), r"sizes of Linear are \[2, 'x'\]"),
+    "weights": (LAYERS.replace("net.pt", "other.pt"), r"other\.pt' does not exist"),
+    "other weights": (LAYERS.replace("[3, 1]", "[3, 2]"), "cannot be loaded: RuntimeError.*size mismatch"),
+    "transformer": (LAYERS.replace("Log10", "Exp"), "transformer {'Exp'.* is not known"),
+}
+
+
+@pytest.mark.parametrize("text, match", BAD_LAYERS.values(), ids=BAD_LAYERS)
+def test_a_wrong_network_says_what_is_wrong(tmp_path: Path, text: str, match: str) -> None:
+    with pytest.raises(ValidationError, match=rf"(?s)model\.yml.*{match}"):
+        TorchModel.from_file(described(tmp_path, text, layers().state_dict()))
+
+
+def test_weights_that_run_code_are_refused(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    path = described(tmp_path, LAYERS, {"0.weight": Touch(mark)})
+    with pytest.raises(ValidationError, match=r"cannot be loaded: UnpicklingError"):
+        TorchModel.from_file(path)
+    assert not mark.exists()
+
+
 WRONG = {
     "no mapping": ("- a", "is a list; expected a mapping"),
     "another class": (GOOD.replace("TorchModel", "KerasModel"), "model_class is 'KerasModel'"),
