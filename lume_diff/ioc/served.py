@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,10 @@ from lume_diff.variables import Variable
 
 if TYPE_CHECKING:
     from lume_diff.ioc.runtime import Runtime
+
+
+#: The address that only this machine reaches.
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,17 @@ class Served:
         prefix: of every PV's name.
         interface: address to listen on.
         read_only: whether all writes are refused.
+        settings: of the protocols by name, as their environment variables; what is not there is taken from those.
+        longest_text: that may be written to a text [bytes].
     """
 
     runtime: Runtime
     limits: LimitStore
     prefix: str = ""
-    interface: str = "127.0.0.1"
+    interface: str = LOOPBACK
     read_only: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+    longest_text: int = 1 << 16
 
     @property
     def variables(self) -> Mapping[str, Variable]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from lume_diff.control.readings import Reading
 from lume_diff.errors import LumeDiffError, SimulatorError, ValidationError, unknown_variable
 from lume_diff.ioc.engine import Engine
+from lume_diff.ioc.image_sizes import image_sizes
 from lume_diff.ioc.limits import LimitStore
 from lume_diff.ioc.plain import to_plain
 from lume_diff.ioc.process_engine import ProcessEngine
@@ -39,6 +40,9 @@ class Server:
         changeable_limits: names whose limits clients may change.
         interface: address to listen on; only this machine unless told otherwise.
         read_only: whether all writes are refused.
+        settings: of the protocols, such as ``{"EPICS_PVAS_SERVER_PORT": "5085"}``; what is not there is taken from the
+            environment.
+        longest_text: that may be written to a text [bytes].
 
     Raises:
         ValidationError: for an unknown isolation or protocol, or a timeout that cannot be kept.
@@ -63,6 +67,8 @@ class Server:
         changeable_limits: Iterable[str] = (),
         interface: str = "127.0.0.1",
         read_only: bool = False,
+        settings: Mapping[str, str] | None = None,
+        longest_text: int = 1 << 16,
     ) -> None:
         variables = model.supported_variables
         served = list(variables if names is None else names)
@@ -72,11 +78,13 @@ class Server:
         chosen = {name: variables[name] for name in served}
         inputs = [name for name in served if not variables[name].read_only]
         setpoints = {name: to_plain(variables[name], value) for name, value in model.get(inputs).items()}
-        service = Service(_information(model, served))
+        service = Service(_information(model, served), image_sizes(chosen))
         self.limits = LimitStore({**chosen, **service.variables}, changeable_limits)
         engine = _engine(model, served, isolation, timeout)
         self.runtime = Runtime(engine, served, self.limits, ordered, setpoints, service)
-        self._served = Served(self.runtime, self.limits, prefix, interface, read_only)
+        self._served = Served(
+            self.runtime, self.limits, prefix, interface, read_only, dict(settings or {}), longest_text
+        )
         self._servers: list[ControlServer] = [plugin("servers", name)(self._served) for name in protocols]
         self._began = False
 

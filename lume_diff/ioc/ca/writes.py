@@ -1,0 +1,51 @@
+"""Answering: what a client that writes gets, whatever goes wrong."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from typing import Any
+
+from caproto import AccessRights, CaprotoError, CAStatus
+
+from lume_diff.errors import LumeDiffError
+from lume_diff.ioc.runtime import WRITES
+
+LOG = logging.getLogger("lume_diff.ioc.ca")
+
+#: Who writes, as the client says.
+CLIENT: contextvars.ContextVar[str] = contextvars.ContextVar("client", default="")
+
+DENIED = int(CAStatus.ECA_NOWTACCESS.value.code_with_severity)
+FAILED = int(CAStatus.ECA_PUTFAIL.value.code_with_severity)
+DONE = int(CAStatus.ECA_NORMAL.value.code_with_severity)
+
+
+class Answering:
+    """Answer every write with a status; mixed into caproto's kinds of data.
+
+    An exception would become an error message that belongs to no request, and a client that waits would wait on.
+    """
+
+    def writable(self) -> bool:
+        """Tell whether clients may write."""
+        return False
+
+    def check_access(self, hostname: str, username: str) -> AccessRights:
+        """Tell a client what it may do."""
+        return AccessRights.READ | AccessRights.WRITE if self.writable() else AccessRights.READ
+
+    async def auth_write(self, hostname: str, username: str, *args: Any, **options: Any) -> int:
+        """Take a write; returns the status that the client is to get."""
+        CLIENT.set(f"{username}@{hostname}")
+        if not self.writable():
+            return DENIED
+        try:
+            await super().auth_write(hostname, username, *args, **options)  # type: ignore[misc]
+        except LumeDiffError as error:  # the runtime has logged it
+            LOG.debug("%s gets no reason: %s", CLIENT.get(), error)
+            return FAILED
+        except (CaprotoError, ValueError, TypeError, OverflowError) as error:
+            WRITES.warning("refused %s: what it sent cannot be read: %s", CLIENT.get(), error)
+            return FAILED
+        return DONE
