@@ -25,14 +25,12 @@ class Access:
         hosts: names and addresses that may; anybody's if None.
         users: that may; anybody if None.
         largest_array: elements of an array that is taken.
-        largest_text: letters of a text that is taken.
     """
 
     read_only: bool = False
     hosts: frozenset[str] | None = None
     users: frozenset[str] | None = None
     largest_array: int = 10_000_000
-    largest_text: int = 100_000
 
     @classmethod
     def of(
@@ -64,7 +62,7 @@ class Access:
 
         Raises:
             ReadOnlyError: if it may not.
-            ValidationError: for an array or a text that is too large.
+            ValidationError: for an array that is too large.
         """
         user, at, peer = client.rpartition("@")
         host = (peer.rpartition(":")[0] if peer.count(":") == 1 or "]:" in peer else peer).strip("[]")
@@ -73,10 +71,9 @@ class Access:
         if at and not self.allows(user, host):
             raise ReadOnlyError(f"{', '.join(values)}: {user} at {host} is not among those who may write here")
         for name, value in values.items():
-            most = self.largest_text if isinstance(value, str) else self.largest_array
-            size = len(value) if isinstance(value, str | list | tuple) else getattr(value, "size", 1)
-            if isinstance(size, int) and size > most:
-                raise ValidationError(f"{name!r}: {size} elements were sent, and at most {most} are taken here")
+            size = len(value) if isinstance(value, list | tuple) else getattr(value, "size", 1)
+            if isinstance(size, int) and size > self.largest_array:
+                raise ValidationError(f"{name!r}: {size} elements were sent; at most {self.largest_array} are taken")
 
 
 def _names_of(host: str) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lume_diff.errors import ReadOnlyError
+from lume_diff.errors import LumeDiffError, ReadOnlyError
 from lume_diff.ioc.served import Served
 
 
@@ -43,15 +43,28 @@ def read_field(served: Served, name: str, field: str) -> float | int | str:
     return float(getattr(served.limits[name], end.kind)[end.side])
 
 
-def write_field(served: Served, name: str, field: str, value: float) -> None:
+def write_field(served: Served, name: str, field: str, value: float, client: str) -> None:
     """Change one end of a limit, on every protocol.
+
+    Args:
+        served: what is served.
+        name, field: of the variable.
+        value: the new end [unit of the variable].
+        client: who asks.
 
     Raises:
         ReadOnlyError: for any other field, and for limits that are fixed.
         ValidationError: for an end that cannot be.
     """
-    if field not in _ENDS or served.read_only:
-        raise ReadOnlyError(f"field {field} of {name!r} cannot be written")
-    end = _ENDS[field]
-    served.limits.change(name, end.kind, **{("low", "high")[end.side]: value})
+    writes, written, before = served.runtime.writes, {f"{name}.{field}": value}, read_field(served, name, field)
+    try:
+        served.access.check(client, written)
+        if field not in _ENDS:
+            raise ReadOnlyError(f"field {field} of {name!r} cannot be written")
+        end = _ENDS[field]
+        served.limits.change(name, end.kind, **{("low", "high")[end.side]: value})
+    except LumeDiffError as error:
+        writes.refused(client, written, {f"{name}.{field}": before}, error)
+        raise
+    writes.accepted(client, f"{name}.{field}", before, value, served.runtime.cycle)
     served.runtime.limits_changed(name)

@@ -73,7 +73,7 @@ class Runtime:
         self._output_set = frozenset(self._outputs)
         self._faults: dict[str, tuple[Condition, str]] = {}
         self._service = service
-        self._access, self._writes = access or Access(), writes or WriteLog()
+        self._access, self.writes = access or Access(), writes or WriteLog()
         self._publishers: list[Publisher] = []
         self._waiting: list[Request] = []
         self._idle: deque[Idle] = deque()
@@ -178,7 +178,7 @@ class Runtime:
                 return
             plain = self.accepted(values)
         except LumeDiffError as error:
-            self._writes.refused(client, values, self._shown(values), error)
+            self.writes.refused(client, values, self._shown(values), error)
             raise
         self._ask(Request("write", plain, client, done))
 
@@ -348,9 +348,9 @@ class Runtime:
         for request in requests:
             if request.kind == "write":
                 for name, value in request.values.items():
-                    self._writes.accepted(request.client, name, old[name], value, self.cycle)
+                    self.writes.accepted(request.client, name, old[name], value, self.cycle)
             elif request.kind in ("reset", "restore"):
-                self._writes.asked(request.client, request.kind, self.cycle)
+                self.writes.asked(request.client, request.kind, self.cycle)
             request.done(None, self.cycle)
 
     def _fail(self, requests: Sequence[Request], error: Exception) -> None:
@@ -372,7 +372,7 @@ class Runtime:
             found |= {name: self._judged(name, value, now, self.cycle) for name, value in told.items()}
         self._publish(found, now)
         for request in requests:
-            self._writes.failed(request.client, request.values, self._shown(request.values), error)
+            self.writes.failed(request.client, request.values, self._shown(request.values), error)
             request.done(error, self.cycle)
 
     # -- readings --------------------------------------------------------------------------------------------

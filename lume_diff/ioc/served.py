@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from lume_diff.ioc.runtime import Runtime
 
 
+#: The address that only this machine reaches.
+LOOPBACK = "127.0.0.1"
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """A model as servers see it.
@@ -27,13 +31,17 @@ class Served:
         prefix: of every PV's name.
         interface: address to listen on.
         access: which clients may write; the runtime asks it.
+        settings: of the protocols by name, as their environment variables; what is not there is taken from those.
+        longest_text: that may be written to a text [bytes].
     """
 
     runtime: Runtime
     limits: LimitStore
     prefix: str = ""
-    interface: str = "127.0.0.1"
+    interface: str = LOOPBACK
     access: Access = field(default_factory=Access)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    longest_text: int = 1 << 16
 
     @property
     def read_only(self) -> bool:

@@ -16,6 +16,7 @@ from lume_diff.ioc.autosave import Autosave
 from lume_diff.ioc.clashes import refuse_clashes
 from lume_diff.ioc.engine import Engine
 from lume_diff.ioc.health import HealthProbe, pages
+from lume_diff.ioc.image_sizes import image_sizes
 from lume_diff.ioc.limits import LimitStore
 from lume_diff.ioc.plain import to_plain
 from lume_diff.ioc.process_engine import ProcessEngine
@@ -60,6 +61,9 @@ class Server:
         shot_counter: input that counts its shots, where the model has one of this name.
         health_port: of an HTTP probe; 0 for any that is free, none if None.
         search: how long other servers with the same names are looked for before going online [s]; 0 for not at all.
+        settings: of the protocols, such as ``{"EPICS_PVAS_SERVER_PORT": "5085"}``; what is not there is taken from the
+            environment.
+        longest_text: that may be written to a text [bytes].
 
     Raises:
         ValidationError: for an unknown isolation or protocol, or options that do not go together.
@@ -94,6 +98,8 @@ class Server:
         shot_counter: str = "SHOT",
         health_port: int | None = None,
         search: float = 0.5,
+        settings: Mapping[str, str] | None = None,
+        longest_text: int = 1 << 16,
     ) -> None:
         _check_together(restore, autosave)
         wanted = _known(model, names)
@@ -105,13 +111,14 @@ class Server:
         setpoints = {name: to_plain(engine.variables[name], value) for name, value in model.get(inputs).items()}
         self._saved = saved(Path(autosave), setpoints) if autosave is not None and restore == "last" else {}
         shown = {name: value for name, value in setpoints.items() if name not in self._saved}
-        service = Service(_information(model, len(inputs), len(wanted) - len(inputs)))
         chosen = {name: engine.variables[name] for name in wanted}
+        information = _information(model, len(inputs), len(wanted) - len(inputs))
+        service = Service(information, image_sizes(chosen))
         self.limits = LimitStore({**chosen, **service.variables}, changeable_limits)
         access = Access.of(read_only, allow, largest_array)
         self._writes = WriteLog(None if write_log is None else Path(write_log), prefix)
         self.runtime = Runtime(engine, wanted, self.limits, ordered, shown, service, access, self._writes)
-        self._served = Served(self.runtime, self.limits, prefix, interface, access)
+        self._served = Served(self.runtime, self.limits, prefix, interface, access, dict(settings or {}), longest_text)
         self._servers: list[ControlServer] = [plugin("servers", name)(self._served) for name in protocols]
         self._search = search
         self._autosave = None if autosave is None else Autosave(Path(autosave), self.runtime.setpoints)

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from caproto import (
-    AccessRights,
     AlarmSeverity,
     AlarmStatus,
-    CAStatus,
     ChannelAlarm,
     ChannelChar,
     ChannelData,
     ChannelDouble,
     ChannelEnum,
     ChannelInteger,
-    ChannelString,
     SubscriptionType,
 )
 
 from lume_diff.control.readings import Condition, Reading
-from lume_diff.errors import LumeDiffError, ValidationError
+from lume_diff.errors import ValidationError
+from lume_diff.ioc.ca.fields import LimitField, field_channel
+from lume_diff.ioc.ca.writes import CLIENT, Answering
 from lume_diff.ioc.limits import PVLimits
-from lume_diff.ioc.record_fields import FIELDS, read_field, write_field
+from lume_diff.ioc.record_fields import FIELDS
+from lume_diff.ioc.requests import ignore
 from lume_diff.ioc.served import Served
 from lume_diff.variables import (
     BoolVariable,
@@ -52,17 +51,15 @@ _STATUS = {
     Condition.STALE: AlarmStatus.TIMEOUT,
 }
 _MOST_CHOICES = 16
-_TEXT_LENGTH = 1024
-_IMAGE_BACKLOG = 2  # updates that wait for a client which takes none
+_LONGEST_UNIT = 8  # [bytes]
+_IMAGE = 1024  # elements; larger arrays are treated as images
+_BACKLOG, _IMAGE_BACKLOG = 10, 2  # updates of a channel that wait for a client which takes none
 _EVERYTHING = SubscriptionType.DBE_VALUE | SubscriptionType.DBE_LOG | SubscriptionType.DBE_ALARM
-#: Who writes, as the client says.
-_client: contextvars.ContextVar[str] = contextvars.ContextVar("client", default="")
-
 _BOOL_CHOICES = ("False", "True")
 _INT32 = 2**31
 
 
-class Channel:
+class Channel(Answering):
     """Share what all channels of a served variable do; mixed into each of caproto's kinds of data.
 
     A client's write waits, without holding up any other, until the runtime has published its cycle.
@@ -74,6 +71,7 @@ class Channel:
     def attach(self, served: Served, variable: Variable) -> None:
         """Say which variable of which served model this is."""
         self.served, self.variable = served, variable
+        self._fields: dict[str, ChannelData] = {}
 
     def plain(self, value: Any) -> Any:
         """Return what a client has written as the runtime takes it."""
@@ -96,25 +94,18 @@ class Channel:
         """Show limits as they are now."""
         data: ChannelData = self
         await data.write_metadata(**limits_of(limits))
+        for made in self._fields.values():
+            if isinstance(made, LimitField):
+                await made.show()
 
-    def check_access(self, hostname: str, username: str) -> AccessRights:
-        """Tell a client what it may do."""
-        is_fixed = self.variable.read_only or self.served.read_only
-        return AccessRights.READ if is_fixed else AccessRights.READ | AccessRights.WRITE
+    def writable(self, user: str, host: str) -> bool:
+        """Tell whether a client may write."""
+        return not self.variable.read_only and self.served.access.allows(user, host)
 
-    async def auth_write(self, hostname: str, username: str, *args: Any, **options: Any) -> int:
-        """Note who writes, on the way to `write`; returns the status that the client is to get.
-
-        An exception would become an error message that belongs to no request, and a client that waits would wait on.
-        """
-        _client.set(f"{username}@{hostname}")
-        if AccessRights.WRITE not in self.check_access(hostname, username):
-            return int(CAStatus.ECA_NOWTACCESS.value.code_with_severity)
-        try:
-            await super().auth_write(hostname, username, *args, **options)  # type: ignore[misc]
-        except LumeDiffError:  # the runtime has logged it
-            return int(CAStatus.ECA_PUTFAIL.value.code_with_severity)
-        return int(CAStatus.ECA_NORMAL.value.code_with_severity)
+    def denied(self, value: Any) -> None:
+        """Let the runtime refuse it, which logs it."""
+        data: Any = self
+        self.served.runtime.write({self.variable.name: self.plain(data.preprocess_value(value))}, CLIENT.get(), ignore)
 
     async def write(self, value: Any, *, verify_value: bool = True, **options: Any) -> None:
         """Hand a client's write to the runtime and wait for its cycle; or show a value that needs no verification."""
@@ -137,7 +128,7 @@ class Channel:
             loop.call_soon_threadsafe(tell, error)
 
         plain = self.plain(data.preprocess_value(value))
-        self.served.runtime.write({self.variable.name: plain}, _client.get(), done)
+        self.served.runtime.write({self.variable.name: plain}, CLIENT.get(), done)
         await finished
 
     def get_field(self, field: str) -> ChannelData:
@@ -146,7 +137,9 @@ class Channel:
             return self
         if field not in FIELDS:
             raise KeyError(field)
-        return field_channel(self.served, self.variable.name, field)
+        if field not in self._fields:
+            self._fields[field] = field_channel(self.served, self.variable.name, field)
+        return self._fields[field]
 
 
 class DoubleChannel(Channel, ChannelDouble):
@@ -177,10 +170,10 @@ class ChoiceChannel(Channel, ChannelEnum):
     def plain(self, value: Any) -> Any:
         """Return the word, or the truth value; caproto gives an index where it knows no word for it."""
         choices = list(self.enum_strings)
-        if isinstance(value, int):
+        if not isinstance(value, str):
             if not 0 <= value < len(choices):
                 raise ValidationError(f"{self.variable.name!r}: there is no choice {value} of {choices}")
-            value = choices[value]
+            value = choices[int(value)]
         return value == _BOOL_CHOICES[1] if isinstance(self.variable, BoolVariable) else value
 
     def native(self, value: Any) -> Any:
@@ -209,41 +202,6 @@ class ArrayChannel(Channel, ChannelDouble):
         return value.reshape(-1)
 
 
-class FieldDouble(ChannelDouble):
-    """A limit as a field; what is written to it changes the limit for every protocol."""
-
-    write_to: Any = None
-
-    async def verify_value(self, data: Any) -> Any:
-        """Change the limit, where that is allowed."""
-        (number,) = data if hasattr(data, "__len__") else (data,)
-        await asyncio.to_thread(self.write_to, float(number))
-        return data
-
-    def check_access(self, hostname: str, username: str) -> AccessRights:
-        """Tell a client what it may do."""
-        return AccessRights.READ if self.write_to is None else AccessRights.READ | AccessRights.WRITE
-
-
-class FieldText(ChannelString):
-    """A description or unit as a field."""
-
-    def check_access(self, hostname: str, username: str) -> AccessRights:
-        """Tell a client that it may read."""
-        return AccessRights.READ
-
-
-def field_channel(served: Served, name: str, field: str) -> ChannelData:
-    """Return a channel for one field of a variable."""
-    value = read_field(served, name, field)
-    if isinstance(value, str):
-        return FieldText(value=value[:39])
-    made = FieldDouble(value=float(value))
-    if served.limits.changeable(name) and not served.read_only and not isinstance(value, int):
-        made.write_to = lambda number: write_field(served, name, field, number)
-    return made
-
-
 def limits_of(limits: PVLimits) -> dict[str, float]:
     """Return limits as Channel Access has them; a range that is open is zero to zero there."""
     found: dict[str, float] = {}
@@ -260,17 +218,20 @@ def channel(served: Served, variable: Variable) -> ChannelData | None:
     Raises:
         ValidationError: for an enumeration with more choices than Channel Access has.
     """
-    made = _made(variable, served.limits[variable.name])
+    made = _made(variable, served.limits[variable.name], served.longest_text)
     if made is not None:
         made.attach(served, variable)
     return made
 
 
-def _made(variable: Variable, limits: PVLimits) -> Any:
+def _made(variable: Variable, limits: PVLimits, longest_text: int) -> Any:
+    size = math.prod(variable.shape) if isinstance(variable, TorchNDVariable) else 1
     options: dict[str, Any] = {
         "alarm": ChannelAlarm(status=AlarmStatus.UDF, severity=AlarmSeverity.INVALID_ALARM),
         "reported_record_type": "ai" if variable.read_only else "ao",
+        "max_subscription_backlog": _BACKLOG if size <= _IMAGE else _IMAGE_BACKLOG,
     }
+    units = variable.unit.encode("latin-1", "replace")[:_LONGEST_UNIT].decode("latin-1")
     if isinstance(variable, MomentsVariable | ParticleGroupVariable):
         return None
     if isinstance(variable, BoolVariable):
@@ -279,19 +240,17 @@ def _made(variable: Variable, limits: PVLimits) -> Any:
         _check_choices(variable.name, variable.options)
         return ChoiceChannel(value=variable.options[0], enum_strings=list(variable.options), **options)
     if isinstance(variable, StrVariable):
-        return TextChannel(value="", max_length=_TEXT_LENGTH, string_encoding="utf-8", **options)
+        return TextChannel(value="", max_length=longest_text, string_encoding="utf-8", **options)
     if isinstance(variable, TorchNDVariable):
-        size = math.prod(variable.shape)
-        backlog = {"max_subscription_backlog": _IMAGE_BACKLOG} if size > _TEXT_LENGTH else {}
-        return ArrayChannel(value=[0.0] * size, max_length=size, units=variable.unit, **options, **backlog)
+        return ArrayChannel(value=[0.0] * size, max_length=size, units=units, **options)
     ends = limits_of(limits)
     if isinstance(variable, IntVariable):
         low, high = variable.value_range or (-math.inf, math.inf)
         if low < -_INT32 or high >= _INT32:
-            return WideChannel(value=0.0, units=variable.unit, **ends, **options)
-        return LongChannel(value=0, units=variable.unit, **{k: int(v) for k, v in ends.items()}, **options)
+            return WideChannel(value=0.0, units=units, **ends, **options)
+        return LongChannel(value=0, units=units, **{k: int(v) for k, v in ends.items()}, **options)
     precision = getattr(variable, "precision", None) or 0
-    return DoubleChannel(value=0.0, units=variable.unit, precision=precision, **ends, **options)
+    return DoubleChannel(value=0.0, units=units, precision=precision, **ends, **options)
 
 
 def _check_choices(name: str, choices: Sequence[str]) -> None:

@@ -10,24 +10,26 @@ from collections.abc import Iterable, Sequence
 
 import caproto
 
+from lume_diff.ioc.served import Served
+
 _NAMES_A_DATAGRAM = 15  # names of up to 60 characters fit into 1024 bytes
 _ROUNDS = 2  # a datagram may be lost
 
 
-def answered(names: Sequence[str], interface: str, patience: float) -> set[str]:
+def answered(names: Sequence[str], served: Served, patience: float) -> set[str]:
     """Return the names for which a server answers.
 
     Looked for is where a client on this machine would look, and on the interface itself.
 
     Args:
         names: to look for, all at once.
-        interface: address that we are about to listen on.
+        served: where we are about to listen.
         patience: how long to wait [s].
     """
-    port = caproto.get_environment_variables()["EPICS_CA_SERVER_PORT"]
-    places = set(caproto.get_client_address_list())
-    if interface != "0.0.0.0":
-        places.add((interface, port))
+    port = int(served.settings.get("EPICS_CA_SERVER_PORT", caproto.get_environment_variables()["EPICS_CA_SERVER_PORT"]))
+    places = {(host, port) for host in caproto.get_address_list()}
+    if served.interface != "0.0.0.0":
+        places.add((served.interface, port))
     searcher = _Searcher(names)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)

@@ -8,11 +8,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any, final
 
-from caproto.asyncio.server import Context
-
 from lume_diff.control.readings import Reading, Update
 from lume_diff.errors import SimulatorError
 from lume_diff.ioc.ca.channels import channel
+from lume_diff.ioc.ca.context import CAContext
 from lume_diff.ioc.ca.search import answered
 from lume_diff.ioc.served import ControlServer, Served
 
@@ -24,7 +23,7 @@ _PATIENCE = 10.0  # [s] for the loop to do something
 class CAServer(ControlServer):
     """Serve every variable but beams as a channel, in a thread with an event loop of its own.
 
-    Ports are those of ``EPICS_CA_SERVER_PORT`` and so on, or the usual ones.
+    Ports are those of ``EPICS_CA_SERVER_PORT`` and so on in the settings or the environment, or the usual ones.
 
     Args:
         served: what to show.
@@ -47,8 +46,7 @@ class CAServer(ControlServer):
 
     def others(self, patience: float) -> set[str]:
         """Return the full names for which another server answers."""
-        served = self.served
-        return answered([served.prefix + name for name in self._channels], served.interface, patience)
+        return answered([self.served.prefix + name for name in self._channels], self.served, patience)
 
     def start(self) -> None:
         """Go online.
@@ -69,7 +67,7 @@ class CAServer(ControlServer):
         """Show the limits of a variable."""
         if name in self._channels:
             shown = self._channels[name].show_limits(self.served.limits[name])
-            asyncio.run_coroutine_threadsafe(shown, self._loop).result(_PATIENCE)
+            asyncio.run_coroutine_threadsafe(shown, self._loop)
 
     def stop(self) -> None:
         """Go offline."""
@@ -103,7 +101,7 @@ class CAServer(ControlServer):
         served = self.served
         await self._show({name: served.runtime.reading(name) for name in self._channels})
         database = {served.prefix + name: one for name, one in self._channels.items()}
-        context = Context(database, [served.interface])
+        context = CAContext(database, served.interface, served.settings)
 
         async def online(library: Any) -> None:
             self._online.set()

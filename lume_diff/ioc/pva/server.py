@@ -11,11 +11,12 @@ from p4p.server import DynamicProvider, Server, StaticProvider
 from p4p.server.raw import SharedPV
 
 from lume_diff.control.readings import Update
-from lume_diff.errors import LumeDiffError, ReadOnlyError
+from lume_diff.errors import LumeDiffError, ValidationError
+from lume_diff.ioc.pva.clients import client_of
 from lume_diff.ioc.pva.fields import FieldChannels
 from lume_diff.ioc.pva.search import answered
 from lume_diff.ioc.pva.values import Coder, coder
-from lume_diff.ioc.served import ControlServer, Served
+from lume_diff.ioc.served import LOOPBACK, ControlServer, Served
 
 LOG = logging.getLogger("lume_diff.ioc.pva")
 
@@ -24,7 +25,8 @@ LOG = logging.getLogger("lume_diff.ioc.pva")
 class PVAServer(ControlServer):
     """Serve every variable as a channel of its normative type, and its limits as fields of it.
 
-    Ports are those of ``EPICS_PVAS_SERVER_PORT`` and ``EPICS_PVAS_BROADCAST_PORT``, or the usual ones.
+    Ports are those of ``EPICS_PVAS_SERVER_PORT`` and ``EPICS_PVAS_BROADCAST_PORT`` in the settings or the environment,
+    or the usual ones.
 
     Args:
         served: what to show.
@@ -40,8 +42,7 @@ class PVAServer(ControlServer):
 
     def others(self, patience: float) -> set[str]:
         """Return the full names for which another server answers."""
-        served = self.served
-        return answered([served.prefix + name for name in self._coders], served.interface, patience)
+        return answered([self.served.prefix + name for name in self._coders], self.served, patience)
 
     def start(self) -> None:
         """Make every channel and go online."""
@@ -52,7 +53,7 @@ class PVAServer(ControlServer):
             self._pvs[name] = pv
             provider.add(served.prefix + name, pv)
         self._providers = [provider, DynamicProvider("lume_diff fields", self._fields)]
-        self._server = Server(providers=self._providers, conf=_configuration(served.interface), useenv=False)
+        self._server = Server(providers=self._providers, conf=_configuration(served), useenv=False)
 
     def publish(self, update: Update) -> None:
         """Post new readings."""
@@ -90,23 +91,22 @@ class _Puts:
             op.done() if error is None else op.done(error=str(error))
 
         try:
-            if self._served.read_only:
-                raise ReadOnlyError(f"{self._name!r} is served read-only")
-            self._served.runtime.write({self._name: self._coder.received(op.value())}, _client(op), done)
+            value = self._coder.received(op.value())
+            if isinstance(value, str) and len(value.encode()) > self._served.longest_text:
+                raise ValidationError(
+                    f"{self._name!r} takes texts of at most {self._served.longest_text} bytes, "
+                    f"received {len(value.encode())}"
+                )
+            self._served.runtime.write({self._name: value}, client_of(op), done)
         except LumeDiffError as error:
             op.done(error=str(error))
 
 
-def _client(op: Any) -> str:
-    """Return who a client claims to be, and where it is."""
-    return f"{op.account() or 'anonymous'}@{op.peer()}"
-
-
-def _configuration(interface: str) -> dict[str, str]:
-    """Return the environment's settings, with the interface put in; beacons stay on it."""
+def _configuration(served: Served) -> dict[str, str]:
+    """Return the environment's settings and those of the server; beacons stay on this machine if its clients do."""
     found = {key: value for key, value in os.environ.items() if key.startswith(("EPICS_PVAS_", "EPICS_PVA_"))}
-    found["EPICS_PVAS_INTF_ADDR_LIST"] = interface
-    if interface == "127.0.0.1":
-        found.update(EPICS_PVAS_AUTO_BEACON_ADDR_LIST="NO", EPICS_PVAS_BEACON_ADDR_LIST=interface)
-        found.update(EPICS_PVA_AUTO_ADDR_LIST="NO", EPICS_PVA_ADDR_LIST=interface)
-    return found
+    found["EPICS_PVAS_INTF_ADDR_LIST"] = served.interface
+    if served.interface == LOOPBACK:
+        found.update(EPICS_PVAS_AUTO_BEACON_ADDR_LIST="NO", EPICS_PVAS_BEACON_ADDR_LIST=LOOPBACK)
+        found.update(EPICS_PVA_AUTO_ADDR_LIST="NO", EPICS_PVA_ADDR_LIST=LOOPBACK)
+    return {**found, **served.settings}
