@@ -5,5 +5,18 @@ from __future__ import annotations
 from lume_diff.control.readings import Condition, Reading, Severity, Update
 from lume_diff.ioc.served import ControlServer, Served
 from lume_diff.ioc.server import Server, serve
+from lume_diff.ioc.settling import Settling
+from lume_diff.ioc.together import Servers
 
-__all__ = ["Condition", "ControlServer", "Reading", "Served", "Server", "Severity", "Update", "serve"]
+__all__ = [
+    "Condition",
+    "ControlServer",
+    "Reading",
+    "Served",
+    "Server",
+    "Servers",
+    "Settling",
+    "Severity",
+    "Update",
+    "serve",
+]

@@ -28,32 +28,37 @@ class HealthProbe:
         pages: by path, what is looked at.
         port: to listen on; 0 for any that is free.
         interface: to listen on.
-
-    Raises:
-        SimulatorError: if the port cannot be had.
     """
 
     def __init__(self, pages: Mapping[str, Look], port: int, interface: str = "127.0.0.1") -> None:
-        class Handler(_Handler):
-            looks = pages
-
-        try:
-            self._server = ThreadingHTTPServer((interface, port), Handler)
-        except OSError as error:
-            raise SimulatorError(f"the health probe cannot listen on {interface}:{port}: {error}") from None
-        self._server.daemon_threads = True
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="health probe", daemon=True)
+        self._pages, self._place = pages, (interface, port)
+        self._server: ThreadingHTTPServer | None = None
+        self.port = port
 
     def start(self) -> None:
-        """Answer from now on."""
-        self._thread.start()
+        """Answer from now on.
+
+        Raises:
+            SimulatorError: if the port cannot be had.
+        """
+
+        class Handler(_Handler):
+            looks = self._pages
+
+        try:
+            self._server = ThreadingHTTPServer(self._place, Handler)
+        except OSError as error:
+            raise SimulatorError(f"the health probe cannot listen on {self._place}: {error}") from None
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, name="health probe", daemon=True).start()
 
     def stop(self) -> None:
-        """Answer no more."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-        self._server.server_close()
+        """Answer no more; may be called again."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from lume_diff.ioc.access import Access
 from lume_diff.ioc.limits import LimitStore
@@ -66,13 +66,17 @@ class ControlServer(Publisher):
     def __init__(self, served: Served) -> None:
         self.served = served
 
-    def others(self, patience: float) -> set[str]:
+    def elsewhere(self, patience: float) -> set[str]:
         """Return the full names for which another server answers within some time [s], before this one is online."""
         return set()
 
     @abstractmethod
-    def start(self) -> None:
-        """Make every PV and go online; the first evaluation may be yet to come."""
+    def start(self, others: Sequence[Self] = ()) -> None:
+        """Make every PV and go online; the first evaluation may be yet to come.
+
+        Args:
+            others: servers of the same kind that are not started themselves: their PVs are shown at the same ports.
+        """
 
     @abstractmethod
     def stop(self) -> None:

@@ -13,7 +13,6 @@ from lume_diff.control.readings import Reading
 from lume_diff.errors import LumeDiffError, SimulatorError, ValidationError, unknown_variable
 from lume_diff.ioc.access import Access
 from lume_diff.ioc.autosave import Autosave
-from lume_diff.ioc.clashes import refuse_clashes
 from lume_diff.ioc.engine import Engine
 from lume_diff.ioc.health import HealthProbe, pages
 from lume_diff.ioc.image_sizes import image_sizes
@@ -27,6 +26,7 @@ from lume_diff.ioc.service import Service
 from lume_diff.ioc.settling import Settling, SettlingEngine
 from lume_diff.ioc.shots import ShotClock
 from lume_diff.ioc.thread_engine import ThreadEngine
+from lume_diff.ioc.together import start_together
 from lume_diff.ioc.write_log import WriteLog
 from lume_diff.models import LUMEModel
 from lume_diff.registry import plugin
@@ -113,14 +113,15 @@ class Server:
         shown = {name: value for name, value in setpoints.items() if name not in self._saved}
         chosen = {name: engine.variables[name] for name in wanted}
         information = _information(model, len(inputs), len(wanted) - len(inputs))
-        service = Service(information, image_sizes(chosen))
+        service = Service(information, wanted, image_sizes(chosen))
         self.limits = LimitStore({**chosen, **service.variables}, changeable_limits)
         access = Access.of(read_only, allow, largest_array)
         self._writes = WriteLog(None if write_log is None else Path(write_log), prefix)
         self.runtime = Runtime(engine, wanted, self.limits, ordered, shown, service, access, self._writes)
-        self._served = Served(self.runtime, self.limits, prefix, interface, access, dict(settings or {}), longest_text)
-        self._servers: list[ControlServer] = [plugin("servers", name)(self._served) for name in protocols]
-        self._search = search
+        self.served = Served(self.runtime, self.limits, prefix, interface, access, dict(settings or {}), longest_text)
+        self.protocols, self.model_names = list(protocols), wanted
+        self.fronts: list[ControlServer] = [plugin("servers", name)(self.served) for name in protocols]
+        self.search = search
         self._autosave = None if autosave is None else Autosave(Path(autosave), self.runtime.setpoints)
         counter = shot_counter if isinstance(chosen.get(shot_counter), IntVariable) else None
         self._clock = None if rate_hz is None else ShotClock(self.runtime, rate_hz, counter)
@@ -134,17 +135,23 @@ class Server:
             SimulatorError: if it was started before.
             ControlError: if another server has some of the names.
         """
+        start_together([self])
+        return self
+
+    def begin(self) -> None:
+        """Note that the server is being started; `start` does it.
+
+        Raises:
+            SimulatorError: if it was before.
+        """
         if self._began:
             raise SimulatorError("this server has been started before: make a new one")
         self._began = True
-        try:
-            refuse_clashes(self._servers, self._search)
-            for server in self._servers:
-                server.start()
-                self.runtime.add(server)
-        except BaseException:
-            self._end_servers()
-            raise
+
+    def run(self) -> None:
+        """Begin to evaluate, once the fronts are online; `start` does it."""
+        for front in self.fronts:
+            self.runtime.add(front)
         if self._autosave is not None:
             self.runtime.add(self._autosave)
             write_each(self.runtime, self._saved, self._autosave.begin)
@@ -152,7 +159,6 @@ class Server:
         for part in (self._clock, self.health):
             if part is not None:
                 part.start()
-        return self
 
     def stop(self) -> None:
         """Go offline, finish what is under way and end the model's process; may be called again."""
@@ -161,11 +167,8 @@ class Server:
         self.runtime.stop()
         if self._autosave is not None:
             self._autosave.stop()
-        self._end_servers()
-
-    def _end_servers(self) -> None:
-        for server in self._servers:
-            server.stop()
+        for front in self.fronts:
+            front.stop()
         if self.health is not None:
             self.health.stop()
         self._writes.close()
@@ -207,8 +210,8 @@ class Server:
 
     def get(self, name: str) -> Reading:
         """Return what is shown of a variable."""
-        if name not in self._served.variables:
-            raise unknown_variable(name, self._served.variables, "the served model")
+        if name not in self.served.variables:
+            raise unknown_variable(name, self.served.variables, "the served model")
         return self.runtime.reading(name)
 
     def wait_ready(self, timeout: float | None = None) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lume_diff.errors import LumeDiffError, ReadOnlyError, ValidationError
@@ -30,12 +30,14 @@ class Service:
     ``RUNS``        simulator runs since the start
     ``LAST_ERROR``  in words; empty when there was none
     ``MODEL``       name of the model's class, numbers of inputs and outputs, versions: JSON
+    ``PVS``         every name that is served, without the prefix, one a line
     ``SNAPSHOT``    the set-points, taken within a second of a cycle: JSON; writing one restores it
     ``RESET``       writing True brings the inputs back to their baseline
     ==============  ======================================================================================
 
     Args:
         model_info: for ``MODEL``.
+        names: of the model's variables, for ``PVS``.
         constants: further variables, under their own names, with the values that they keep.
         prefix: put before the names, and after the server's own prefix.
     """
@@ -43,6 +45,7 @@ class Service:
     def __init__(
         self,
         model_info: Mapping[str, Any],
+        names: Iterable[str] = (),
         constants: Sequence[tuple[Variable, Any]] = (),
         prefix: str = "SERVER:",
     ) -> None:
@@ -55,6 +58,7 @@ class Service:
             IntVariable(name="RUNS", description="simulator runs since the start", read_only=True),
             StrVariable(name="LAST_ERROR", description="what went wrong last", read_only=True),
             StrVariable(name="MODEL", description="what is served, as JSON", read_only=True),
+            StrVariable(name="PVS", description="names that are served, one a line", read_only=True),
             StrVariable(name="SNAPSHOT", description="set-points as JSON; write one to restore it"),
             BoolVariable(name="RESET", description="write True to reset the model"),
         ]
@@ -62,6 +66,7 @@ class Service:
         self._constants = {variable.name: value for variable, value in constants}
         self.variables |= {variable.name: variable for variable, _ in constants}
         self._runtime: Runtime | None = None
+        self._model_names = list(names)
         self._model_info = dict(model_info)
         self._began, self._runs = time.monotonic(), 0
         self._end = threading.Event()
@@ -81,6 +86,7 @@ class Service:
             RUNS=0,
             LAST_ERROR="",
             MODEL=json.dumps(self._model_info),
+            PVS="\n".join([*self._model_names, *self.variables]),
             SNAPSHOT="{}",
             RESET=False,
         )

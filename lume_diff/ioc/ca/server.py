@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from lume_diff.control.readings import Reading, Update
@@ -38,22 +38,27 @@ class CAServer(ControlServer):
                 LOG.warning("%s is a beam, which Channel Access cannot carry: it is on PVAccess only", name)
             else:
                 self._channels[name] = made
+        self._others: list[CAServer] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="channel access", daemon=True)
         self._online = threading.Event()
         self._failure: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def others(self, patience: float) -> set[str]:
+    def elsewhere(self, patience: float) -> set[str]:
         """Return the full names for which another server answers."""
         return answered([self.served.prefix + name for name in self._channels], self.served, patience)
 
-    def start(self) -> None:
+    def start(self, others: Sequence[CAServer] = ()) -> None:
         """Go online.
 
         Raises:
             SimulatorError: if the ports cannot be had.
         """
+        self._others = list(others)
+        for one in others:
+            one._loop.close()
+            one._loop = self._loop
         self._thread.start()
         self._online.wait(_PATIENCE)
         if self._failure is not None or not self._online.is_set():
@@ -74,7 +79,7 @@ class CAServer(ControlServer):
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._cancel)
             self._thread.join(_PATIENCE)
-        elif not self._loop.is_closed():
+        elif not self._loop.is_running():
             self._loop.close()
 
     def _cancel(self) -> None:
@@ -99,8 +104,10 @@ class CAServer(ControlServer):
 
     async def _serve(self) -> None:
         served = self.served
-        await self._show({name: served.runtime.reading(name) for name in self._channels})
-        database = {served.prefix + name: one for name, one in self._channels.items()}
+        database: dict[str, Any] = {}
+        for one in (self, *self._others):
+            await one._show({name: one.served.runtime.reading(name) for name in one._channels})
+            database |= {one.served.prefix + name: channel for name, channel in one._channels.items()}
         context = CAContext(database, served.interface, served.settings)
 
         async def online(library: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any, final
 
 from p4p import Value
@@ -40,12 +41,17 @@ class PVAServer(ControlServer):
         self._providers: list[Any] = []  # p4p leaves it to us to keep them alive
         self._server: Server | None = None
 
-    def others(self, patience: float) -> set[str]:
+    def elsewhere(self, patience: float) -> set[str]:
         """Return the full names for which another server answers."""
         return answered([self.served.prefix + name for name in self._coders], self.served, patience)
 
-    def start(self) -> None:
+    def start(self, others: Sequence[PVAServer] = ()) -> None:
         """Make every channel and go online."""
+        found = [provider for one in (self, *others) for provider in one.made()]
+        self._server = Server(providers=found, conf=_configuration(self.served), useenv=False)
+
+    def made(self) -> list[Any]:
+        """Make every channel; returns what answers for them."""
         served, provider = self.served, StaticProvider("lume_diff")
         for name, one in self._coders.items():
             first = one.first(served.runtime.reading(name), served.limits[name])
@@ -53,7 +59,7 @@ class PVAServer(ControlServer):
             self._pvs[name] = pv
             provider.add(served.prefix + name, pv)
         self._providers = [provider, DynamicProvider("lume_diff fields", self._fields)]
-        self._server = Server(providers=self._providers, conf=_configuration(served), useenv=False)
+        return self._providers
 
     def publish(self, update: Update) -> None:
         """Post new readings."""
