@@ -155,17 +155,13 @@ def _tell(name: str, server: Server) -> None:
     served = server.served
     of_model = [name for name in served.variables if name in server.model_names]
     inputs = [name for name in of_model if not served.variables[name].read_only]
+    counts = f"{len(inputs)} inputs, {len(of_model) - len(inputs)} outputs"
     how = "read-only" if served.read_only else "writable"
-    spoken = " and ".join(server.protocols)
-    typer.echo(
-        f"{name}: {len(inputs)} inputs, {len(of_model) - len(inputs)} outputs by {spoken} on {served.interface}, {how}"
-    )
+    typer.echo(f"{name}: {counts} by {' and '.join(server.protocols)} on {served.interface}, {how}")
     for one in of_model[:_MOST_NAMED]:
         variable = served.variables[one]
-        unit = getattr(variable, "unit", "")
-        typer.echo(
-            f"  {served.prefix}{one}{f' [{unit}]' if unit else ''} {'output' if variable.read_only else 'input'}"
-        )
+        unit = f" [{variable.unit}]" if variable.unit else ""
+        typer.echo(f"  {served.prefix}{one}{unit} {'output' if variable.read_only else 'input'}")
     if len(of_model) > _MOST_NAMED:
         typer.echo(f"  ... and {len(of_model) - _MOST_NAMED} more")
     if server.health is not None:

@@ -132,4 +132,6 @@ def _index(target: Value, value: Any) -> int:
 
 
 def _why(error: Any) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
     return str(error) or type(error).__name__

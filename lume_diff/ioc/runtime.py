@@ -345,6 +345,7 @@ class Runtime:
         if self._service is not None:
             values |= self._service.after(self.cycle, evaluated)
         self._publish({name: self._judged(name, value, now, self.cycle) for name, value in values.items()}, now)
+        self.first_cycle.set()
         for request in requests:
             if request.kind == "write":
                 for name, value in request.values.items():
@@ -371,6 +372,7 @@ class Runtime:
             told = self._service.after(self.cycle, None, self.last_error)
             found |= {name: self._judged(name, value, now, self.cycle) for name, value in told.items()}
         self._publish(found, now)
+        self.first_cycle.set()
         for request in requests:
             self.writes.failed(request.client, request.values, self._shown(request.values), error)
             request.done(error, self.cycle)
@@ -394,4 +396,3 @@ class Runtime:
                     publisher.publish(update)
                 except Exception:
                     LOG.exception("publishing to %s failed", type(publisher).__name__)
-        self.first_cycle.set()
