@@ -26,8 +26,10 @@ def refuse_clashes(servers: Sequence[ControlServer], patience: float) -> None:
     if not patience or not servers:
         return
     with ThreadPoolExecutor(len(servers)) as pool:
-        found = sorted(set().union(*pool.map(lambda server: server.elsewhere(patience), servers)))
-    if found:
+        taken = set().union(*pool.map(lambda server: server.elsewhere(patience), servers))
+    if taken:
+        names = dict.fromkeys(one.served.prefix + name for one in servers for name in one.served.variables)
+        found = [name for name in names if name in taken]
         raise ControlError(
             f"another server answers for {len(found)} of the names to be served: {_listed(found)}; choose another "
             "prefix, or stop the other server"
@@ -37,7 +39,7 @@ def refuse_clashes(servers: Sequence[ControlServer], patience: float) -> None:
 def _refuse_doubled(servers: Sequence[ControlServer]) -> None:
     """Refuse servers of one protocol that have a name in common."""
     names = Counter((type(one), one.served.prefix + name) for one in servers for name in one.served.variables)
-    doubled = sorted({name for (_, name), count in names.items() if count > 1})
+    doubled = list(dict.fromkeys(name for (_, name), count in names.items() if count > 1))
     if doubled:
         raise ControlError(f"these names are there more than once: {_listed(doubled)}; give every model a prefix")
 

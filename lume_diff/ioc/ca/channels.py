@@ -102,7 +102,7 @@ class Channel(Answering):
         """Tell whether a client may write."""
         return not self.variable.read_only and self.served.access.allows(user, host)
 
-    def denied(self, value: Any) -> None:
+    def deny(self, value: Any) -> None:
         """Let the runtime refuse it, which logs it."""
         data: Any = self
         self.served.runtime.write({self.variable.name: self.plain(data.preprocess_value(value))}, CLIENT.get(), ignore)

@@ -39,7 +39,7 @@ class CAServer(ControlServer):
             else:
                 self._channels[name] = made
         self._others: list[CAServer] = []
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop  # from the start on
         self._thread = threading.Thread(target=self._run, name="channel access", daemon=True)
         self._online = threading.Event()
         self._failure: BaseException | None = None
@@ -56,8 +56,8 @@ class CAServer(ControlServer):
             SimulatorError: if the ports cannot be had.
         """
         self._others = list(others)
+        self._loop = asyncio.new_event_loop()
         for one in others:
-            one._loop.close()
             one._loop = self._loop
         self._thread.start()
         self._online.wait(_PATIENCE)
@@ -79,8 +79,6 @@ class CAServer(ControlServer):
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._cancel)
             self._thread.join(_PATIENCE)
-        elif not self._loop.is_running():
-            self._loop.close()
 
     def _cancel(self) -> None:
         if self._task is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from caproto import AccessRights, CaprotoError, CAStatus
 
-from lume_diff.errors import LumeDiffError
+from lume_diff.errors import LumeDiffError, ReadOnlyError
 from lume_diff.ioc.write_log import LOG as WRITES
 
 LOG = logging.getLogger("lume_diff.ioc.ca")
@@ -31,7 +31,7 @@ class Answering:
         """Tell whether a client may write."""
         return False
 
-    def denied(self, value: Any) -> None:
+    def deny(self, value: Any) -> None:
         """Note a write by a client that may not."""
 
     def check_access(self, hostname: str | None, username: str | None) -> AccessRights:
@@ -44,9 +44,11 @@ class Answering:
         CLIENT.set(f"{username}@{hostname}")
         try:
             if AccessRights.WRITE not in self.check_access(hostname, username):
-                self.denied(value)
+                self.deny(value)
                 return DENIED
             await super().auth_write(hostname, username, value, *args, **options)  # type: ignore[misc]
+        except ReadOnlyError:
+            return DENIED
         except LumeDiffError as error:  # the runtime has logged it
             LOG.debug("%s gets no reason: %s", CLIENT.get(), error)
             return FAILED

@@ -52,13 +52,13 @@ class PVAServer(ControlServer):
 
     def made(self) -> list[Any]:
         """Make every channel; returns what answers for them."""
-        served, provider = self.served, StaticProvider("lume_diff")
+        served, provider = self.served, StaticProvider(f"lume_diff {self.served.prefix}")
         for name, one in self._coders.items():
             first = one.first(served.runtime.reading(name), served.limits[name])
             pv = SharedPV(handler=_Puts(self.served, name, one), initial=first)
             self._pvs[name] = pv
             provider.add(served.prefix + name, pv)
-        self._providers = [provider, DynamicProvider("lume_diff fields", self._fields)]
+        self._providers = [provider, DynamicProvider(f"lume_diff fields {served.prefix}", self._fields)]
         return self._providers
 
     def publish(self, update: Update) -> None:
