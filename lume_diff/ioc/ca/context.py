@@ -37,6 +37,8 @@ class Circuit(VirtualCircuit):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        # asyncio does so only for sockets that were made with the protocol's number; without it answers wait for 40 ms.
+        self.client.writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.subscription_queue: asyncio.Queue[weakref.ref[Any]] = Newest(_WAITING)
 
     async def subscription_queue_loop(self) -> None:
