@@ -42,6 +42,7 @@ class CAServer(ControlServer):
         self._online = threading.Event()
         self._failure: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
+        self._subscriptions: Any = {}
 
     def start(self) -> None:
         """Go online.
@@ -77,7 +78,7 @@ class CAServer(ControlServer):
     async def _show(self, readings: Mapping[str, Reading]) -> None:
         for name, reading in readings.items():
             if name in self._channels:
-                await self._channels[name].show(reading)
+                await self._channels[name].show(reading, self._subscriptions)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -92,9 +93,10 @@ class CAServer(ControlServer):
 
     async def _serve(self) -> None:
         served = self.served
-        await self._show({name: served.runtime.reading(name) for name in self._channels})
         database = {served.prefix + name: one for name, one in self._channels.items()}
         context = CAContext(database, served.interface, served.settings)
+        self._subscriptions = context.subscriptions
+        await self._show({name: served.runtime.reading(name) for name in self._channels})
 
         async def online(library: Any) -> None:
             self._online.set()

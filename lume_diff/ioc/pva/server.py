@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from typing import Any, final
@@ -13,10 +14,12 @@ from p4p.server.raw import SharedPV
 from lume_diff.control.readings import Update
 from lume_diff.errors import LumeDiffError, ReadOnlyError, ValidationError
 from lume_diff.ioc.pva.fields import FieldChannels
+from lume_diff.ioc.pva.threads import Senders
 from lume_diff.ioc.pva.values import Coder, coder
 from lume_diff.ioc.served import LOOPBACK, ControlServer, Served
 
 LOG = logging.getLogger("lume_diff.ioc.pva")
+_MANY = 50  # readings of a cycle
 
 
 @final
@@ -37,6 +40,7 @@ class PVAServer(ControlServer):
         self._fields = FieldChannels(served)
         self._providers: list[Any] = []  # p4p leaves it to us to keep them alive
         self._server: Server | None = None
+        self._senders = Senders()
 
     def start(self) -> None:
         """Make every channel and go online."""
@@ -48,12 +52,14 @@ class PVAServer(ControlServer):
             provider.add(served.prefix + name, pv)
         self._providers = [provider, DynamicProvider("lume_diff fields", self._fields)]
         self._server = Server(providers=self._providers, conf=_configuration(served), useenv=False)
+        self._senders = Senders()
 
     def publish(self, update: Update) -> None:
         """Post new readings."""
-        pvs, coders = self._pvs, self._coders
-        for name, reading in update.readings.items():
-            pvs[name].post(coders[name].update(reading))
+        with self._senders.waiting() if len(update.readings) > _MANY else contextlib.nullcontext():
+            pvs, coders = self._pvs, self._coders
+            for name, reading in update.readings.items():
+                pvs[name].post(coders[name].update(reading))
 
     def limits_changed(self, name: str) -> None:
         """Post the limits of a variable."""
