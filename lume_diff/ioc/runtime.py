@@ -7,7 +7,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,8 @@ class Runtime:
         self._engine = engine
         self._limits = limits
         self._ordered = ordered
-        self.variables: dict[str, Variable] = {name: engine.variables[name] for name in names}
+        self.model_variables: dict[str, Variable] = {name: engine.variables[name] for name in names}
+        self.variables = dict(self.model_variables)
         self._inputs = [name for name, variable in self.variables.items() if not variable.read_only]
         self._outputs = [name for name, variable in self.variables.items() if variable.read_only]
         self._output_set = frozenset(self._outputs)
@@ -171,8 +173,14 @@ class Runtime:
             plain = {name: checked(self._variable(name), value, self._limits[name]) for name, value in values.items()}
         except LumeDiffError as error:
             WRITES.warning("refused %s %s: %s", client, dict(values), error)
+            self.refused(values, error)
             raise
         self._ask(Request("write", plain, client, done))
+
+    def refused(self, names: Iterable[str], error: Exception) -> None:
+        """Let clients know that a write was refused, and what holds; returns at once."""
+        if self._service is not None:
+            self._service.refused(list(names), str(error))
 
     def refresh(self) -> None:
         """Publish what was written to the model elsewhere."""
@@ -192,19 +200,46 @@ class Runtime:
             self._idle.append(work)
             self._arrived.notify()
 
+    def check_names(self, names: Sequence[str]) -> None:
+        """Refuse names that the model does not have.
+
+        Raises:
+            UnknownVariableError: for the first of them.
+        """
+        for name in names:
+            if name not in self.model_variables:
+                raise unknown_variable(name, self.model_variables, "the served model")
+
+    def point(self) -> dict[str, Any]:
+        """Return the inputs as they are shown, beams left out."""
+        readings = self.readings()
+        return {
+            name: readings[name].value
+            for name in self._inputs
+            if readings[name].value is not None and not isinstance(readings[name].value, dict)
+        }
+
     def setpoints(self) -> dict[str, Any]:
         """Return the inputs as they are shown, arrays as lists, beams left out."""
-        found = {name: self._readings[name].value for name in self._inputs}
-        return {
-            name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in found.items()
-            if value is not None and not isinstance(value, dict)
-        }
+        return {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in self.point().items()}
+
+    def snapshot(self) -> tuple[int, dict[str, Any]]:
+        """Return the inputs of one cycle, and its number."""
+        with self._publishing:
+            return max(reading.cycle for reading in self._readings.values()), self.setpoints()
 
     def show(self, values: Mapping[str, Any]) -> None:
         """Publish values that come from elsewhere than the model, with the time and no new cycle."""
         now = time.time()
         self._publish({name: self._judged(name, value, now, self.cycle) for name, value in values.items()}, now)
+
+    def show_again(self, names: Iterable[str], values: Mapping[str, Any]) -> None:
+        """Publish variables as they are, for clients that have tried to write something else, beside other values."""
+        with self._publishing:
+            now = time.time()
+            again = {name: replace(self._readings[name], time=now) for name in names if name in self._readings}
+            others = {name: self._judged(name, value, now, self.cycle) for name, value in values.items()}
+            self._publish({**again, **others}, now)
 
     def fault(self, name: str, condition: Condition, message: str) -> None:
         """Mark an input as one that must not be trusted, and with it every output, until `clear_fault`.

@@ -13,6 +13,7 @@ from lume_diff.ioc.runtime import Publisher
 from lume_diff.variables import Variable
 
 if TYPE_CHECKING:
+    from lume_diff.ioc.response_matrix import ResponseMatrix
     from lume_diff.ioc.runtime import Runtime
 
 
@@ -32,6 +33,7 @@ class Served:
         read_only: whether all writes are refused.
         settings: of the protocols by name, as their environment variables; what is not there is taken from those.
         longest_text: that may be written to a text [bytes].
+        response: the response matrix, where it is kept.
     """
 
     runtime: Runtime
@@ -41,6 +43,7 @@ class Served:
     read_only: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
     longest_text: int = 1 << 16
+    response: ResponseMatrix | None = None
 
     @property
     def variables(self) -> Mapping[str, Variable]:

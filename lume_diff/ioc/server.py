@@ -15,6 +15,7 @@ from lume_diff.ioc.image_sizes import image_sizes
 from lume_diff.ioc.limits import LimitStore
 from lume_diff.ioc.plain import to_plain
 from lume_diff.ioc.process_engine import ProcessEngine
+from lume_diff.ioc.response_matrix import ResponseMatrix
 from lume_diff.ioc.runtime import Runtime
 from lume_diff.ioc.served import ControlServer, Served
 from lume_diff.ioc.service import Service
@@ -43,6 +44,8 @@ class Server:
         settings: of the protocols, such as ``{"EPICS_PVAS_SERVER_PORT": "5085"}``; what is not there is taken from the
             environment.
         longest_text: that may be written to a text [bytes].
+        response_matrix: whether to keep the derivatives of the scalar outputs with respect to the scalar inputs up to
+            date, in time that the model is idle; of a black box that takes many runs.
 
     Raises:
         ValidationError: for an unknown isolation or protocol, or a timeout that cannot be kept.
@@ -69,6 +72,7 @@ class Server:
         read_only: bool = False,
         settings: Mapping[str, str] | None = None,
         longest_text: int = 1 << 16,
+        response_matrix: bool = False,
     ) -> None:
         variables = model.supported_variables
         served = list(variables if names is None else names)
@@ -82,8 +86,11 @@ class Server:
         self.limits = LimitStore({**chosen, **service.variables}, changeable_limits)
         engine = _engine(model, served, isolation, timeout)
         self.runtime = Runtime(engine, served, self.limits, ordered, setpoints, service)
+        self.response = ResponseMatrix(self.runtime) if response_matrix else None
+        if self.response is not None:
+            self.runtime.add(self.response)
         self._served = Served(
-            self.runtime, self.limits, prefix, interface, read_only, dict(settings or {}), longest_text
+            self.runtime, self.limits, prefix, interface, read_only, dict(settings or {}), longest_text, self.response
         )
         self._servers: list[ControlServer] = [plugin("servers", name)(self._served) for name in protocols]
         self._began = False

@@ -105,6 +105,12 @@ class Channel(Answering):
             if isinstance(made, LimitField):
                 await made.show()
 
+    def unreadable(self, error: Exception) -> None:
+        """Let clients know, and show what holds."""
+        super().unreadable(error)
+        reason = ValidationError(f"{self.variable.name!r}: what was sent cannot be read: {error!r}")
+        self.served.runtime.refused([self.variable.name], reason)
+
     def writable(self) -> bool:
         """Tell whether clients may write."""
         return not (self.variable.read_only or self.served.read_only)
@@ -129,7 +135,11 @@ class Channel(Answering):
         def done(error: Exception | None, cycle: int) -> None:
             loop.call_soon_threadsafe(tell, error)
 
-        plain = self.plain(data.preprocess_value(value))
+        try:
+            plain = self.plain(data.preprocess_value(value))
+        except ValidationError as error:
+            self.served.runtime.refused([self.variable.name], error)
+            raise
         self.served.runtime.write({self.variable.name: plain}, CLIENT.get(), done)
         await finished
 

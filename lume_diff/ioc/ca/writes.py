@@ -9,7 +9,6 @@ from typing import Any
 from caproto import AccessRights, CaprotoError, CAStatus
 
 from lume_diff.errors import LumeDiffError
-from lume_diff.ioc.runtime import WRITES
 
 LOG = logging.getLogger("lume_diff.ioc.ca")
 
@@ -31,6 +30,10 @@ class Answering:
         """Tell whether clients may write."""
         return False
 
+    def unreadable(self, error: Exception) -> None:
+        """Note that what a client has sent cannot be taken for a value."""
+        LOG.warning("refused %s: what it has sent cannot be read: %r", CLIENT.get(), error)
+
     def check_access(self, hostname: str, username: str) -> AccessRights:
         """Tell a client what it may do."""
         return AccessRights.READ | AccessRights.WRITE if self.writable() else AccessRights.READ
@@ -46,6 +49,6 @@ class Answering:
             LOG.debug("%s gets no reason: %s", CLIENT.get(), error)
             return FAILED
         except (CaprotoError, ValueError, TypeError, OverflowError) as error:
-            WRITES.warning("refused %s: what it sent cannot be read: %s", CLIENT.get(), error)
+            self.unreadable(error)
             return FAILED
         return DONE

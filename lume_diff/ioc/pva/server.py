@@ -13,6 +13,9 @@ from p4p.server.raw import SharedPV
 
 from lume_diff.control.readings import Update
 from lume_diff.errors import LumeDiffError, ReadOnlyError, ValidationError
+from lume_diff.ioc.procedures import Procedures
+from lume_diff.ioc.pva.calls import Call, empty_table, table
+from lume_diff.ioc.pva.client_name import client_name
 from lume_diff.ioc.pva.fields import FieldChannels
 from lume_diff.ioc.pva.threads import Senders
 from lume_diff.ioc.pva.values import Coder, coder
@@ -47,12 +50,20 @@ class PVAServer(ControlServer):
         served, provider = self.served, StaticProvider("lume_diff")
         for name, one in self._coders.items():
             first = one.first(served.runtime.reading(name), served.limits[name])
-            pv = SharedPV(handler=_Puts(self.served, name, one), initial=first)
-            self._pvs[name] = pv
-            provider.add(served.prefix + name, pv)
+            self._add(provider, name, SharedPV(handler=_Puts(served, name, one), initial=first))
+        for name in Procedures.NAMES:
+            self._add(provider, f"SERVER:{name}", Call(served, name).pv)
+        if served.response is not None:
+            sens = SharedPV(initial=empty_table(served.response.inputs))
+            served.response.listen(lambda result: sens.post(table(result)))
+            self._add(provider, "SERVER:SENS", sens)
         self._providers = [provider, DynamicProvider("lume_diff fields", self._fields)]
         self._server = Server(providers=self._providers, conf=_configuration(served), useenv=False)
         self._senders = Senders()
+
+    def _add(self, provider: StaticProvider, name: str, pv: SharedPV) -> None:
+        self._pvs[name] = pv
+        provider.add(self.served.prefix + name, pv)
 
     def publish(self, update: Update) -> None:
         """Post new readings."""
@@ -90,23 +101,27 @@ class _Puts:
         def done(error: Exception | None, cycle: int) -> None:
             op.done() if error is None else op.done(error=str(error))
 
+        runtime = self._served.runtime
         try:
-            if self._served.read_only:
-                raise ReadOnlyError(f"{self._name!r} is served read-only")
-            value = self._coder.received(op.value())
-            if isinstance(value, str) and len(value.encode()) > self._served.longest_text:
-                raise ValidationError(
-                    f"{self._name!r} takes texts of at most {self._served.longest_text} bytes, "
-                    f"received {len(value.encode())}"
-                )
-            self._served.runtime.write({self._name: value}, _client(op), done)
+            value = self._received(op)
         except LumeDiffError as error:
+            LOG.warning("refused %s %s: %s", client_name(op), self._name, error)
+            runtime.refused([self._name], error)
+            op.done(error=str(error))
+            return
+        try:
+            runtime.write({self._name: value}, client_name(op), done)
+        except LumeDiffError as error:  # the runtime has noted it
             op.done(error=str(error))
 
-
-def _client(op: Any) -> str:
-    """Return who a client claims to be, and where it is."""
-    return f"{op.account() or 'anonymous'}@{op.peer()}"
+    def _received(self, op: Any) -> Any:
+        if self._served.read_only:
+            raise ReadOnlyError(f"{self._name!r} is served read-only")
+        value, longest = self._coder.received(op.value()), self._served.longest_text
+        if isinstance(value, str) and len(value.encode()) > longest:
+            size = len(value.encode())
+            raise ValidationError(f"{self._name!r} takes texts of at most {longest} bytes, received {size}")
+        return value
 
 
 def _configuration(served: Served) -> dict[str, str]:
