@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lume_diff.cli.loading import CHANGES, MACHINE_TRUST, load_machine, split_commas
-from lume_diff.cli.terminal import say
 from lume_diff.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -124,8 +123,7 @@ def _of_file(model: LUMEModel) -> dict[str, Any]:
             found[key] = site.path(found[key])
     if found.pop("writable_limits"):
         found["changeable_limits"] = list(model.input_names)
-    if found.pop("sensitivity"):
-        say("warning: sensitivity: the response matrix is not served yet", "yellow")
+    found["response_matrix"] = found.pop("sensitivity")
     if model.origin.mapping is not None:
         found["shot_counter"] = model.origin.facility()[0].shot
     return dict(found)

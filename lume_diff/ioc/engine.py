@@ -61,8 +61,13 @@ class Engine(ABC):
         """Return the set-points as plain data."""
 
     @abstractmethod
-    def jacobian(self, outputs: Sequence[str], inputs: Sequence[str]) -> dict[str, Any]:
-        """Return derivatives at the set-points, ``{"values": {output: {input: array}}, "runs": n, "error": ...}``."""
+    def jacobian(self, outputs: Sequence[str], inputs: Sequence[str], at: Mapping[str, Any]) -> dict[str, Any]:
+        """Return derivatives at plain inputs; what is not among them is at its set-point.
+
+        Returns:
+            ``{"values": {output: {input: array}}, "errors": {(output, input): number}, "runs": n}``, errors where they
+            are known, and runs of black boxes.
+        """
 
     @abstractmethod
     def stop(self) -> None:

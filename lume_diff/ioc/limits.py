@@ -45,6 +45,8 @@ class PVLimits:
 
     def judge(self, value: float) -> tuple[Severity, Condition, str]:
         """Return the alarm of a finite number: how bad, what, and in words."""
+        if self.warning[0] <= value <= self.warning[1] and self.alarm[0] <= value <= self.alarm[1]:
+            return Severity.NO_ALARM, Condition.FINE, ""
         checks = (
             (value > self.alarm[1], Severity.MAJOR, Condition.HIHI, "above", self.alarm[1]),
             (value < self.alarm[0], Severity.MAJOR, Condition.LOLO, "below", self.alarm[0]),

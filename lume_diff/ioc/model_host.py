@@ -52,15 +52,20 @@ class ModelHost:
         """Return the set-points as plain data."""
         return self.model.snapshot()
 
-    def jacobian(self, outputs: Sequence[str], inputs: Sequence[str]) -> dict[str, Any]:
-        """Return derivatives at the set-points, what they cost, and their error where it is known."""
+    def jacobian(self, outputs: Sequence[str], inputs: Sequence[str], at: Mapping[str, Any]) -> dict[str, Any]:
+        """Return derivatives at plain inputs, their errors where they are known, and the runs of black boxes."""
         model = self.model
-        runs = model.runs
-        found = model.jacobian(outputs, inputs)
+        runs, _ = model._spent()
+        found = model.jacobian(outputs, inputs, at)
         values = {
             output: {name: block.detach().cpu().numpy() for name, block in row.items()} for output, row in found.items()
         }
-        return {"values": values, "runs": model.runs - runs, "report": str(model.gradient_report())}
+        errors = {
+            (entry.output, entry.input): entry.error
+            for entry in model.gradient_report().entries
+            if entry.output in outputs and entry.input in inputs and entry.error is not None
+        }
+        return {"values": values, "errors": errors, "runs": model._spent()[0] - runs}
 
     def _evaluated(self, write: Callable[[], None], undo: Callable[[], None]) -> Evaluated:
         model = self.model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,11 +63,11 @@ def same(a: Any, b: Any) -> bool:
 
 def finite(value: Any) -> bool:
     """Tell whether every number of a plain value is finite."""
+    if isinstance(value, float):
+        return math.isfinite(value)
     if isinstance(value, dict):
         return all(map(finite, value.values()))
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind != "f" or bool(np.isfinite(value).all())
-    return not isinstance(value, float) or bool(np.isfinite(value))
+    return not isinstance(value, np.ndarray) or value.dtype.kind != "f" or bool(np.isfinite(value).all())
 
 
 def _array(value: torch.Tensor) -> np.ndarray:

@@ -95,9 +95,9 @@ class ProcessEngine(Engine):
         """Return the set-points of the last good evaluation as plain data."""
         return dict(self._good or {})
 
-    def jacobian(self, outputs: Sequence[str], inputs: Sequence[str]) -> dict[str, Any]:
-        """Return derivatives at the set-points."""
-        return dict(self._ask(self._running(), self._timeout, "jacobian", list(outputs), list(inputs)))
+    def jacobian(self, outputs: Sequence[str], inputs: Sequence[str], at: Mapping[str, Any]) -> dict[str, Any]:
+        """Return derivatives at plain inputs."""
+        return dict(self._ask(self._running(), self._timeout, "jacobian", list(outputs), list(inputs), dict(at)))
 
     def stop(self) -> None:
         """End the process, politely if it listens."""
@@ -205,11 +205,11 @@ class RemoteHost:
         """Write back a snapshot and read everything."""
         return self._told("restore", snapshot)
 
-    def jacobian(self, outputs: Sequence[str], inputs: Sequence[str]) -> Any:
-        """Return derivatives at the set-points."""
+    def jacobian(self, outputs: Sequence[str], inputs: Sequence[str], at: Mapping[str, Any]) -> Any:
+        """Return derivatives at plain inputs."""
         assert self._host is not None
         try:
-            return self._host.jacobian(outputs, inputs)
+            return self._host.jacobian(outputs, inputs, at)
         except LumeDiffError as error:
             return _portable(error)
 

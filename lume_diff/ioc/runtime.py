@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lume_diff.control.readings import Condition, Reading, Severity, Update
@@ -67,7 +68,8 @@ class Runtime:
         self._engine = engine
         self._limits = limits
         self._ordered = ordered
-        self.variables: dict[str, Variable] = {name: engine.variables[name] for name in names}
+        self.model_variables: dict[str, Variable] = {name: engine.variables[name] for name in names}
+        self.variables = dict(self.model_variables)
         self._inputs = [name for name, variable in self.variables.items() if not variable.read_only]
         self._outputs = [name for name, variable in self.variables.items() if variable.read_only]
         self._output_set = frozenset(self._outputs)
@@ -179,6 +181,7 @@ class Runtime:
             plain = self.accepted(values)
         except LumeDiffError as error:
             self.writes.refused(client, values, self._shown(values), error)
+            self.refused(values, error)
             raise
         self._ask(Request("write", plain, client, done))
 
@@ -194,6 +197,11 @@ class Runtime:
                 raise unknown_variable(name, self.variables, "the served model")
             found[name] = checked(self.variables[name], value, self._limits[name])
         return found
+
+    def refused(self, names: Iterable[str], error: Exception) -> None:
+        """Let clients know that a write was refused, and what holds; returns at once."""
+        if self._service is not None:
+            self._service.refused(list(names), str(error))
 
     def refresh(self) -> None:
         """Publish what was written to the model elsewhere."""
@@ -211,10 +219,12 @@ class Runtime:
 
     def reset(self, client: str, done: Done) -> None:
         """Ask for the inputs to go back to their baseline."""
+        self._access.check(client, {"RESET": True})
         self._ask(Request("reset", client=client, done=done))
 
     def restore(self, snapshot: Mapping[str, Any], client: str, done: Done) -> None:
         """Ask for a snapshot to be written back."""
+        self._access.check(client, snapshot)
         self._ask(Request("restore", dict(snapshot), client, done))
 
     def when_idle(self, work: Idle) -> None:
@@ -223,14 +233,46 @@ class Runtime:
             self._idle.append(work)
             self._arrived.notify()
 
+    def check_names(self, names: Sequence[str]) -> None:
+        """Refuse names that the model does not have.
+
+        Raises:
+            UnknownVariableError: for the first of them.
+        """
+        for name in names:
+            if name not in self.model_variables:
+                raise unknown_variable(name, self.model_variables, "the served model")
+
+    def point(self) -> dict[str, Any]:
+        """Return the inputs as they are shown, beams left out."""
+        readings = self.readings()
+        return {
+            name: readings[name].value
+            for name in self._inputs
+            if readings[name].value is not None and not isinstance(readings[name].value, dict)
+        }
+
     def setpoints(self) -> dict[str, Any]:
         """Return the inputs as they are shown, arrays as lists, beams left out."""
-        return as_lists(self._shown(self._inputs))
+        return as_lists(self.point())
+
+    def snapshot(self) -> tuple[int, dict[str, Any]]:
+        """Return the inputs of one cycle, and its number."""
+        with self._publishing:
+            return max(reading.cycle for reading in self._readings.values()), self.setpoints()
 
     def show(self, values: Mapping[str, Any]) -> None:
         """Publish values that come from elsewhere than the model, with the time and no new cycle."""
         now = time.time()
         self._publish({name: self._judged(name, value, now, self.cycle) for name, value in values.items()}, now)
+
+    def show_again(self, names: Iterable[str], values: Mapping[str, Any]) -> None:
+        """Publish variables as they are, for clients that have tried to write something else, beside other values."""
+        with self._publishing:
+            now = time.time()
+            again = {name: replace(self._readings[name], time=now) for name in names if name in self._readings}
+            others = {name: self._judged(name, value, now, self.cycle) for name, value in values.items()}
+            self._publish({**again, **others}, now)
 
     def fault(self, name: str, condition: Condition, message: str) -> None:
         """Mark an input as one that must not be trusted, and with it every output, until `clear_fault`.

@@ -14,6 +14,7 @@ from lume_diff.ioc.publisher import Publisher
 from lume_diff.variables import Variable
 
 if TYPE_CHECKING:
+    from lume_diff.ioc.response_matrix import ResponseMatrix
     from lume_diff.ioc.runtime import Runtime
 
 
@@ -33,6 +34,7 @@ class Served:
         access: which clients may write; the runtime asks it.
         settings: of the protocols by name, as their environment variables; what is not there is taken from those.
         longest_text: that may be written to a text [bytes].
+        response: the response matrix, where it is kept.
     """
 
     runtime: Runtime
@@ -42,6 +44,7 @@ class Served:
     access: Access = field(default_factory=Access)
     settings: Mapping[str, str] = field(default_factory=dict)
     longest_text: int = 1 << 16
+    response: ResponseMatrix | None = None
 
     @property
     def read_only(self) -> bool:

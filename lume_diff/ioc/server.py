@@ -19,6 +19,7 @@ from lume_diff.ioc.image_sizes import image_sizes
 from lume_diff.ioc.limits import LimitStore
 from lume_diff.ioc.plain import to_plain
 from lume_diff.ioc.process_engine import ProcessEngine
+from lume_diff.ioc.response_matrix import ResponseMatrix
 from lume_diff.ioc.restoring import saved, write_each
 from lume_diff.ioc.runtime import Runtime
 from lume_diff.ioc.served import ControlServer, Served
@@ -26,7 +27,7 @@ from lume_diff.ioc.service import Service
 from lume_diff.ioc.settling import Settling, SettlingEngine
 from lume_diff.ioc.shots import ShotClock
 from lume_diff.ioc.thread_engine import ThreadEngine
-from lume_diff.ioc.together import start_together
+from lume_diff.ioc.together import start_together, stop_together
 from lume_diff.ioc.write_log import WriteLog
 from lume_diff.models import LUMEModel
 from lume_diff.registry import plugin
@@ -64,6 +65,8 @@ class Server:
         settings: of the protocols, such as ``{"EPICS_PVAS_SERVER_PORT": "5085"}``; what is not there is taken from the
             environment.
         longest_text: that may be written to a text [bytes].
+        response_matrix: whether to keep the derivatives of the scalar outputs with respect to the scalar inputs up to
+            date, in time that the model is idle; of a black box that takes many runs.
 
     Raises:
         ValidationError: for an unknown isolation or protocol, or options that do not go together.
@@ -100,6 +103,7 @@ class Server:
         search: float = 0.5,
         settings: Mapping[str, str] | None = None,
         longest_text: int = 1 << 16,
+        response_matrix: bool = False,
     ) -> None:
         _check_together(restore, autosave)
         wanted = _known(model, names)
@@ -118,7 +122,12 @@ class Server:
         access = Access.of(read_only, allow, largest_array)
         self._writes = WriteLog(None if write_log is None else Path(write_log), prefix)
         self.runtime = Runtime(engine, wanted, self.limits, ordered, shown, service, access, self._writes)
-        self.served = Served(self.runtime, self.limits, prefix, interface, access, dict(settings or {}), longest_text)
+        self.response = ResponseMatrix(self.runtime) if response_matrix else None
+        if self.response is not None:
+            self.runtime.add(self.response)
+        self.served = Served(
+            self.runtime, self.limits, prefix, interface, access, dict(settings or {}), longest_text, self.response
+        )
         self.protocols, self.model_names = list(protocols), wanted
         self.fronts: list[ControlServer] = [plugin("servers", name)(self.served) for name in protocols]
         self.search = search
@@ -162,11 +171,18 @@ class Server:
 
     def stop(self) -> None:
         """Go offline, finish what is under way and end the model's process; may be called again."""
+        stop_together([self])
+
+    def halt(self) -> None:
+        """Evaluate no more, and save what there is to save; `stop` does it."""
         if self._clock is not None:
             self._clock.stop()
         self.runtime.stop()
         if self._autosave is not None:
             self._autosave.stop()
+
+    def close(self) -> None:
+        """Go offline; `stop` does it."""
         for front in self.fronts:
             front.stop()
         if self.health is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,6 +71,7 @@ class Service:
         self._model_info = dict(model_info)
         self._began, self._runs = time.monotonic(), 0
         self._end = threading.Event()
+        self._refusals: queue.SimpleQueue[tuple[list[str], str]] = queue.SimpleQueue()
         self._beat = threading.Thread(target=self._beats, name="heartbeat", daemon=True)
         self._writers: dict[str, Callable[[Any, str, Done], None]] = {
             prefix + "RESET": self._reset,
@@ -99,6 +101,11 @@ class Service:
     def stop(self) -> None:
         """Count no more."""
         self._end.set()
+        self._refusals.put(([], ""))
+
+    def refused(self, names: list[str], text: str) -> None:
+        """Tell in ``LAST_ERROR`` what was refused, and publish the variables as they are; returns at once."""
+        self._refusals.put((names, text))
 
     def after(self, cycle: int, evaluated: Evaluated | None, error: str = "") -> dict[str, Any]:
         """Return what a cycle changes: one that has worked, or one that has failed with an error."""
@@ -139,10 +146,17 @@ class Service:
         return {self._prefix + name: value for name, value in values.items()}
 
     def _beats(self) -> None:
-        taken = -1
-        while self._runtime is not None and not self._end.wait(1.0):
-            shown = self._named(HEARTBEAT=round(time.monotonic() - self._began))
-            if self._runtime.cycle != taken:
-                taken = self._runtime.cycle
-                shown |= self._named(SNAPSHOT=json.dumps(self._runtime.setpoints()))
-            self._runtime.show(shown)
+        """Count seconds, and between them tell of what was refused."""
+        taken, beat = -1, self._began
+        while self._runtime is not None and not self._end.is_set():
+            try:
+                names, text = self._refusals.get(timeout=max(0.0, beat + 1.0 - time.monotonic()))
+            except queue.Empty:
+                beat = time.monotonic()
+                shown = self._named(HEARTBEAT=round(beat - self._began))
+                if self._runtime.cycle != taken:
+                    taken = self._runtime.cycle
+                    shown |= self._named(SNAPSHOT=json.dumps(self._runtime.setpoints()))
+                self._runtime.show(shown)
+            else:
+                self._runtime.show_again(names, self._named(LAST_ERROR=text) if text else {})

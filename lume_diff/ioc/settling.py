@@ -129,9 +129,9 @@ class SettlingEngine(Engine):
         """Return where the machine is, as plain data."""
         return self._engine.snapshot()
 
-    def jacobian(self, outputs: Sequence[str], inputs: Sequence[str]) -> dict[str, Any]:
-        """Return derivatives where the machine is."""
-        return self._engine.jacobian(outputs, inputs)
+    def jacobian(self, outputs: Sequence[str], inputs: Sequence[str], at: Mapping[str, Any]) -> dict[str, Any]:
+        """Return derivatives at set-points that have been reached."""
+        return self._engine.jacobian(outputs, inputs, at)
 
     def stop(self) -> None:
         """End what `start` began."""

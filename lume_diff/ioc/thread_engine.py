@@ -55,9 +55,9 @@ class ThreadEngine(Engine):
         """Return the set-points as plain data."""
         return self._host.snapshot()
 
-    def jacobian(self, outputs: Sequence[str], inputs: Sequence[str]) -> dict[str, Any]:
-        """Return derivatives at the set-points."""
-        return self._host.jacobian(outputs, inputs)
+    def jacobian(self, outputs: Sequence[str], inputs: Sequence[str], at: Mapping[str, Any]) -> dict[str, Any]:
+        """Return derivatives at plain inputs."""
+        return self._host.jacobian(outputs, inputs, at)
 
     def stop(self) -> None:
         """Leave the model as it is."""

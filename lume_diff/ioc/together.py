@@ -50,8 +50,7 @@ class Servers:
 
     def stop(self) -> None:
         """Go offline; may be called again."""
-        for server in self.servers:
-            server.stop()
+        stop_together(self.servers)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -80,6 +79,13 @@ def start_together(servers: Sequence[Server]) -> None:
         for server in servers:
             server.run()
     except BaseException:
-        for server in servers:
-            server.stop()
+        stop_together(servers)
         raise
+
+
+def stop_together(servers: Sequence[Server]) -> None:
+    """Stop servers, which may show their PVs through each other."""
+    for server in servers:
+        server.halt()
+    for server in servers:
+        server.close()

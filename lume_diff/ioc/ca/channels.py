@@ -19,9 +19,10 @@ from caproto import (
     SubscriptionType,
 )
 
-from lume_diff.control.readings import Condition, Reading
+from lume_diff.control.readings import Condition, Reading, Severity
 from lume_diff.errors import ValidationError
 from lume_diff.ioc.ca.fields import LimitField, field_channel
+from lume_diff.ioc.ca.packed import DOUBLE, LONG, Wire, publish
 from lume_diff.ioc.ca.writes import CLIENT, Answering
 from lume_diff.ioc.limits import PVLimits
 from lume_diff.ioc.record_fields import FIELDS
@@ -50,6 +51,7 @@ _STATUS = {
     Condition.DISCONNECTED: AlarmStatus.COMM,
     Condition.STALE: AlarmStatus.TIMEOUT,
 }
+_SEVERITY = {severity: AlarmSeverity(int(severity)) for severity in Severity}
 _MOST_CHOICES = 16
 _LONGEST_UNIT = 8  # [bytes]
 _IMAGE = 1024  # elements; larger arrays are treated as images
@@ -67,6 +69,7 @@ class Channel(Answering):
 
     served: Served
     variable: Variable
+    wire: Wire | None = None
 
     def attach(self, served: Served, variable: Variable) -> None:
         """Say which variable of which served model this is."""
@@ -81,12 +84,17 @@ class Channel(Answering):
         """Return a plain value as caproto takes it."""
         return value
 
-    async def show(self, reading: Reading) -> None:
-        """Show a reading."""
+    async def show(self, reading: Reading, subscriptions: Any) -> None:
+        """Show a reading to those who follow the channel, as caproto's context has them."""
         data: ChannelData = self
-        await data.alarm.write(
-            status=_STATUS[reading.condition], severity=AlarmSeverity(int(reading.severity)), publish=False
-        )
+        alarm = {"status": _STATUS[reading.condition], "severity": _SEVERITY[reading.severity]}
+        if (
+            self.wire is not None
+            and reading.value is not None
+            and publish(data, self.native(reading.value), reading.time, alarm, subscriptions)
+        ):
+            return
+        await data.alarm.write(**alarm, publish=False)
         value = data.value if reading.value is None else self.native(reading.value)
         await data.write(value, verify_value=False, update_fields=False, timestamp=reading.time, flags=_EVERYTHING)
 
@@ -106,6 +114,12 @@ class Channel(Answering):
         """Let the runtime refuse it, which logs it."""
         data: Any = self
         self.served.runtime.write({self.variable.name: self.plain(data.preprocess_value(value))}, CLIENT.get(), ignore)
+
+    def unreadable(self, error: Exception) -> None:
+        """Let clients know, and show what holds."""
+        super().unreadable(error)
+        reason = ValidationError(f"{self.variable.name!r}: what was sent cannot be read: {error!r}")
+        self.served.runtime.refused([self.variable.name], reason)
 
     async def write(self, value: Any, *, verify_value: bool = True, **options: Any) -> None:
         """Hand a client's write to the runtime and wait for its cycle; or show a value that needs no verification."""
@@ -127,7 +141,11 @@ class Channel(Answering):
         def done(error: Exception | None, cycle: int) -> None:
             loop.call_soon_threadsafe(tell, error)
 
-        plain = self.plain(data.preprocess_value(value))
+        try:
+            plain = self.plain(data.preprocess_value(value))
+        except ValidationError as error:
+            self.served.runtime.refused([self.variable.name], error)
+            raise
         self.served.runtime.write({self.variable.name: plain}, CLIENT.get(), done)
         await finished
 
@@ -145,13 +163,19 @@ class Channel(Answering):
 class DoubleChannel(Channel, ChannelDouble):
     """A float."""
 
+    wire = DOUBLE
+
 
 class LongChannel(Channel, ChannelInteger):
     """A whole number of 32 bits."""
 
+    wire = LONG
+
 
 class WideChannel(Channel, ChannelDouble):
     """A whole number that may need more than 32 bits, as a double."""
+
+    wire = DOUBLE
 
     def plain(self, value: Any) -> Any:
         """Return the whole number."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import socket
 import weakref
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import caproto
+from caproto import CaprotoNetworkError
 from caproto.asyncio.server import Context, VirtualCircuit
 from caproto.server.common import DisconnectedCircuit
 
+from lume_diff.ioc.ca.packed import Packed
 from lume_diff.ioc.record_fields import FIELDS
 from lume_diff.ioc.served import LOOPBACK
 
@@ -24,7 +29,11 @@ class Newest(asyncio.Queue[Any]):
     """Hold references to updates for one client; the oldest go when it takes none, and who puts one in never waits."""
 
     async def put(self, item: Any) -> None:
-        """Add an update at once."""
+        """Add an update."""
+        self.add(item)
+
+    def add(self, item: Any) -> None:
+        """Add an update."""
         if self.full():
             alive = [one for one in (self.get_nowait() for _ in range(self.qsize())) if one() is not None]
             for one in alive[-(_WAITING // 2) :]:
@@ -37,7 +46,33 @@ class Circuit(VirtualCircuit):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.subscription_queue: asyncio.Queue[weakref.ref[Any]] = Newest(_WAITING)
+        # asyncio does so only for sockets that were made with the protocol's number; without it answers wait for 40 ms.
+        self.client.writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.subscription_queue = Newest(_WAITING)
+        self._losses: dict[int, Callable[[Any], None]] = {}
+
+    def push(self, spec: Any, subscription: Any, update: Packed) -> None:
+        """Add an update of a subscription; the oldest goes where its channel's backlog is full."""
+        if not self.events_on.is_set():
+            self._again(spec, subscription)
+            return
+        number = update.subscriptionid
+        if number not in self.unexpired_updates:
+            self.unexpired_updates[number] = deque(maxlen=subscription.db_entry.max_subscription_backlog)
+            self._losses[number] = functools.partial(self._lost, spec, subscription)
+        self.unexpired_updates[number].append(update)
+        self.subscription_queue.add(weakref.ref(update, self._losses.get(number)))
+
+    def _again(self, spec: Any, subscription: Any) -> None:
+        """Send the latest value when the client wants updates again."""
+        waiting = self.subscriptions_to_resend.setdefault(spec, [])
+        if subscription not in waiting:
+            waiting.append(subscription)
+
+    def _lost(self, spec: Any, subscription: Any, reference: Any) -> None:
+        """Note that an update is gone: a client that wants none for a while has them thrown away."""
+        if not self.events_on.is_set():
+            self._again(spec, subscription)
 
     async def subscription_queue_loop(self) -> None:
         """Send what is in the queue, for as long as the client is there."""
@@ -50,11 +85,21 @@ class Circuit(VirtualCircuit):
                     updates.append(queue.get_nowait()())
                     size += 0 if updates[-1] is None else len(updates[-1])
                 # One that is gone was overtaken; one whose subscription has ended must not follow that end.
-                await self.send(*(one for one in updates if one is not None and one.subscriptionid in asked_for))
+                alive = [one for one in updates if one is not None and one.subscriptionid in asked_for]
+                for is_packed, group in itertools.groupby(alive, lambda one: isinstance(one, Packed)):
+                    batch = list(group)
+                    await (self._send_packed(batch) if is_packed else self.send(*batch))
         except DisconnectedCircuit:
             await self._on_disconnect()
             self.circuit.disconnect()
             await self.context.circuit_disconnected(self)
+
+    async def _send_packed(self, updates: Iterable[Packed]) -> None:
+        try:
+            if self.connected:
+                await self._send_buffers(*(one.data for one in updates))
+        except (OSError, CaprotoNetworkError) as error:
+            raise DisconnectedCircuit(f"the client is gone: {error}") from error
 
 
 class CAContext(Context):

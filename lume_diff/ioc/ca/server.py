@@ -44,6 +44,7 @@ class CAServer(ControlServer):
         self._online = threading.Event()
         self._failure: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
+        self._subscriptions: Any = {}
 
     def elsewhere(self, patience: float) -> set[str]:
         """Return the full names for which another server answers."""
@@ -87,7 +88,7 @@ class CAServer(ControlServer):
     async def _show(self, readings: Mapping[str, Reading]) -> None:
         for name, reading in readings.items():
             if name in self._channels:
-                await self._channels[name].show(reading)
+                await self._channels[name].show(reading, self._subscriptions)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -104,9 +105,11 @@ class CAServer(ControlServer):
         served = self.served
         database: dict[str, Any] = {}
         for one in (self, *self._others):
-            await one._show({name: one.served.runtime.reading(name) for name in one._channels})
             database |= {one.served.prefix + name: channel for name, channel in one._channels.items()}
         context = CAContext(database, served.interface, served.settings)
+        for one in (self, *self._others):
+            one._subscriptions = context.subscriptions
+            await one._show({name: one.served.runtime.reading(name) for name in one._channels})
 
         async def online(library: Any) -> None:
             self._online.set()

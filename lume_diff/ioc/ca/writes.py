@@ -9,7 +9,6 @@ from typing import Any
 from caproto import AccessRights, CaprotoError, CAStatus
 
 from lume_diff.errors import LumeDiffError, ReadOnlyError
-from lume_diff.ioc.write_log import LOG as WRITES
 
 LOG = logging.getLogger("lume_diff.ioc.ca")
 
@@ -34,6 +33,10 @@ class Answering:
     def deny(self, value: Any) -> None:
         """Note a write by a client that may not."""
 
+    def unreadable(self, error: Exception) -> None:
+        """Note that what a client has sent cannot be taken for a value."""
+        LOG.warning("refused %s: what it has sent cannot be read: %r", CLIENT.get(), error)
+
     def check_access(self, hostname: str | None, username: str | None) -> AccessRights:
         """Tell a client what it may do."""
         may_write = self.writable(username or "", hostname or "")
@@ -53,6 +56,6 @@ class Answering:
             LOG.debug("%s gets no reason: %s", CLIENT.get(), error)
             return FAILED
         except (CaprotoError, ValueError, TypeError, OverflowError) as error:
-            WRITES.warning("refused %s: what it sent cannot be read: %s", CLIENT.get(), error)
+            self.unreadable(error)
             return FAILED
         return DONE

@@ -10,7 +10,7 @@ from p4p.nt import NTScalar
 from p4p.server.raw import SharedPV
 
 from lume_diff.errors import LumeDiffError
-from lume_diff.ioc.pva.clients import client_of
+from lume_diff.ioc.pva.client_name import client_name
 from lume_diff.ioc.record_fields import FIELDS, read_field, write_field
 from lume_diff.ioc.served import Served
 
@@ -74,7 +74,7 @@ class _FieldPV:
     def put(self, pv: SharedPV, op: Any) -> None:
         """Change a limit, where that is allowed."""
         try:
-            write_field(self._served, self._name, self._field, float(op.value()), client_of(op))
+            write_field(self._served, self._name, self._field, float(op.value()), client_name(op))
         except (LumeDiffError, ValueError) as error:
             op.done(error=str(error))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -13,13 +14,17 @@ from p4p.server.raw import SharedPV
 
 from lume_diff.control.readings import Update
 from lume_diff.errors import LumeDiffError, ValidationError
-from lume_diff.ioc.pva.clients import client_of
+from lume_diff.ioc.procedures import Procedures
+from lume_diff.ioc.pva.calls import Call, empty_table, table
+from lume_diff.ioc.pva.client_name import client_name
 from lume_diff.ioc.pva.fields import FieldChannels
 from lume_diff.ioc.pva.search import answered
+from lume_diff.ioc.pva.threads import Senders
 from lume_diff.ioc.pva.values import Coder, coder
 from lume_diff.ioc.served import LOOPBACK, ControlServer, Served
 
 LOG = logging.getLogger("lume_diff.ioc.pva")
+_MANY = 50  # readings of a cycle
 
 
 @final
@@ -40,6 +45,7 @@ class PVAServer(ControlServer):
         self._fields = FieldChannels(served)
         self._providers: list[Any] = []  # p4p leaves it to us to keep them alive
         self._server: Server | None = None
+        self._senders = Senders()
 
     def elsewhere(self, patience: float) -> set[str]:
         """Return the full names for which another server answers."""
@@ -55,17 +61,27 @@ class PVAServer(ControlServer):
         served, provider = self.served, StaticProvider(f"lume_diff {self.served.prefix}")
         for name, one in self._coders.items():
             first = one.first(served.runtime.reading(name), served.limits[name])
-            pv = SharedPV(handler=_Puts(self.served, name, one), initial=first)
-            self._pvs[name] = pv
-            provider.add(served.prefix + name, pv)
+            self._add(provider, name, SharedPV(handler=_Puts(served, name, one), initial=first))
+        for name in Procedures.NAMES:
+            self._add(provider, f"SERVER:{name}", Call(served, name).pv)
+        if served.response is not None:
+            sens = SharedPV(initial=empty_table(served.response.inputs))
+            served.response.listen(lambda result: sens.post(table(result)))
+            self._add(provider, "SERVER:SENS", sens)
         self._providers = [provider, DynamicProvider(f"lume_diff fields {served.prefix}", self._fields)]
+        self._senders = Senders()
         return self._providers
+
+    def _add(self, provider: StaticProvider, name: str, pv: SharedPV) -> None:
+        self._pvs[name] = pv
+        provider.add(self.served.prefix + name, pv)
 
     def publish(self, update: Update) -> None:
         """Post new readings."""
-        pvs, coders = self._pvs, self._coders
-        for name, reading in update.readings.items():
-            pvs[name].post(coders[name].update(reading))
+        with self._senders.waiting() if len(update.readings) > _MANY else contextlib.nullcontext():
+            pvs, coders = self._pvs, self._coders
+            for name, reading in update.readings.items():
+                pvs[name].post(coders[name].update(reading))
 
     def limits_changed(self, name: str) -> None:
         """Post the limits of a variable."""
@@ -96,16 +112,25 @@ class _Puts:
         def done(error: Exception | None, cycle: int) -> None:
             op.done() if error is None else op.done(error=str(error))
 
+        runtime = self._served.runtime
         try:
-            value = self._coder.received(op.value())
-            if isinstance(value, str) and len(value.encode()) > self._served.longest_text:
-                raise ValidationError(
-                    f"{self._name!r} takes texts of at most {self._served.longest_text} bytes, "
-                    f"received {len(value.encode())}"
-                )
-            self._served.runtime.write({self._name: value}, client_of(op), done)
+            value = self._received(op)
         except LumeDiffError as error:
+            LOG.warning("refused %s %s: %s", client_name(op), self._name, error)
+            runtime.refused([self._name], error)
             op.done(error=str(error))
+            return
+        try:
+            runtime.write({self._name: value}, client_name(op), done)
+        except LumeDiffError as error:  # the runtime has noted it
+            op.done(error=str(error))
+
+    def _received(self, op: Any) -> Any:
+        value, longest = self._coder.received(op.value()), self._served.longest_text
+        if isinstance(value, str) and len(value.encode()) > longest:
+            size = len(value.encode())
+            raise ValidationError(f"{self._name!r} takes texts of at most {longest} bytes, received {size}")
+        return value
 
 
 def _configuration(served: Served) -> dict[str, str]:

@@ -86,6 +86,7 @@ def noisy():
     model = TorchModel(lambda values: {"x": (values["SHOT"] * 7.0) % 5.0}, [shot], outputs, layout="dict")
     runtime = Runtime(ThreadEngine(model, ["SHOT", "x"]), ["SHOT", "x"], LimitStore(model.supported_variables))
     runtime.start()
+    assert runtime.first_cycle.wait(20.0)
     yield runtime
     runtime.stop()
 
