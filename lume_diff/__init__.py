@@ -34,12 +34,24 @@ if TYPE_CHECKING:
         ReadOnlyError,
         ShapeError,
         SimulatorError,
+        TrustWarning,
         UnitError,
         UnknownVariableError,
         ValidationError,
     )
     from lume_diff.ioc import Server, serve
-    from lume_diff.models import BunchFromMoments, CheetahModel, LUMEModel, StagedModel, TorchModel
+    from lume_diff.machine import load_model, save_model
+    from lume_diff.models import (
+        BunchFromMoments,
+        CheetahModel,
+        EnsembleModel,
+        FacilityMapping,
+        FacilityModel,
+        GPModel,
+        LUMEModel,
+        StagedModel,
+        TorchModel,
+    )
     from lume_diff.particles import TorchMoments, TorchParticleGroup
     from lume_diff.variables import (
         BoolVariable,
@@ -72,10 +84,14 @@ _HOMES = {
     "lume_diff.errors": (
         *("CalibrationError", "ControlError", "GradientError", "LatticeError", "LumeDiffError", "MissingExtraError"),
         *("OutOfRangeWarning", "PhysicsWarning", "ReadOnlyError", "ShapeError", "SimulatorError", "UnitError"),
-        *("UnknownVariableError", "ValidationError"),
+        *("TrustWarning", "UnknownVariableError", "ValidationError"),
+    ),
+    "lume_diff.machine": ("load_model", "save_model"),
+    "lume_diff.models": (
+        *("BunchFromMoments", "CheetahModel", "EnsembleModel", "FacilityMapping", "FacilityModel", "GPModel"),
+        *("LUMEModel", "StagedModel", "TorchModel"),
     ),
     "lume_diff.ioc": ("Server", "serve"),
-    "lume_diff.models": ("BunchFromMoments", "CheetahModel", "LUMEModel", "StagedModel", "TorchModel"),
     "lume_diff.particles": ("TorchMoments", "TorchParticleGroup"),
     "lume_diff.variables": (
         *("BoolVariable", "EnumVariable", "IntVariable", "MomentsVariable", "ParticleGroupVariable", "StrVariable"),
@@ -93,8 +109,12 @@ __all__ = [
     "CalibrationError",
     "CheetahModel",
     "ControlError",
+    "EnsembleModel",
     "EnumVariable",
+    "FacilityMapping",
+    "FacilityModel",
     "FiniteDifference",
+    "GPModel",
     "GradientError",
     "ImpactTModel",
     "ImpactXModel",
@@ -122,9 +142,12 @@ __all__ = [
     "TorchNDVariable",
     "TorchParticleGroup",
     "TorchScalarVariable",
+    "TrustWarning",
     "UnitError",
     "UnknownVariableError",
     "ValidationError",
+    "load_model",
+    "save_model",
     "serve",
     "to_lume",
 ]

@@ -80,6 +80,10 @@ class OutOfRangeWarning(UserWarning):
     """A value outside its declared limits that the policy lets pass."""
 
 
+class TrustWarning(UserWarning):
+    """A file that can run code, opened because the caller said that it is trusted."""
+
+
 def nearest_names(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return ``"; nearest: 'a', 'b'"`` for an unknown name, or a list of a few known ones."""
     name, known = str(name), [str(other) for other in known]

@@ -26,12 +26,30 @@ def plugin(group: str, name: str) -> Any:
     found = {entry.name: entry for entry in importlib.metadata.entry_points(group=f"lume_diff.{group}")}
     if name not in found:
         raise ValidationError(f"{name!r} is none of the {group} that are installed{nearest_names(name, found)}")
+    return _loaded(group, found[name])
+
+
+def _loaded(group: str, entry: importlib.metadata.EntryPoint) -> Any:
     try:
-        return found[name].load()
+        return entry.load()
     except ImportError as error:
         raise MissingExtraError(
-            f"{name!r} of the {group} is announced by {found[name].value!r}, which cannot be imported: {error}"
+            f"{entry.name!r} of the {group} is announced by {entry.value!r}, which cannot be imported: {error}"
         ) from error
+
+
+def every_plugin(group: str) -> list[Any]:
+    """Load all that a group has, in the alphabetical order of their names.
+
+    Raises:
+        MissingExtraError: if one is there but cannot be imported.
+
+    Example:
+        >>> [cls.__name__ for cls in every_plugin("functions")][:2]
+        ['Product', 'Sum']
+    """
+    found = {entry.name: entry for entry in importlib.metadata.entry_points(group=f"lume_diff.{group}")}
+    return [_loaded(group, found[name]) for name in sorted(found)]
 
 
 def plugins(group: str) -> list[str]:

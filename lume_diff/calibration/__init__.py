@@ -27,12 +27,17 @@ if TYPE_CHECKING:
     from lume_diff.calibration.likelihoods.profiles import Profiles
     from lume_diff.calibration.likelihoods.transport import Transport
     from lume_diff.calibration.likelihoods.values import Values
+    from lume_diff.calibration.prior_mean.calibrated import OutputOffset, OutputScale
+    from lume_diff.calibration.prior_mean.constructor import PriorMeanModelConstructor
+    from lume_diff.calibration.prior_mean.evaluator import xopt_evaluator
+    from lume_diff.calibration.prior_mean.model_mean import ModelMean
+    from lume_diff.calibration.prior_mean.vocs import vocs_from_model
     from lume_diff.calibration.reconstruction.reconstruction import BeamReconstruction
     from lume_diff.calibration.reconstruction.result import Reconstruction
 
 _HOME_OF = {
-    "BeamReconstruction": "reconstruction.reconstruction",
     "BeamMomentum": "fit.parameters",
+    "BeamReconstruction": "reconstruction.reconstruction",
     "Blur": "fit.screens",
     "Bounded": "fit.priors",
     "CalibratedModel": "fit.calibrated",
@@ -44,12 +49,16 @@ _HOME_OF = {
     "Likelihood": "likelihoods.base",
     "LogNormal": "fit.priors",
     "Magnification": "fit.screens",
+    "ModelMean": "prior_mean",
     "Moments": "likelihoods.moments",
     "NoiseModel": "data.noise",
     "Normal": "fit.priors",
     "Offset": "fit.parameters",
+    "OutputOffset": "prior_mean",
+    "OutputScale": "prior_mean",
     "Parameter": "fit.parameters",
     "Prior": "fit.priors",
+    "PriorMeanModelConstructor": "prior_mean",
     "Profiles": "likelihoods.profiles",
     "Reconstruction": "reconstruction.result",
     "Rotation": "fit.screens",
@@ -62,11 +71,13 @@ _HOME_OF = {
     "Value": "fit.parameters",
     "Values": "likelihoods.values",
     "estimate_noise": "data.noise",
+    "vocs_from_model": "prior_mean",
+    "xopt_evaluator": "prior_mean",
 }
 
 __all__ = [
-    "BeamReconstruction",
     "BeamMomentum",
+    "BeamReconstruction",
     "Blur",
     "Bounded",
     "CalibratedModel",
@@ -78,12 +89,16 @@ __all__ = [
     "Likelihood",
     "LogNormal",
     "Magnification",
+    "ModelMean",
     "Moments",
     "NoiseModel",
     "Normal",
     "Offset",
+    "OutputOffset",
+    "OutputScale",
     "Parameter",
     "Prior",
+    "PriorMeanModelConstructor",
     "Profiles",
     "Reconstruction",
     "Rotation",
@@ -96,6 +111,8 @@ __all__ = [
     "Value",
     "Values",
     "estimate_noise",
+    "vocs_from_model",
+    "xopt_evaluator",
 ]
 
 

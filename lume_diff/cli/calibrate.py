@@ -6,10 +6,11 @@ from pathlib import Path
 
 import typer
 
+from lume_diff.cli.fits import Checkpoint, ConfigFile, Example, Out, configuration
 from lume_diff.cli.terminal import CHECK_FAILED, console, say
 
 EXAMPLE = """\
-model: {lattice: line.json, beam: beam.h5}        # or entry: my_machine.py:make_model
+model: {lattice: line.json, beam: beam.h5}        # or machine: machine.yaml
 data:
   - {file: scan.npz, screen: SCR1.image, settings: {k1: Q1.k1}, pixel_size: 0.1 mm}
 parameters:
@@ -21,12 +22,10 @@ method: levenberg-marquardt
 
 
 def calibrate(
-    config: Path | None = typer.Argument(None, metavar="CONFIG.yaml", help="What to fit to what.", show_default=False),
-    out: Path = typer.Option(Path("calibration"), "--out", metavar="DIR", help="Where results go."),
-    checkpoint: Path | None = typer.Option(
-        None, "--checkpoint", metavar="FILE", help="Keep every evaluation here; a fit that was stopped goes on from it."
-    ),
-    example: bool = typer.Option(False, "--example", help="Print a configuration to start from."),
+    config: ConfigFile = None,
+    out: Out = Path("calibration"),
+    checkpoint: Checkpoint = None,
+    example: Example = False,
 ) -> None:
     """Fit a model's parameters to measured images and numbers."""
     if example:
@@ -34,24 +33,21 @@ def calibrate(
         return
     from lume_diff.calibration.fit.configuration import CalibrationConfig
     from lume_diff.calibration.fit.report import write_report
-    from lume_diff.calibration.fit.yaml_files import read_config
-    from lume_diff.errors import ValidationError
 
-    if config is None:
-        raise ValidationError("name a configuration; 'lume-diff calibrate --example' prints one to start from")
-    settings = read_config(config, CalibrationConfig)
-    fit = settings.build(config.parent)
+    settings, file = configuration(config, CalibrationConfig, "calibrate")
+    fit = settings.build(file.parent)
     out.mkdir(parents=True, exist_ok=True)
     result = fit.run(
         settings.method, steps=settings.steps, starts=settings.starts, seed=settings.seed, checkpoint=checkpoint
     )
     printer = console()
     printer.print(str(result), soft_wrap=True)
-    numbers, picture, page = out / "result.yaml", out / "result.png", out / "report.html"
+    numbers, arrays, picture, page = (out / name for name in ("result.yaml", "result.h5", "result.png", "report.html"))
     result.save(numbers)
+    result.save(arrays)
     result.plot(picture)
-    write_report(result, page, f"Calibration of {config.stem}")
-    for path in (numbers, picture, page):
+    write_report(result, page, f"Calibration of {file.stem}")
+    for path in (numbers, arrays, picture, page):
         printer.print(f"written: {path}")
     if not result.converged:
         say(f"failed: the fit has not converged ({result.message}); see {page}", "red")

@@ -14,7 +14,7 @@ from lume_diff.models.base import LUMEModel
 from lume_diff.models.line.apertures import Losses
 from lume_diff.models.line.beams import as_beam
 from lume_diff.models.line.bunch import TrackedBunch, TrackedMoments
-from lume_diff.models.line.elements import Element, read_segment, without_graphs
+from lume_diff.models.line.elements import is_number, read_segment, structure, without_graphs
 from lume_diff.models.line.knobs import (
     GROUP,
     MOMENTS,
@@ -30,6 +30,7 @@ from lume_diff.models.line.maps import LineMaps
 from lume_diff.models.line.outputs import OutputTable
 from lume_diff.models.line.plan import Plan, plan_of
 from lume_diff.models.line.readings import read
+from lume_diff.models.line.screen_maps import ScreenMaps, screen_maps
 from lume_diff.models.line.tracking import LineRun, Upstream
 from lume_diff.models.report import GradientReport
 from lume_diff.models.transforms import in_transform, tensors_in
@@ -251,6 +252,15 @@ class CheetahModel(LUMEModel):
         state.along(sorted({self._readings[name].place for name in outputs}))
         return {name: read(state, self._readings[name], self._input_names) for name in outputs}
 
+    def screen_maps(self, screen: str, inputs: Mapping[str, Any]) -> ScreenMaps | None:
+        """Return how a cloud-in-cell screen sees the bunch, None where more than constant maps lies between.
+
+        Args:
+            screen: name of its image.
+            inputs: values by name, ``(settings,)`` or ``()``, without the bunch.
+        """
+        return screen_maps(self._run(self._merged(self._checked_inputs(inputs)), ()), self._readings[screen])
+
     @property
     def engine(self) -> str:
         """What tracks the beam: ``"auto"`` or ``"cheetah"``."""
@@ -338,11 +348,11 @@ class CheetahModel(LUMEModel):
             LatticeError: if elements were added, removed or renamed; build a new model then.
         """
         elements = read_segment(self.simulator, self.dtype, self.device, self._by_cheetah)
-        if list(map(_structure, elements)) != list(map(_structure, self._line.elements)):
+        if list(map(structure, elements)) != list(map(structure, self._line.elements)):
             raise LatticeError("the segment's elements are not those the model was built from: build a new model")
         line = LineMaps(elements, self.dtype, self.device)
         with self._lock:
-            fresh = {**{n: v if _is_number(v) else None for n, v in knob_values(line).items()}, **switch_values(line)}
+            fresh = {**{n: v if is_number(v) else None for n, v in knob_values(line).items()}, **switch_values(line)}
             read_again = {
                 name: None if fresh[name] is None else self._checked_input(name, fresh[name])
                 for name in self._input_names
@@ -376,25 +386,15 @@ class CheetahModel(LUMEModel):
         """Build a model from a lattice file and a beam.
 
         Args:
-            lattice: LatticeJSON (``.json``), Bmad (``.bmad``), Elegant (``.lte``), NX table (``.csv``) or Ocelot
-                (``.py``, with ``trust=True`` because it is run) file.
-            beam: see ``CheetahModel``.
-            **options: ``name`` of the line for Elegant, ``trust``, and the arguments of ``CheetahModel``.
+            lattice: LatticeJSON (``.json``), Bmad (``.bmad``), Elegant (``.lte``), PALS (``.pals.yaml``), NX table
+                (``.csv``) or Ocelot (``.py``, with ``trust=True`` because it is run) file.
+            beam, **options: see ``CheetahModel``; and ``name`` of the line, ``trust`` and ``format``.
 
         Raises:
-            LatticeError: for a file that does not parse, with the file and, where known, the line.
+            LatticeError: for a file that does not parse, with its name and, where known, the line.
         """
         from lume_diff.models.line.files import read_lattice
 
         reading = {key: options.pop(key) for key in ("name", "trust", "format") if key in options}
-        return cls(read_lattice(Path(lattice), **reading), beam, **options)
-
-
-def _is_number(value: Tensor) -> bool:
-    """Tell whether a value is finite; an aperture that is open is not, and its knob has no value then."""
-    return bool(value.detach().isfinite().all())
-
-
-def _structure(element: Element) -> tuple[Any, ...]:
-    """Return what the names of inputs and outputs and the shapes of images depend on."""
-    return element.name, element.kind, element.pixels if element.kind == "Screen" else None
+        beam = as_beam(beam, torch.float64, torch.device("cpu"))
+        return cls(read_lattice(Path(lattice), beam=beam, **reading), beam, **options)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import nn
@@ -12,6 +13,9 @@ from torch import nn
 from lume_diff.errors import ShapeError, ValidationError
 from lume_diff.models.base import LUMEModel
 from lume_diff.variables import TorchNDVariable, TorchScalarVariable, Variable
+
+if TYPE_CHECKING:
+    from lume_diff.models.surrogates.modules import Allowed
 
 Transformer = Callable[[torch.Tensor], torch.Tensor]
 
@@ -25,7 +29,8 @@ class TorchModel(LUMEModel):
     Args:
         module: maps ``(batch, n_in)`` to ``(batch, n_out)`` or, for one output, ``(batch,)``; or a dictionary of
             tensors to one, see ``layout``. Whatever the batch dimensions of the inputs, it is called once.
-        input_variables: its inputs, in the order of the columns; arrays take as many columns as they have entries.
+        input_variables: its inputs, in the order of the columns; arrays take as many columns as they have entries. One
+            that is read-only is a constant: it stays at its default value, and can be read but not written.
         output_variables: its outputs, likewise.
         input_transformers: applied to the inputs one after the other: callables, or BoTorch input transforms.
         output_transformers: applied to what the module returns; a BoTorch input transform is undone
@@ -72,9 +77,15 @@ class TorchModel(LUMEModel):
         if not callable(module):
             raise ValidationError(f"module is a {type(module).__name__}; expected an nn.Module or a function")
         module = module if isinstance(module, nn.Module) else _Function(module)
-        inputs = [variable.model_copy(update={"read_only": False}) for variable in input_variables]
+        inputs = list(input_variables)
+        constants = [variable for variable in inputs if variable.read_only]
+        unset = [repr(variable.name) for variable in constants if variable.default_value is None]
+        if unset:
+            raise ValidationError(
+                f"read-only inputs are constants, and {', '.join(unset)} has no default_value: give one"
+            )
         outputs = [variable.model_copy(update={"read_only": True}) for variable in output_variables]
-        if not inputs or not outputs:
+        if len(inputs) == len(constants) or not outputs:
             raise ValidationError("a TorchModel needs at least one input variable and one output variable")
         in_shapes = _columns_of(inputs) if layout == "tensor" else {}
         out_shapes = _columns_of(outputs) if layout == "tensor" else {}
@@ -93,9 +104,50 @@ class TorchModel(LUMEModel):
         self.input_transformers = _Transformers(input_transformers, undo=False)
         self.output_transformers = _Transformers(output_transformers, undo=True)
         self._in_shapes, self._out_shapes = in_shapes, out_shapes
+        self._constants = {variable.name: variable for variable in constants}
         self._all_scalar = not any(in_shapes.values()), not any(out_shapes.values())
         self._out_sizes = [math.prod(shape) for shape in out_shapes.values()]
         self.eval()
+
+    @property
+    def constant_names(self) -> list[str]:
+        """Names of the inputs of the module that are fixed; they can be read."""
+        return list(self._constants)
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        *,
+        allow: Iterable[Allowed] = (),
+        allow_torchscript: bool = False,
+        validation: Mapping[str, str] | None = None,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Read a model that lume-torch or lume-model (1.0 or later) has dumped, without running code of the file.
+
+        It gives lume-torch's numbers. Names, units, ranges and defaults come along, constants as read-only variables;
+        so does what the file says about values outside their ranges for single variables. Where it says nothing, or
+        only LUME's general ``none``, they raise on a write and warn in an output, as everywhere here. Parameters are
+        frozen.
+
+        Args:
+            path: the YAML file of a ``TorchModel`` or ``TorchModule``; the files that it names lie beside it.
+            allow: classes of yours that the files may hold, beside PyTorch's layers and BoTorch's input transforms; a
+                pair ``(class, "name.in.the.file")`` for one that has moved.
+            allow_torchscript: whether TorchScript, which is a program, may be loaded.
+            validation: see ``LUMEModel``; comes on top of what the file says.
+            device: where the model is to be.
+
+        Raises:
+            ValidationError: for a file that is missing, wrong, or holds what is not allowed; with what to ask for.
+
+        Gradient:
+            Exact.
+        """
+        from lume_diff.models.surrogates.reader import read_network
+
+        return cast(Self, read_network(Path(path), allow, allow_torchscript, validation, device))
 
     @property
     def simulator(self) -> nn.Module:
@@ -110,15 +162,22 @@ class TorchModel(LUMEModel):
                 f"{'inputs' if len(unset) > 1 else 'input'} {', '.join(unset)} without a value: give the variables a "
                 "default, or set or pass a value"
             )
+        fixed = {
+            name: variable.validate_value(variable.default_value, dtype=self.dtype, device=self.device)
+            for name, variable in self._constants.items()
+        }
+        inputs = {**inputs, **fixed}
         if self.layout == "dict":
-            found = self.output_transformers(self.module(self.input_transformers(dict(inputs))))
+            found = self.output_transformers(self.module(self.input_transformers(inputs)))
             if not isinstance(found, Mapping):
                 raise ShapeError(f"the module returned a {type(found).__name__}; layout='dict' wants {{name: tensor}}")
-            return dict(found)
+            return {**found, **fixed}
         columns = self._columns(inputs)
         rows = self.input_transformers(columns.reshape(-1, columns.shape[-1]))
         found = self.output_transformers(self.module(rows if rows.dtype is self.dtype else rows.to(self.dtype)))
-        return self._split(found, columns.shape[:-1])
+        batch = columns.shape[:-1]
+        expanded = {name: value.expand((*batch, *value.shape)) for name, value in fixed.items()}
+        return {**self._split(found, batch), **expanded}
 
     def _columns(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return all inputs side by side in the order of the variables, ``(*batch, n_in)``."""

@@ -30,7 +30,8 @@ def to_coordinates(bunch: TorchParticleGroup) -> Tensor:
     p0c = reference_momentum(reference, bunch.mass)
     tau = (bunch.t - bunch.reference_time.unsqueeze(-1)) * c_light
     p = (bunch.energy - reference) / p0c
-    return torch.stack([bunch.x, bunch.px / p0c, bunch.y, bunch.py / p0c, tau, p], dim=-1)
+    # One coordinate after the other in memory, as they are used.
+    return torch.stack([bunch.x, bunch.px / p0c, bunch.y, bunch.py / p0c, tau, p], dim=-2).mT
 
 
 def from_coordinates(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def is_common(values: Tensor) -> bool:
     """Return whether the values of each bunch are all the same."""
     values = values.detach()
+    if values.stride(-1) == 0:
+        return not bool(values[..., 0].isnan().any())
     return bool((values == values[..., :1]).all())
 
 

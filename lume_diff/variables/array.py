@@ -26,6 +26,15 @@ def _shape(value: Any) -> tuple[int, ...]:
     return tuple(int(item) for item in items)
 
 
+def _pixel_size(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    sizes = [positive_float(part) for part in value] if isinstance(value, list | tuple) else []
+    if len(sizes) != 2 or sizes[0] is None or sizes[1] is None:
+        raise ValueError("expected (x, y), two positive lengths in metres")
+    return sizes[0], sizes[1]
+
+
 @final
 class TorchNDVariable(Variable):
     """Describe an array of real numbers; values are float tensors of shape ``(*batch, *shape)``.
@@ -36,6 +45,7 @@ class TorchNDVariable(Variable):
         value_range: ``(low, high)`` for every element [unit], ends included; None leaves an end open.
         scale: the size of a typical change of an element [unit], positive. Default: a tenth of the width of
             ``value_range`` if that is finite, else ``max(max|default_value|, 1) * 1e-2``.
+        pixel_size: of an image, width and height of a pixel ``(x, y)`` [m], as the model is built; None if not known.
 
     Raises:
         ValidationError: a field is unknown, missing or wrong, or ``default_value`` is outside ``value_range``.
@@ -55,6 +65,7 @@ class TorchNDVariable(Variable):
     default_value: Any = None
     value_range: Annotated[Range, BeforeValidator(float_range)] = None
     scale: Annotated[float | None, BeforeValidator(positive_float)] = None
+    pixel_size: Annotated[tuple[float, float] | None, BeforeValidator(_pixel_size)] = None
 
     if TYPE_CHECKING:  # kept by `_complete`; ClassVar hides it from the signature that type checkers derive
         _limits: ClassVar[Limits]

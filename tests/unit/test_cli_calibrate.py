@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -67,6 +68,9 @@ def test_errors_are_found_and_written(folder: Path) -> None:
     for name, truth in (("scale of Q1.k1", 1.03), ("offset of SCR1.misalignment_x", 4e-4)):
         value, error = found[name]
         assert abs(value - truth) < 4.0 * error, name
+    with h5py.File(folder / "result" / "result.h5") as file:
+        assert file["values"][:].tolist() == [value for value, _ in found.values()]
+        assert len(file["residuals"]) > len(K1)
     assert (folder / "result" / "result.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "result" / "report.html").read_text(encoding="utf-8")
     assert "scale of Q1.k1" in page
@@ -115,7 +119,7 @@ def test_example_is_a_configuration(tmp_path: Path) -> None:
         ),
         ("std: 0.03", "std: wide", r"line 7: parameters\[0\]\.prior\.std: is 'wide': input should be a valid number"),
         ("kind: scale", "kind: factor", r"line 7: parameters\[0\]: kind is 'factor'; expected 'scale', 'offset'"),
-        ("  beam: beam.h5\n", "", r"line 1: model: give 'lattice' and 'beam', or 'entry' instead"),
+        ("  beam: beam.h5\n", "", r"line 1: model: give 'lattice' and 'beam', or 'machine' or 'entry' instead"),
         ("file: scan.npz", "file: other.npz", r"data file .*other\.npz' does not exist"),
         (
             "screen: SCR1.image",

@@ -105,6 +105,7 @@ def test_example_is_a_configuration(tmp_path: Path) -> None:
         ("epochs: 30", "epochs: 0", r"line 7: epochs: is 0: input should be greater than or equal to 1"),
         ("n_particles: 500", "n_particles: 5", r"line 6: n_particles: is 5: .*100"),
         ("ensemble: 2", "dimensions: 5", r"line 8: dimensions: is 5: input should be 4 or 6"),
+        ("ensemble: 2", "generator: flows", r"line 8: generator: is 'flows': input should be 'network' or 'flow'"),
         ("ensemble: 2", "scale: [1.0e-3]", r"scale has 1 numbers; expected 4"),
         ("screen:", "screne:", r"line 3: data\.screne: is not known here; nearest: 'screen'"),
         ("factor: 1.5", "fator: 1.5", r"line 5: parameters\[0\]\.prior\.factor: is missing"),
@@ -123,11 +124,25 @@ def test_faults_are_named(folder: Path, old: str, new: str, message: str) -> Non
     assert not (folder / "result").exists()
 
 
+def test_several_data_sets_are_fitted_together(folder: Path) -> None:
+    section = "{file: scan.npz, screen: SCR1.image, settings: {k1: Q1.k1}, pixel_size: 0.2 mm}"
+    text = CONFIG.replace("data:\n  {file: scan.npz", "data:\n  - {file: scan.npz").replace(
+        "ensemble: 2", "ensemble: 1"
+    )
+    (folder / "fit.yaml").write_text(text.replace("parameters:", f"  - {section}\nparameters:").replace("30", "3"))
+    done = reconstruct(folder / "fit.yaml", "--out", folder / "result")
+    assert done.exit_code == 0, done.stderr
+    known = Reconstruction.load(folder / "result" / "result.yaml")
+    assert [part["screen"] for part in known["data"]] == ["SCR1.image"] * 2
+    assert len(known["fit"]["image"]) == 2 * len(K1)
+    assert "SCR1.image, 5 settings of Q1.k1; SCR1.image, 5 settings" in (folder / "result" / "report.html").read_text()
+
+
 def test_numbers_are_no_images(folder: Path) -> None:
     (folder / "scan.csv").write_text("k1,x\n1.0,2.0\n2.0,3.0\n")
     section = "{file: scan.csv, settings: {k1: Q1.k1}, outputs: {x: final.sigma_x}, sigma: {final.sigma_x: 0.1}}"
     (folder / "fit.yaml").write_text(f"model: {{lattice: line.json, beam: design.h5}}\ndata: {section}\n")
-    assert re.search(r"scan\.csv' holds numbers; .*images", reconstruct(folder / "fit.yaml").stderr)
+    assert re.search(r"data of final\.sigma_x are numbers; .*images", reconstruct(folder / "fit.yaml").stderr)
 
 
 def test_no_configuration_is_refused(tmp_path: Path) -> None:

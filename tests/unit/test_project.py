@@ -30,15 +30,19 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAZY = {
     *("cheetah", "beamphysics", "matplotlib", "scipy", "pint", "h5py", "typer", "rich", "IPython", "pandas"),
     *("xopt", "botorch", "gpytorch", "p4p", "caproto", "pytao", "impact", "impactx", "at", "cpymad", "distributed"),
-    *("lume", "amrex", "cloudpickle"),
+    *("lume", "lume_torch", "pals", "amrex", "cloudpickle", "zuko"),
 }
-EXTRAS = {"xopt", "epics", "bmad", "impact", "impactx", "at", "madx", "lume", "ocelot", "dask", "nuts", "test", "all"}
+EXTRAS = {
+    *("xopt", "epics", "bmad", "impact", "impactx", "at", "madx", "lume", "ocelot", "pals", "dask", "nuts", "flow"),
+    *("test", "all"),
+}
 # Optional modules whose distribution has another name, for when they are not installed.
 OPTIONAL = {
     "at": "accelerator-toolbox",
     "impact": "lume-impact",
     "impactx": "impactx-noacc",
     "lume": "lume-base",
+    "pals": "pals-schema",
     "pyro": "pyro-ppl",
     **{name: name for name in ("xopt", "botorch", "gpytorch", "p4p", "caproto", "pytao", "cpymad", "distributed")},
 }

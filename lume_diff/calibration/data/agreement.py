@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,6 @@ from lume_diff.calibration.data.history import Step
 from lume_diff.calibration.data.settings import Settings
 from lume_diff.errors import (
     LumeDiffError,
-    PhysicsWarning,
     ReadOnlyError,
     ShapeError,
     UnitError,
@@ -133,26 +131,27 @@ def _problems_of_screen(data: ScreenDataset, model: LUMEModel) -> list[LumeDiffE
                 f"give the model's screen resolution=({frame.full[1]}, {frame.full[0]}){turned}"
             )
         )
-    element = data.screen.rpartition(".")[0]
-    for axis, measured in zip("xy", frame.pixel, strict=True):
-        name = f"{element}.pixel_size_{axis}"
-        if name not in model.input_names:
-            continue
-        modelled = float(model.get(name))
-        ratio = measured / modelled
-        if abs(ratio - 1.0) <= _AGREES:
-            continue
-        if round(ratio) >= 2 and abs(ratio / round(ratio) - 1.0) <= _AGREES:
-            warnings.warn(
-                f"{data.screen!r}: the data's pixels are {measured:.6g} m in {axis}, {round(ratio)} times those of "
-                f"{name!r}; that is right if the model's screen adds up {round(ratio)} pixels (binning)",
-                PhysicsWarning,
-                stacklevel=4,
+    for axis, measured, modelled in zip(
+        "xy", frame.pixel, _modelled_pixel(variable, model) or frame.pixel, strict=True
+    ):
+        if abs(measured / modelled - 1.0) > _AGREES:
+            problems.append(
+                ValidationError(
+                    f"pixels of {data.screen!r} are {modelled:.6g} m in {axis} in the model and {measured:.6g} m in "
+                    "the data; set one of the two right"
+                )
             )
-            continue
-        problems.append(
-            ValidationError(
-                f"{name!r} is {modelled:.6g} m in the model and {measured:.6g} m in the data; set one of the two right"
-            )
-        )
     return problems
+
+
+def _modelled_pixel(image: TorchNDVariable, model: LUMEModel) -> tuple[float, ...]:
+    """Return width and height of a pixel as the model was built, times what was changed since; () if not known."""
+    if image.pixel_size is None:
+        return ()
+    found = []
+    for axis, size in zip("xy", image.pixel_size, strict=True):
+        name = f"{image.name.rpartition('.')[0]}.pixel_size_{axis}"
+        if name in model.input_names:
+            size *= float(model.get(name)) / float(model.supported_variables[name].default_value)
+        found.append(size)
+    return tuple(found)

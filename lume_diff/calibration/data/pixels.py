@@ -13,6 +13,7 @@ from lume_diff.variables.units import conversion_factor
 
 _LARGEST, _SMALLEST = 3e-3, 1e-8  # [m]: no screen has larger pixels, no optics smaller ones
 _WIDEST, _NARROWEST = 0.6, 1e-5  # [m], of a whole image
+_EVER, _EVER_WIDE = 0.05, 5.0  # [m], of a pixel and an image, whatever unit was written
 _UNITS = ("mm", "um", "cm", "nm")
 _NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*)")
 
@@ -28,10 +29,13 @@ def read_pixel_size(value: Any, shape: tuple[int, int]) -> tuple[float, float]:
         Width and height [m].
 
     Raises:
-        ValidationError: not positive, or, without a unit, so large or small that it cannot be in metres.
+        ValidationError: not positive, larger than any screen's, or, without a unit, so large or small that it cannot
+            be in metres.
         ShapeError: neither one number nor two.
         UnitError: the unit is not known or no length.
     """
+    if value is None:
+        raise ValidationError("pixel_size: received None, expected the size of a pixel on the screen [m], or '125 um'")
     parts = [value] if isinstance(value, str) or np.ndim(value) == 0 else list(value)
     if len(parts) not in (1, 2):
         raise ShapeError(f"pixel_size: received {len(parts)} numbers, expected one or (x, y) [m]")
@@ -40,6 +44,11 @@ def read_pixel_size(value: Any, shape: tuple[int, int]) -> tuple[float, float]:
     for (size, is_sure), count in ((width, shape[1]), (height, shape[0])):
         if not is_sure:
             _refuse_implausible(size, count)
+        elif size > _EVER or size * count > _EVER_WIDE:
+            raise ValidationError(
+                f"pixel_size: received {value!r}, which makes a screen of {count} pixels {size * count:.3g} m wide; "
+                "there is none: check the unit"
+            )
     return width[0], height[0]
 
 
@@ -72,9 +81,10 @@ def _refuse_implausible(size: float, count: int) -> None:
         if likely
         else "check the number"
     )
+    if size <= _EVER and size * count <= _EVER_WIDE:
+        fix += f"; if it is meant, give it with its unit: pixel_size='{size:g} m'"
     raise ValidationError(
-        f"pixel_size: received {size:g} [m], which makes a screen of {count} pixels {size * count:.3g} m wide; "
-        f"{fix}; if it is meant, give it with its unit: pixel_size='{size:g} m'"
+        f"pixel_size: received {size:g} [m], which makes a screen of {count} pixels {size * count:.3g} m wide; {fix}"
     )
 
 

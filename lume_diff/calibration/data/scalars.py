@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,16 +13,13 @@ from lume_diff.calibration.data import agreement, files, hdf5, plots, tables
 from lume_diff.calibration.data.arrays import checked_weights, digest, frozen, per_shot, raise_all, real_array
 from lume_diff.calibration.data.history import Step
 from lume_diff.calibration.data.metadata import checked_metadata
-from lume_diff.calibration.data.selection import positions, split_positions
+from lume_diff.calibration.data.scan import Scan
 from lume_diff.calibration.data.settings import Settings
 from lume_diff.errors import CalibrationError, LumeDiffError, ShapeError, UnitError, ValidationError
 from lume_diff.variables.units import parse_unit
 
-if TYPE_CHECKING:
-    import torch
 
-
-class Dataset:
+class Dataset(Scan):
     """Hold measured numbers over a scan of settings; immutable, every step gives a new dataset.
 
     Args:
@@ -103,11 +100,6 @@ class Dataset:
     # -- what it holds ---------------------------------------------------------------------------------------
 
     @property
-    def settings(self) -> Mapping[str, np.ndarray]:
-        """What was set, by variable name, ``(n_settings,)``; copies."""
-        return {name: array.copy() for name, array in self._settings.values.items()}
-
-    @property
     def outputs(self) -> Mapping[str, np.ndarray]:
         """What was measured, by variable name, ``(settings, shots)``, read-only; 0 where ``valid`` is False."""
         return MappingProxyType(self._outputs)
@@ -133,26 +125,6 @@ class Dataset:
         return MappingProxyType({**self._settings.units, **self._units})
 
     @property
-    def scanned(self) -> tuple[str, ...]:
-        """Names of the settings that are not the same all along."""
-        return self._settings.scanned
-
-    @property
-    def distinct_settings(self) -> int:
-        """Number of settings that differ."""
-        return self._settings.distinct
-
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """What else was noted; ``(value, unit)`` where there is a unit."""
-        return MappingProxyType(self._metadata)
-
-    @property
-    def history(self) -> tuple[Step, ...]:
-        """The steps that led here."""
-        return self._history
-
-    @property
     def shape(self) -> tuple[int, int]:
         """Settings, shots."""
         count, shots = self._weights.shape
@@ -170,12 +142,6 @@ class Dataset:
 
     # -- for torch and models --------------------------------------------------------------------------------
 
-    def inputs(self, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-        """Return the settings as a model takes them, ``(n_settings,)`` each, float64 unless asked otherwise."""
-        import torch
-
-        return {n: torch.tensor(a, dtype=dtype or torch.float64) for n, a in self._settings.values.items()}
-
     def require_scan(self, minimum: int, purpose: str) -> None:
         """Raise CalibrationError where fewer settings than ``minimum`` differ."""
         if self.distinct_settings < minimum:
@@ -187,29 +153,6 @@ class Dataset:
     check_against = agreement.check_scalars
 
     # -- parts -----------------------------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return self._settings.count
-
-    def __getitem__(self, index: Any) -> Dataset:
-        """Return the settings that an index, a slice, a list or a mask ``(n_settings,)`` selects."""
-        found = positions(index, len(self))
-        return self._taken(found, Step("select", {"settings": found.tolist()}, f"{found.size} of {len(self)}"))
-
-    def __iter__(self) -> Iterator[Dataset]:
-        return (self[i] for i in range(len(self)))
-
-    def split(
-        self, *, every: int | None = None, offset: int = 0, fraction: float | None = None, seed: int = 0
-    ) -> tuple[Dataset, Dataset]:
-        """Split the settings into a part to fit and a part to check the fit on; as `ScreenDataset.split`."""
-        given = {"every": every, "offset": offset} if every is not None else {"fraction": fraction, "seed": seed}
-        parts = split_positions(len(self), every, offset, fraction, seed)
-        fit, check = (
-            self._taken(index, Step("split", {**given, "settings": index.tolist()}, f"the part to {use}"))
-            for use, index in zip(("fit", "check"), parts, strict=True)
-        )
-        return fit, check
 
     @staticmethod
     def join(parts: Sequence[Dataset]) -> Dataset:
@@ -289,7 +232,7 @@ class Dataset:
             _sigma={name: frozen(array * abs(factors.get(name, 1.0))) for name, array in self._sigma.items()},
         )
 
-    def _taken(self, index: np.ndarray, step: Step) -> Dataset:
+    def _taken(self, index: np.ndarray, step: Step) -> Self:
         taken = {
             field: {name: frozen(array[index]) for name, array in getattr(self, field).items()}
             for field in ("_outputs", "_sigma", "_valid")

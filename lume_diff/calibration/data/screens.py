@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +17,7 @@ from lume_diff.calibration.data.history import Step
 from lume_diff.calibration.data.metadata import checked_metadata
 from lume_diff.calibration.data.noise import NoiseModel, as_noise, estimate_noise, mean_noise
 from lume_diff.calibration.data.pixels import read_pixel_size
-from lume_diff.calibration.data.selection import positions, split_positions
+from lume_diff.calibration.data.scan import Scan
 from lume_diff.calibration.data.settings import Settings
 from lume_diff.calibration.data.signal import sees_beam
 from lume_diff.errors import CalibrationError, ValidationError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class ScreenDataset:
+class ScreenDataset(Scan):
     """Hold the images of one screen over a scan of settings; immutable, every step gives a new dataset.
 
     Row 0 is at the lowest y and column 0 at the lowest x; the centre of the frame is x = y = 0.
@@ -102,24 +102,9 @@ class ScreenDataset:
         return self._screen
 
     @property
-    def settings(self) -> Mapping[str, np.ndarray]:
-        """What was set, by variable name, ``(n_settings,)``; copies."""
-        return {name: array.copy() for name, array in self._settings.values.items()}
-
-    @property
     def units(self) -> Mapping[str, str]:
         """Units of the settings that were given one."""
         return self._settings.units
-
-    @property
-    def scanned(self) -> tuple[str, ...]:
-        """Names of the settings that are not the same all along."""
-        return self._settings.scanned
-
-    @property
-    def distinct_settings(self) -> int:
-        """Number of settings that differ; one is no scan, see `require_scan`."""
-        return self._settings.distinct
 
     @property
     def images(self) -> np.ndarray:
@@ -171,16 +156,6 @@ class ScreenDataset:
         return self._frame.pixel_size
 
     @property
-    def metadata(self) -> Mapping[str, Any]:
-        """What else was noted; ``(value, unit)`` where there is a unit."""
-        return MappingProxyType(self._metadata)
-
-    @property
-    def history(self) -> tuple[Step, ...]:
-        """The steps that led here."""
-        return self._history
-
-    @property
     def shape(self) -> tuple[int, int, int, int]:
         """Settings, shots, ny, nx."""
         count, shots, ny, nx = self._images.shape
@@ -200,12 +175,6 @@ class ScreenDataset:
 
     # -- for torch and models --------------------------------------------------------------------------------
 
-    def inputs(self, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-        """Return the settings as a model takes them, ``(n_settings,)`` each, float64 unless asked otherwise."""
-        import torch
-
-        return {n: torch.tensor(a, dtype=dtype or torch.float64) for n, a in self._settings.values.items()}
-
     def tensor(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Return the images as a tensor ``(settings, shots, ny, nx)``, float64 unless asked otherwise; a copy."""
         import torch
@@ -219,48 +188,13 @@ class ScreenDataset:
         if found < minimum:
             raise CalibrationError(
                 f"{self._screen}: {found} of {len(self)} settings differ and show the beam, {purpose} needs {minimum}; "
-                f"measured: {', '.join(map(self._settings.describe, range(min(len(self), 5))))}"
+                f"measured: {', '.join(map(self._settings.describe, range(min(len(self), 5))))}; add settings, or tell "
+                "by with_beam(...) which images show the beam"
             )
 
     check_against = agreement.check_screens
 
     # -- parts -----------------------------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return self._settings.count
-
-    def __getitem__(self, index: Any) -> ScreenDataset:
-        """Return the settings that an index, a slice, a list or a mask ``(n_settings,)`` selects."""
-        found = positions(index, len(self))
-        return self._taken(found, Step("select", {"settings": found.tolist()}, f"{found.size} of {len(self)}"))
-
-    def __iter__(self) -> Iterator[ScreenDataset]:
-        return (self[i] for i in range(len(self)))
-
-    def split(
-        self, *, every: int | None = None, offset: int = 0, fraction: float | None = None, seed: int = 0
-    ) -> tuple[ScreenDataset, ScreenDataset]:
-        """Split the settings into a part to fit and a part to check the fit on.
-
-        Args:
-            every: leave out every n-th setting, the first of them at ``offset``.
-            offset: see ``every``.
-            fraction: instead of ``every``, the share to fit, drawn at random.
-            seed: of the draw.
-
-        Returns:
-            To fit, and left out.
-
-        Raises:
-            ValidationError: neither or both ways, or a part without settings.
-        """
-        given = {"every": every, "offset": offset} if every is not None else {"fraction": fraction, "seed": seed}
-        parts = split_positions(len(self), every, offset, fraction, seed)
-        fit, check = (
-            self._taken(index, Step("split", {**given, "settings": index.tolist()}, f"the part to {use}"))
-            for use, index in zip(("fit", "check"), parts, strict=True)
-        )
-        return fit, check
 
     @staticmethod
     def join(parts: Sequence[ScreenDataset]) -> ScreenDataset:
@@ -342,7 +276,7 @@ class ScreenDataset:
 
     # -- building blocks -------------------------------------------------------------------------------------
 
-    def _taken(self, index: np.ndarray, step: Step) -> ScreenDataset:
+    def _taken(self, index: np.ndarray, step: Step) -> Self:
         valid = self._valid[index] if self._valid.shape[0] > 1 else self._valid
         changes = {name: frozen(getattr(self, name)[index]) for name in ("_images", "_weights")}
         # What was worked out from all settings stays, so that both parts of a split are judged alike.

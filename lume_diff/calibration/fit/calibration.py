@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lume_diff.archive import RunArchive
+from lume_diff.calibration.data.several import data_sets
 from lume_diff.calibration.fit.objective import Objective, Observation, observed_images
 from lume_diff.calibration.fit.optimisers import METHODS, STEPS, Optimum
 from lume_diff.calibration.fit.parameters import InputParameter, Parameter
@@ -43,6 +44,7 @@ class Calibration:
 
     Raises:
         ValidationError, UnknownVariableError: for parameters, data or names that do not fit the model.
+        CalibrationError: for images of one setting alone, which fit many machines.
 
     Example:
         >>> fit = Calibration(model, data, [Scale("Q1.k1", Normal(1.0, 0.02))])  # doctest: +SKIP
@@ -57,13 +59,15 @@ class Calibration:
         likelihood: str | Likelihood | Sequence[str | Likelihood] | None = None,
     ) -> None:
         self.model = model
-        self.data = list(data) if isinstance(data, (list, tuple)) else [data]
+        self.data = data_sets(data)
         self.parameters = list(parameters)
         self.likelihoods = _likelihoods(self.data, likelihood)
         if not self.parameters:
             raise ValidationError("there is nothing to fit: parameters is empty")
         check_parameters(self.parameters, model)
         self.data = [part.check_against(model) for part in self.data]
+        if len(self.data) == 1 and observed_images(self.data[0]):
+            _require_settings(self.data[0])
         self._observations = []
         particles = _particles(model) if any(map(observed_images, self.data)) else None
         for part, chosen in zip(self.data, self.likelihoods, strict=True):
@@ -89,7 +93,8 @@ class Calibration:
         """Fit, and say how sure the result is.
 
         Ctrl-C stops the fit and keeps the best point so far. With a checkpoint a fit that was killed goes on where it
-        was: every evaluation is on disk when it is made, and none is made twice.
+        was: every evaluation is on disk when it is made, and none is made twice. A black box needs an ``archive=`` of
+        its own for that to hold run by run and bit by bit: it keeps runs and steps.
 
         Args:
             method: ``"levenberg-marquardt"`` (the choice of ``"auto"``), ``"lbfgs"`` for models with a reverse mode
@@ -165,6 +170,16 @@ def _starting_points(count: int, starts: int, seed: int) -> list[Tensor]:
     centre = torch.zeros(count, dtype=torch.float64)
     others = [torch.randn(count, dtype=torch.float64, generator=generator) for _ in range(starts - 1)]
     return [centre, *others]
+
+
+def _require_settings(data: Any) -> None:
+    """Raise CalibrationError where a single setting shows the beam: many machines make one image."""
+    seen = int(data.has_beam.any(1).sum())
+    if seen == 1:
+        raise CalibrationError(
+            f"{data.screen}: 1 of {len(data)} settings shows the beam, a calibration needs 2; add settings, or data of "
+            "another instrument, or tell by with_beam(...) which images show the beam"
+        )
 
 
 def _by_rows(objective: Objective, u: Tensor) -> Tensor:

@@ -161,8 +161,12 @@ class CalibrationResult:
             model: the model to calibrate; that of the fit if None.
         """
         chosen = self.calibration.model if model is None else model
-        sizes = {n: part.frame.pixel for part in self.calibration.data if observed_images(part) for n in part.outputs}
-        return CalibratedModel(chosen, self.parameters, self._values, sizes)
+        return CalibratedModel(chosen, self.parameters, self._values, self._pixel_sizes)
+
+    @property
+    def _pixel_sizes(self) -> dict[str, tuple[float, float]]:
+        """Pixel size [m] of each screen, by output."""
+        return {n: part.frame.pixel for part in self.calibration.data if observed_images(part) for n in part.outputs}
 
     def sample(self, count: int = 1000, *, warmup: int = 300, seed: int = 0) -> Tensor:
         """Draw values from the posterior by the No-U-Turn sampler, ``(count, p)``, each in its unit.
@@ -203,9 +207,11 @@ class CalibrationResult:
                     "unit": p.unit,
                     "prior": repr(p.prior),
                     "resolved": self.resolved[p.name],
+                    "acts": p.acts(),
                 }
                 for p, value in zip(self.parameters, self._values.tolist(), strict=True)
             ],
+            "pixel_sizes": {name: [float(size) for size in pixel] for name, pixel in self._pixel_sizes.items()},
             "coordinates": self.u.tolist(),
             "correlation": self.correlation.tolist(),
             "unresolved": [{"information": u.information, "direction": u.direction} for u in self.unresolved],

@@ -84,7 +84,7 @@ def _place(loc: tuple[Any, ...], tree: Any) -> tuple[str, int]:
             found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
             if found is not None:
                 line, node = found[0].start_mark.line + 1, found[1]
-            if found is not None or part is loc[-1]:
+            if found is not None or (part is loc[-1] and isinstance(part, str)):
                 path += f".{part}" if path else str(part)
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]

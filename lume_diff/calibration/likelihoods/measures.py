@@ -23,6 +23,12 @@ def normalised(image: Tensor) -> Tensor:
     return torch.where(lit, image / torch.where(lit, total, torch.ones_like(total)), image)
 
 
+def reciprocal(total: Tensor) -> Tensor:
+    """Return ``1 / total``, and zero where there is no light to divide by."""
+    lit = total > 0
+    return torch.where(lit, 1.0 / torch.where(lit, total, 1.0), 0.0)
+
+
 def moments(image: Tensor, pixel_size: tuple[float, float]) -> Tensor:
     """Return ``mean_x, mean_y`` [m] and ``cov_x__x, cov_y__y, cov_x__y`` [m^2] of images, ``(*batch, 5)``.
 

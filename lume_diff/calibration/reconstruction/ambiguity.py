@@ -96,8 +96,8 @@ def check_ambiguity(
         n_particles: of each fit.
     """
     views = ["mirrored in x"]
-    ny, nx = task.data.frame.full
-    if nx == ny and math.isclose(*task.data.frame.pixel, rel_tol=1e-3):
+    frames = [screen.data.frame for screen in task.screens]
+    if all(len(set(frame.full)) == 1 and math.isclose(*frame.pixel, rel_tol=1e-3) for frame in frames):
         views.insert(0, "transposed")
     readings = [*(Variant(strength=factor) for factor in strengths), *(Variant(view=view) for view in views)]
     particles = min(n_particles, task.n_particles)

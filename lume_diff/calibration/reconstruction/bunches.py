@@ -10,6 +10,8 @@ from torch import Tensor
 from lume_diff.calibration.reconstruction.generators import DIMENSIONS
 from lume_diff.errors import ValidationError
 from lume_diff.particles import TorchParticleGroup
+from lume_diff.particles.bundle import Static
+from lume_diff.particles.coordinates import from_coordinates
 
 if TYPE_CHECKING:
     from lume_diff.models import LUMEModel
@@ -37,13 +39,19 @@ class Entrance:
         self.scale = scale.to(torch.float64)
         with torch.no_grad():
             self.energy = design["mean_energy"].double()
-            self.momentum = torch.sqrt(self.energy.square() - design.mass**2)
             self.sigma_energy = design["sigma_energy"].double()
             self.sigma_t = design["sigma_t"].double()
             self.charge = design["charge"].double()
-            self.z, self.t = design["mean_z"].double(), design["mean_t"].double()
+            self.z = design["mean_z"].double()
             self.reference_energy, self.reference_time = design.reference_energy, design.reference_time
-        self.mass, self.species = design.mass, design.species
+            # Angles and energies are relative to the bunch's own momentum, coordinates to the reference.
+            momentum, reference = torch.sqrt(self.energy.square() - design.mass**2), design.reference_momentum
+            ratio, one = momentum / reference, torch.ones_like(momentum)
+            self._units = torch.stack((one, ratio, one, ratio, one, self.energy / reference))
+            late = _LIGHT * (design["mean_t"].double() - self.reference_time)
+            self._centre = torch.stack((late, (self.energy - self.reference_energy) / reference))
+            self._spread = torch.stack((_LIGHT * self.sigma_t, self.sigma_energy / reference))
+        self._static = Static(design.species, design.mass, design.charge_number)
 
     def bunch(self, points: Tensor, longitudinal: Tensor) -> TorchParticleGroup:
         """Return the bunch of generated points.
@@ -58,28 +66,27 @@ class Entrance:
         Gradient:
             Exact, to ``points``.
         """
-        scaled = points * self.scale
-        x, xp, y, yp = scaled[:, :4].unbind(-1)
-        if points.shape[-1] == 6:
-            delay, relative = scaled[:, 4] / _LIGHT, scaled[:, 5]
-            energy = self.energy * (1.0 + relative)
-        else:
-            delay, energy = self.sigma_t * longitudinal[:, 0], self.energy + self.sigma_energy * longitudinal[:, 1]
-        total = torch.sqrt(energy.square() - self.mass**2)
-        px, py = xp * self.momentum, yp * self.momentum
-        return TorchParticleGroup(
-            x=x,
-            y=y,
-            z=self.z.expand(x.shape),
-            px=px,
-            py=py,
-            pz=torch.sqrt(total.square() - px.square() - py.square()),
-            t=self.t + delay,
-            weight=(self.charge / len(x)).expand(x.shape),
-            reference_energy=self.reference_energy,
-            reference_time=self.reference_time,
-            species=self.species,
+        weight, alive = self.weights(len(points)), torch.ones_like(self.charge).expand(len(points))
+        return from_coordinates(
+            self.coordinates(points, longitudinal),
+            weight,
+            alive,
+            self.reference_energy,
+            self.reference_time,
+            self.z,
+            self._static,
         )
+
+    def weights(self, count: int) -> Tensor:
+        """Return the charge of each of some particles [C], ``(count,)``."""
+        return (self.charge / count).expand(count)
+
+    def coordinates(self, points: Tensor, longitudinal: Tensor) -> Tensor:
+        """Return the bunch as Cheetah's coordinates at the reference, ``(n, 6)``; see ``bunch``."""
+        scaled = points * (self.scale * self._units[: len(self.scale)])
+        delay_and_energy = self._centre + (self._spread * longitudinal if points.shape[-1] == 4 else scaled[:, 4:])
+        # One coordinate after the other in memory, as the bunch is used.
+        return torch.cat((scaled[:, :4].mT, delay_and_energy.mT)).mT
 
 
 def design_bunch(model: LUMEModel) -> TorchParticleGroup:

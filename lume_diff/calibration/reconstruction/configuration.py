@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from lume_diff.calibration.fit.configuration import DataSection, ModelSection, ParameterSection
+from lume_diff.calibration.fit.configuration import DataSections, ModelSection, ParameterSection
 from lume_diff.calibration.fit.yaml_files import Section
-from lume_diff.errors import ValidationError
 
 if TYPE_CHECKING:
     from lume_diff.calibration.reconstruction.reconstruction import BeamReconstruction
@@ -19,18 +18,19 @@ class ReconstructionConfig(Section):
     """What ``lume-diff reconstruct`` is told.
 
     Attributes:
-        model, data: see there; images of one screen.
+        model, data: see there; images of a screen, or a list of such data.
         parameters: of machine and screen that are fitted with the bunch.
-        n_particles, dimensions, scale, seed: see ``BeamReconstruction``.
+        n_particles, dimensions, scale, generator, seed: see ``BeamReconstruction``.
         epochs, ensemble, rate, size_weight, entropy_weight, check_ambiguity: see ``BeamReconstruction.run``.
     """
 
     model: ModelSection
-    data: DataSection
+    data: DataSections
     parameters: list[ParameterSection] = Field(default_factory=list)
     n_particles: int = Field(default=10_000, ge=100)
     dimensions: Literal[4, 6] = 4
     scale: list[float] | None = None
+    generator: Literal["network", "flow"] = "network"
     seed: int = 0
     epochs: int = Field(default=800, ge=1)
     ensemble: int = Field(default=1, ge=1)
@@ -41,22 +41,17 @@ class ReconstructionConfig(Section):
 
     def build(self, folder: Path) -> BeamReconstruction:
         """Return the reconstruction; relative paths start from ``folder``."""
-        from lume_diff.calibration.data.screens import ScreenDataset
         from lume_diff.calibration.reconstruction.reconstruction import BeamReconstruction
 
-        data = self.data.build(folder)
-        if not isinstance(data, ScreenDataset):
-            raise ValidationError(
-                f"data file {str(folder / self.data.file)!r} holds numbers; a reconstruction needs images of a screen"
-            )
         return BeamReconstruction(
             self.model.build(folder),
-            data,
+            [section.build(folder) for section in self.data],
             self.n_particles,
             self.seed,
             parameters=[parameter.build() for parameter in self.parameters],
             dimensions=self.dimensions,
             scale=self.scale,
+            generator=self.generator,
         )
 
     @property

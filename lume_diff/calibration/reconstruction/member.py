@@ -46,7 +46,13 @@ class Member(nn.Module):
         Gradient:
             Exact, to everything that is fitted.
         """
+        return entrance.bunch(*self._placed(points))
+
+    def at_entrance(self, entrance: Entrance, points: Tensor | None = None) -> Tensor:
+        """Return the same bunch in Cheetah's coordinates, ``(n, 6)``."""
+        return entrance.coordinates(*self._placed(points))
+
+    def _placed(self, points: Tensor | None) -> tuple[Tensor, Tensor]:
         chosen = normal_points(self.even) if points is None else points
         made = self.generator(chosen[:, :-2])
-        moved = torch.cat((made[:, :4] + self.offset, made[:, 4:]), dim=-1)
-        return entrance.bunch(moved, chosen[:, -2:])
+        return made + nn.functional.pad(self.offset, (0, made.shape[-1] - 4)), chosen[:, -2:]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lume_diff.calibration.fit.report import as_page
-from lume_diff.calibration.reconstruction.result import STATISTICS
 from lume_diff.plotting.units import prefixed, pretty_unit
 
 if TYPE_CHECKING:
@@ -31,11 +30,11 @@ def write_page(
         title: at its top.
     """
     task = result.task
-    units = {**STATISTICS, **{parameter.name: parameter.unit for parameter in task.parameters}}
+    units = {**result.reported, **{parameter.name: parameter.unit for parameter in task.parameters}}
     jitter = ", ".join(f"{escape(name)} {1e3 * value:.3g} mm" for name, value in result.jitter.items())
     state = "finished" if result.finished else '<b class="warning">stopped before its end</b>'
     body = [
-        f"<p>{escape(task.data.screen)}, {len(task.data)} settings of {escape(', '.join(task.data.scanned))}; {state} "
+        f"<p>{_measured(result)}; {state} "
         f"after {len(result.history)} epochs, {result.runs} model runs and {result.seconds:.3g} s; {task.n_particles} "
         f"particles, {len(result.members)} bunch{'es' if len(result.members) > 1 else ''}, seed {task.seed}.</p>",
         f"<p>Fit: {escape(str(result.fit))}. Pointing, rms: {jitter}.</p>",
@@ -52,6 +51,13 @@ def write_page(
         body.append(f"<p>What else explains the images, by short fits:</p><pre>{escape(str(result.ambiguity))}</pre>")
     shown = Path(picture).read_bytes()
     as_page(path, title, "\n".join(body), shown, "images, bunch, pointing and course of the fit")
+
+
+def _measured(result: Reconstruction) -> str:
+    """Return in words what was measured."""
+    sets = [screen.data for screen in result.task.screens]
+    parts = [f"{data.screen}, {len(data)} settings of {', '.join(data.scanned) or 'nothing'}" for data in sets]
+    return escape("; ".join(parts))
 
 
 def _row(result: Reconstruction, name: str, unit: str) -> str:

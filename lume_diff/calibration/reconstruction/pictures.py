@@ -14,6 +14,7 @@ from lume_diff.plotting.lattice import BLUE, VERMILION, new_figure
 from lume_diff.plotting.units import prefixed, pretty_unit, quantity
 
 if TYPE_CHECKING:
+    from lume_diff.calibration.data.screens import ScreenDataset
     from lume_diff.calibration.reconstruction.result import Reconstruction
 
 _SIZE = 9.0  # [pt]
@@ -35,18 +36,27 @@ def plot_reconstruction(result: Reconstruction, path: str | os.PathLike[str], n_
     _draw_pointing(pointing, result)
     _draw_history(history, result)
     state = "" if result.finished else ", STOPPED before its end"
-    figure.suptitle(f"bunch reconstructed from {result.task.data.screen}: {result.fit}{state}", fontsize=_SIZE + 3)
+    screens = ", ".join(dict.fromkeys(screen.data.screen for screen in result.task.screens))
+    figure.suptitle(f"bunch reconstructed from {screens}: {result.fit}{state}", fontsize=_SIZE + 3)
     figure.savefig(path, dpi=110)
 
 
 def _draw_images(figure: Any, result: Reconstruction, n_particles: int) -> None:
     """Draw measured and predicted images and their difference, for settings spread over the scan."""
-    data = result.task.data
+    sets = [screen.data for screen in result.task.screens]
+    panels = figure.subfigures(1, len(sets), squeeze=False)[0]
+    for panel, data in zip(panels, sets, strict=True):
+        if len(sets) > 1:
+            panel.suptitle(data.screen, fontsize=_SIZE)
+        _draw_images_of(panel, result, data, max(_SHOWN // len(sets), 2), n_particles)
+
+
+def _draw_images_of(figure: Any, result: Reconstruction, data: ScreenDataset, most: int, n_particles: int) -> None:
     shots = screen_shots(data)
     lit = torch.nonzero(shots.present.any(1)).flatten().numpy()
-    name = data.scanned[0]
+    name = [*data.scanned, *data.settings][0]
     lit = lit[np.argsort(data.settings[name][lit], kind="stable")]
-    chosen = lit[np.unique(np.linspace(0, len(lit) - 1, min(_SHOWN, len(lit))).astype(int))]
+    chosen = lit[np.unique(np.linspace(0, len(lit) - 1, min(most, len(lit))).astype(int))]
     measured = normalised((shots.mean * shots.valid).clamp_min(0.0))[chosen].numpy()
     predicted = result.predict(data[chosen], n_particles).numpy()
     panels = figure.subplots(3, len(chosen), squeeze=False)
@@ -141,12 +151,18 @@ def _draw_emittances(axes: Any, result: Reconstruction) -> None:
 
 def _draw_pointing(axes: Any, result: Reconstruction) -> None:
     data = result.task.data
-    name = data.scanned[0]
+    name = [*data.scanned, *data.settings][0]
     setting = data.settings[name][result.task.seen.numpy()]
     order = np.argsort(setting, kind="stable")
     for label, off, colour in (("x", result.fit.off_x, BLUE), ("y", result.fit.off_y, VERMILION)):
         axes.plot(
-            setting[order], 1e3 * off.numpy()[order], "o-", color=colour, markersize=3, linewidth=0.8, label=label
+            setting[order],
+            1e3 * off.numpy()[: len(setting)][order],
+            "o-",
+            color=colour,
+            markersize=3,
+            linewidth=0.8,
+            label=label,
         )
     axes.axhline(0.0, color="#999999", linewidth=0.6)
     axes.set_xlabel(name, fontsize=_SIZE)

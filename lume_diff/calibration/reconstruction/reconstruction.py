@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from lume_diff.calibration.data.screens import ScreenDataset
+from lume_diff.calibration.data.several import screen_data_sets
 from lume_diff.calibration.fit.calibration import check_parameters
-from lume_diff.calibration.fit.parameters import Parameter, acted_image, acted_inputs
+from lume_diff.calibration.fit.parameters import Pairs, Parameter, acted_image, acted_inputs
 from lume_diff.calibration.likelihoods.shots import screen_shots
 from lume_diff.calibration.reconstruction.ambiguity import check_ambiguity
 from lume_diff.calibration.reconstruction.bunches import Entrance, design_bunch, design_scale
+from lume_diff.calibration.reconstruction.flow import Flow
 from lume_diff.calibration.reconstruction.generators import DIMENSIONS, Network, entropy, even_points, normal_points
+from lume_diff.calibration.reconstruction.linear_view import LinearView
 from lume_diff.calibration.reconstruction.losses import Distance, distances, sizes, target_of
 from lume_diff.calibration.reconstruction.member import Member
 from lume_diff.calibration.reconstruction.result import Reconstruction
@@ -45,17 +48,21 @@ class BeamReconstruction:
 
     Args:
         model: takes ``initial_particles`` and gives the screen's image; black boxes among its stages will do.
-        data: images of one screen at several settings.
+        data: images of a screen at several settings, or a list of such data: several screens, such as one behind a
+            dipole, or one screen with a cavity off and on. The first one tells the size to start from.
         n_particles: while fitting.
         seed: of everything that is drawn.
         parameters: of machine and screen that are fitted with the bunch, such as ``Blur(LogNormal(3e-5, 2.0))``.
-        generator: makes the network of a member of the ensemble from its seed; ``Network`` by default.
+        generator: what maps a normal distribution to a bunch: ``"network"``, ``"flow"`` (a normalizing flow, by the
+            extra ``flow``), or a function that makes a module of ``(n, dimensions)`` to ``(n, dimensions)`` from the
+            seed of a member of the ensemble.
         dimensions: 4 for a transverse bunch with time and energy of the design bunch, 6 for all.
         scale: size of coordinates of order one at the start, ``(dimensions,)`` [m], [rad], for six [m], [1]; by default
             what the measured sizes ask for, by the response of the model to thin bunches.
 
     Raises:
         ValidationError: for a model without ``initial_particles``, or data that do not fit it.
+        MissingExtraError: for a flow without zuko.
         CalibrationError: for fewer than two settings that show the beam.
 
     Source:
@@ -69,12 +76,12 @@ class BeamReconstruction:
     def __init__(
         self,
         model: LUMEModel,
-        data: ScreenDataset,
+        data: ScreenDataset | Sequence[ScreenDataset],
         n_particles: int = 10_000,
         seed: int = 0,
         *,
         parameters: Sequence[Parameter] = (),
-        generator: Callable[[int], nn.Module] | None = None,
+        generator: str | Callable[[int], nn.Module] = "network",
         dimensions: int = 4,
         scale: Sequence[float] | None = None,
     ) -> None:
@@ -84,22 +91,49 @@ class BeamReconstruction:
             raise ValidationError(f"dimensions is {dimensions!r}; expected one of {', '.join(map(str, DIMENSIONS))}")
         self.model = model
         self.design = design_bunch(model)
-        self.data = data.check_against(model)
-        self.data.require_scan(2, "a reconstruction")
+        first, *rest = screen_data_sets(data)
+        self._watch(first)
+        if not rest:
+            self.data.require_scan(2, "a reconstruction")
         self.n_particles, self.seed, self.dimensions = n_particles, seed, dimensions
         self.parameters = list(parameters)
         if self.parameters:
             check_parameters(self.parameters, model)
-        self.generator = (lambda seed: Network(dimensions, seed=seed)) if generator is None else generator
-        shots = screen_shots(self.data)
-        self.seen = shots.present.any(1)
-        self.target = target_of(shots.mean[self.seen], shots.valid[self.seen], self.data.pixel_size)
-        self.inputs = self.data[self.seen.numpy()].inputs(model.dtype)
+        self.generator = _generator(generator, dimensions)
         self.variant = AS_GIVEN
+        self.scanned = tuple(dict.fromkeys(name for part in (first, *rest) for name in part.scanned))
+        self._others: list[BeamReconstruction] = []
+        self._passes = 0
+        self._linear: LinearView | None = None
         self._given_scale = None if scale is None else torch.tensor(list(scale), dtype=torch.float64)
         if self._given_scale is not None and len(self._given_scale) != dimensions:
             raise ValidationError(f"scale has {len(self._given_scale)} numbers; expected {dimensions}")
         self.entrance = Entrance(self.design, self._scale())
+        self._others = [self._on(part) for part in rest]
+
+    @property
+    def screens(self) -> list[BeamReconstruction]:
+        """This reconstruction as each of its data sets sees it; the first is itself."""
+        return [self, *self._others]
+
+    def _on(self, data: ScreenDataset) -> BeamReconstruction:
+        """Return the same reconstruction, looking at other data alone."""
+        other = copy.copy(self)
+        other._others, other._linear, other._passes = [], None, 0
+        other._watch(data)
+        return other
+
+    @property
+    def passes(self) -> int:
+        """How often constant maps stood in for a run of the model."""
+        return sum(screen._passes for screen in self.screens)
+
+    def _watch(self, data: ScreenDataset) -> None:
+        self.data = data.check_against(self.model)
+        shots = screen_shots(self.data)
+        self.seen = shots.present.any(1)
+        self.target = target_of(shots.mean[self.seen], shots.valid[self.seen], self.data.pixel_size)
+        self.inputs = self.data[self.seen.numpy()].inputs(self.model.dtype)
 
     def run(
         self,
@@ -138,14 +172,16 @@ class BeamReconstruction:
         for name, value in (("epochs", epochs), ("ensemble", ensemble), ("rate", rate)):
             if not value > 0:
                 raise ValidationError(f"{name} is {value!r}; expected a positive number")
-        began, cpu, runs = time.perf_counter(), time.process_time(), self.model.runs
+        for screen in self.screens:
+            screen._linear = None  # The model may have other set-points than last time.
+        began, cpu, runs = time.perf_counter(), time.process_time(), self.model.runs + self.passes
         training = Training(self, Options(epochs, ensemble, rate, size_weight, entropy_weight), checkpoint, progress)
         members = training.members()
         result = Reconstruction(
             self,
             members,
             history=training.history,
-            runs=self.model.runs - runs,
+            runs=self.model.runs + self.passes - runs,
             seconds=time.perf_counter() - began,
             cpu_seconds=time.process_time() - cpu,
             finished=training.finished,
@@ -169,7 +205,7 @@ class BeamReconstruction:
         """
         seed = self.seed + 7919 * index
         even = even_points(self.n_particles, self.dimensions + 2, seed)
-        settings = torch.arange(len(self.target.image))
+        settings = torch.arange(sum(len(screen.target.image) for screen in self.screens))
         if index:
             generator = torch.Generator().manual_seed(seed)
             drawn = torch.randint(len(settings), (len(settings),), generator=generator)
@@ -181,12 +217,13 @@ class BeamReconstruction:
                 # What the images hardly tell ends near where it began: from many starts the spread shows it.
                 start = torch.Generator().manual_seed(seed + 1)
                 member.coordinates.normal_(generator=start)
-            lit = (self.images(member, self.inputs) * self.target.valid).sum((-2, -1)) > 0.0
-        if not bool(lit.any()):
-            raise CalibrationError(
-                f"{self.data.screen}: a bunch of the scale {self.entrance.scale.tolist()} does not reach the screen "
-                "at any setting; check the model against the measured optics, or give a smaller scale"
-            )
+            for screen in self.screens:
+                lit = (screen.images(member, screen.inputs) * screen.target.valid).sum((-2, -1)) > 0.0
+                if not bool(lit.any()):
+                    raise CalibrationError(
+                        f"{screen.data.screen}: a bunch of the scale {self.entrance.scale.tolist()} does not reach the "
+                        "screen at any setting; check the model against the measured optics, or give a smaller scale"
+                    )
         return member
 
     def values(self, member: Member) -> Tensor:
@@ -208,18 +245,34 @@ class BeamReconstruction:
         return self._seen_by_camera(member, settings, member.bunch(self.entrance, points))
 
     def _seen_by_camera(self, member: Member | None, settings: Mapping[str, Tensor], bunch: Any) -> Tensor:
-        inputs: dict[str, Any] = self.variant.on_inputs(settings, self.data.scanned)
+        inputs: dict[str, Any] = self.variant.on_inputs(settings, self.scanned)
         inputs["initial_particles"] = bunch
-        pairs = [] if member is None else list(zip(self.parameters, self.values(member).unbind(), strict=True))
+        pairs = [] if member is None else self._pairs(member)
         inputs = acted_inputs(pairs, inputs, self.model)
-        image = self.model(inputs, outputs=[self.data.screen])[self.data.screen].double()
+        return self._on_camera(pairs, self.model(inputs, outputs=[self.data.screen])[self.data.screen].double())
+
+    def _pairs(self, member: Member) -> list[tuple[Parameter, Tensor]]:
+        return list(zip(self.parameters, self.values(member).unbind(), strict=True))
+
+    def _on_camera(self, pairs: Pairs, image: Tensor) -> Tensor:
         image = acted_image(pairs, image, self.data.frame.pixel)
         view: Tensor = self.data.frame.view(self.variant.on_image(image))
         return view
 
     def distances(self, member: Member, points: Tensor | None = None) -> Distance:
-        """Return how far a member's images are from those of the fit."""
-        return distances(self.images(member, self.inputs, points), self.target)
+        """Return how far a member's images are from those of the fit, ``(settings,)`` each, all data one by one."""
+        each = [screen._own_distances(member, points) for screen in self.screens]
+        return each[0] if len(each) == 1 else Distance(*map(torch.cat, zip(*each, strict=True)))
+
+    def _own_distances(self, member: Member, points: Tensor | None) -> Distance:
+        """Return the distances of this data set, by constant maps where these lead to its screen."""
+        if self._linear is None:
+            self._linear = LinearView.of(self)
+        if self._linear.maps is None:
+            return distances(self.images(member, self.inputs, points), self.target)
+        self._passes += 1
+        image = self._linear.images(member, self.entrance, points)
+        return distances(self._on_camera(self._pairs(member), image), self._linear.target)
 
     def loss(
         self, member: Member, size_weight: float = 0.3, entropy_weight: float = 0.0, points: Tensor | None = None
@@ -247,8 +300,9 @@ class BeamReconstruction:
     def read_as(self, variant: Variant, n_particles: int) -> BeamReconstruction:
         """Return the same reconstruction with another reading of settings and camera."""
         other = copy.copy(self)
-        other.variant, other.n_particles = variant, n_particles
+        other.variant, other.n_particles, other._linear = variant, n_particles, None
         other.entrance = Entrance(self.design, other._scale())
+        other._others = [other._on(screen.data) for screen in self._others]
         return other
 
     def _scale(self) -> Tensor:
@@ -281,3 +335,17 @@ class BeamReconstruction:
             else torch.tensor([float(f"{s:.3g}") for s in fitted.tolist()], dtype=torch.float64)
         )
         return torch.cat((rounded, scale[4:])).clamp_min(1e-9)
+
+
+def _generator(given: str | Callable[[int], nn.Module], dimensions: int) -> Callable[[int], nn.Module]:
+    """Return what makes a generator from a seed."""
+    kinds: dict[str, Callable[..., nn.Module]] = {"network": Network, "flow": Flow}
+    if isinstance(given, str) and given in kinds:
+        kind = kinds[given]
+        given = lambda seed: kind(dimensions, seed=seed)  # noqa: E731
+    if not callable(given) or not isinstance(given(0), nn.Module):
+        raise ValidationError(
+            f"generator is {given!r}; expected {', '.join(map(repr, kinds))}, or a function that makes a "
+            "torch.nn.Module from a seed"
+        )
+    return given

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from lume_diff.calibration.reconstruction.result import STATISTICS
 from lume_diff.plotting.units import prefixed, pretty_unit
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 def as_text(result: Reconstruction) -> str:
     """Return a table of bunch, machine, pointing and images."""
     task = result.task
-    units = {**STATISTICS, **{parameter.name: parameter.unit for parameter in task.parameters}}
+    units = {**result.reported, **{parameter.name: parameter.unit for parameter in task.parameters}}
     width = max(map(len, units))
     conditions = result.conditional_on
     note = f"   if {' and '.join(conditions)}" if conditions else ""
@@ -50,17 +49,22 @@ def as_plain(result: Reconstruction) -> dict[str, Any]:
     parameters = {parameter.name: parameter.unit for parameter in task.parameters}
     numbers = {
         name: dict(zip(("value", "standard_error"), result.statistic(name), strict=True)) | {"unit": unit}
-        for name, unit in {**STATISTICS, **parameters}.items()
+        for name, unit in {**result.reported, **parameters}.items()
     }
     return {
-        "statistics": {name: numbers[name] for name in STATISTICS},
+        "statistics": {name: numbers[name] for name in result.reported},
         "parameters": {name: numbers[name] for name in parameters},
         "conditional_on": result.conditional_on,
         "ambiguity": None if result.ambiguity is None else result.ambiguity.plain(),
         "pointing_rms": result.jitter,
         "fit": {name: value.tolist() for name, value in result.fit._asdict().items()},
-        "settings": {name: value.tolist() for name, value in task.data.settings.items()},
-        "screen": task.data.screen,
+        "data": [
+            {
+                "screen": screen.data.screen,
+                "settings": {name: value.tolist() for name, value in screen.data.settings.items()},
+            }
+            for screen in task.screens
+        ],
         "scale": task.entrance.scale.tolist(),
         "n_particles": task.n_particles,
         "ensemble": len(result.members),

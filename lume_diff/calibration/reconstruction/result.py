@@ -37,6 +37,8 @@ STATISTICS = {
     "sigma_y": "m",
     "sigma_py": "eV/c",
 }
+#: And of a bunch in six dimensions.
+LONGITUDINAL = {"sigma_t": "s", "sigma_energy": "eV", "cov_t__energy": "s*eV"}
 _AT_ONCE = 1_000_000  # particles times settings in one run
 
 
@@ -100,7 +102,8 @@ class Reconstruction:
         self.finished = finished
         self.ambiguity: Ambiguity | None = None
         self.beams = [self.bunch(index) for index in range(len(self.members))]
-        self.fit = self.evaluate(task.data, task.n_particles)
+        each = [self._evaluated(screen, screen.data, task.n_particles, 0) for screen in task.screens]
+        self.fit = Evaluation(*map(torch.cat, zip(*each, strict=True)))
 
     # -- the bunch -------------------------------------------------------------------------------------------
 
@@ -118,6 +121,11 @@ class Reconstruction:
         """
         with torch.no_grad():
             return self.members[member].bunch(self.task.entrance, self._points(n_particles))
+
+    @property
+    def reported(self) -> dict[str, str]:
+        """What is reported of the bunch, with its unit."""
+        return {**STATISTICS, **LONGITUDINAL} if self.task.dimensions == 6 else dict(STATISTICS)
 
     def statistic(self, name: str) -> tuple[float, float]:
         """Return a statistic of the bunch, or a parameter of the machine, and its standard deviation over the ensemble.
@@ -139,14 +147,18 @@ class Reconstruction:
             try:
                 found = [float(beam[name]) for beam in self.beams]
             except (LookupError, ValueError, TypeError) as problem:
-                raise unknown_variable(name, [*STATISTICS, *parameters], "this reconstruction") from problem
+                raise unknown_variable(name, [*self.reported, *parameters], "this reconstruction") from problem
         error = float(torch.tensor(found, dtype=torch.float64).std()) if len(found) > 1 else math.nan
         return found[0], error
 
     # -- predictions -----------------------------------------------------------------------------------------
 
     def predict(
-        self, settings: Mapping[str, Any] | ScreenDataset, n_particles: int = 400_000, member: int = 0
+        self,
+        settings: Mapping[str, Any] | ScreenDataset,
+        n_particles: int = 400_000,
+        member: int = 0,
+        screen: str | None = None,
     ) -> Tensor:
         """Return the images that the bunch makes, ``(settings, ny, nx)``, each of unit sum.
 
@@ -154,17 +166,33 @@ class Reconstruction:
             settings: of the model's inputs by name, numbers or ``(settings,)`` each; or those of a data set.
             n_particles: of the bunch; many make smooth images.
             member: of the ensemble.
+            screen: where there are several, which one; by default the data's, or the first.
 
         Raises:
             ShapeError: settings of different lengths.
+            UnknownVariableError: for a screen that was not fitted.
         """
+        if screen is None and isinstance(settings, ScreenDataset):
+            screen = settings.screen
+        return self._predicted(self._screen(screen), settings, n_particles, member)
+
+    def _screen(self, name: str | None) -> BeamReconstruction:
+        """Return the task as one of its screens sees it."""
+        known = {screen.data.screen: screen for screen in reversed(self.task.screens)}
+        if name is not None and name not in known:
+            raise unknown_variable(name, list(known), "the screens of this reconstruction")
+        return self.task if name is None else known[name]
+
+    def _predicted(
+        self, screen: BeamReconstruction, settings: Mapping[str, Any] | ScreenDataset, n_particles: int, member: int
+    ) -> Tensor:
         inputs = settings.inputs(self.task.model.dtype) if isinstance(settings, ScreenDataset) else _as_inputs(settings)
         count = len(next(iter(inputs.values())))
         step = max(_AT_ONCE // n_particles, 1)
         points = self._points(n_particles)
         with torch.no_grad():
             parts = [
-                self.task.images(self.members[member], {n: v[first : first + step] for n, v in inputs.items()}, points)
+                screen.images(self.members[member], {n: v[first : first + step] for n, v in inputs.items()}, points)
                 for first in range(0, count, step)
             ]
         images = torch.cat(parts)
@@ -175,23 +203,29 @@ class Reconstruction:
         """Compare predicted images with measured ones, such as those that were left out of the fit.
 
         Args:
-            data: of the same screen; settings without a beam are left out.
+            data: of a screen of the fit; settings without a beam are left out.
             n_particles: of the bunch.
             member: of the ensemble.
 
         Raises:
             CalibrationError: if no image shows the beam.
             ShapeError: for images of another shape.
+            UnknownVariableError: for another screen.
         """
-        checked = data.check_against(self.task.model)
-        if checked.frame != self.task.data.frame:
+        screen, checked = self._screen(data.screen), data.check_against(self.task.model)
+        if checked.frame != screen.data.frame:
             raise ShapeError(
-                f"{data.screen}: the frame is {checked.frame}; expected that of the fit, {self.task.data.frame}"
+                f"{data.screen}: the frame is {checked.frame}; expected that of the fit, {screen.data.frame}"
             )
+        return self._evaluated(screen, checked, n_particles, member)
+
+    def _evaluated(
+        self, screen: BeamReconstruction, checked: ScreenDataset, n_particles: int, member: int
+    ) -> Evaluation:
         shots = screen_shots(checked)
         seen = shots.present.any(1)
         target = target_of(shots.mean[seen], shots.valid[seen], checked.pixel_size)
-        image = self.predict(checked[seen.numpy()], n_particles, member)
+        image = self._predicted(screen, checked[seen.numpy()], n_particles, member)
         found = distances(image, target)
         centroid, size = sizes(image * target.valid, target.pixel_size)
         ratio, off = size / target.size - 1.0, target.centroid - centroid
@@ -200,16 +234,18 @@ class Reconstruction:
     @property
     def jitter(self) -> dict[str, float]:
         """Rms of centroids off the prediction from setting to setting, and of shots off their mean [m]."""
-        shots = screen_shots(self.task.data)
         found = {"x": float(self.fit.off_x.square().mean().sqrt()), "y": float(self.fit.off_y.square().mean().sqrt())}
-        centroid, _ = sizes((shots.each * shots.valid.unsqueeze(1)).clamp_min(0.0), shots.pixel_size)
-        present = shots.present.unsqueeze(-1).double()
-        count = present.sum(1)
-        several = count.flatten() > 1.0
-        if bool(several.any()):
+        squares, freedom = torch.zeros(2, dtype=torch.float64), 0.0
+        for screen in self.task.screens:
+            shots = screen_shots(screen.data)
+            centroid, _ = sizes((shots.each * shots.valid.unsqueeze(1)).clamp_min(0.0), shots.pixel_size)
+            present = shots.present.unsqueeze(-1).double()
+            count = present.sum(1)
             mean = (present * centroid).sum(1) / count.clamp_min(1.0)
-            squares = (present * (centroid - mean.unsqueeze(1)).square()).sum(1)[several]
-            spread = (squares.sum(0) / (count[several] - 1.0).sum(0)).sqrt()
+            squares = squares + (present * (centroid - mean.unsqueeze(1)).square()).sum((0, 1))
+            freedom += float((count - 1.0).clamp_min(0.0).sum())
+        if freedom:
+            spread = (squares / freedom).sqrt()
             found |= {"shot x": float(spread[0]), "shot y": float(spread[1])}
         return found
 
@@ -229,7 +265,7 @@ class Reconstruction:
         """What emittances and Twiss parameters are true under the condition of, since the scan cannot tell it."""
         if self.ambiguity is None:
             return ["the strength of the settings and the camera's orientation as given (not checked)"]
-        names = ", ".join(self.task.data.scanned)
+        names = ", ".join(self.task.scanned)
         found = []
         if any(reading.startswith("settings") for reading in self.ambiguity.undecided):
             found.append(f"the strength of {names} as given")

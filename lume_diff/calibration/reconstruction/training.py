@@ -85,7 +85,8 @@ class Training:
         task, entrance = self._task, self._task.entrance
         numbers = (entrance.energy, entrance.sigma_energy, entrance.sigma_t)
         design = [f"{float(number):.{digits}g}" for number, digits in zip(numbers, (4, 2, 2), strict=True)]
-        fixed = (task.data.digest, task.n_particles, task.seed, task.dimensions, task.variant, entrance.scale.tolist())
+        digests = [screen.data.digest for screen in task.screens]
+        fixed = (digests, task.n_particles, task.seed, task.dimensions, task.variant, entrance.scale.tolist())
         made = task.generator(task.seed)
         model = fingerprint(task.model, without=("initial_particles",))
         return repr((*fixed, design, self._options, task.parameters, made, model))
@@ -125,7 +126,7 @@ class Training:
             groups = [{"params": [*member.generator.parameters()], "lr": options.rate}]
             # These are in widths of their priors, which may have to be crossed.
             groups += [{"params": [member.coordinates], "lr": _MACHINE_RATE * options.rate}]
-        optimiser = torch.optim.Adam(groups)
+        optimiser = torch.optim.Adam(groups, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(epochs, 1))
         first = 0
         if known is not None:

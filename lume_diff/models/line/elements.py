@@ -329,3 +329,13 @@ def knobs(elements: Iterable[Element]) -> dict[str, tuple[Attribute, list[int]]]
         for name, (attribute, positions) in found.items()
         if not (attribute.name == "length" and len(positions) > 1)
     }
+
+
+def is_number(value: Tensor) -> bool:
+    """Tell whether a value is finite; an aperture that is open is not, and its knob has no value then."""
+    return bool(value.detach().isfinite().all())
+
+
+def structure(element: Element) -> tuple[Any, ...]:
+    """Return what the names of inputs and outputs and the shapes of images depend on."""
+    return element.name, element.kind, element.pixels if element.kind == "Screen" else None

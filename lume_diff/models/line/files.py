@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lume_diff.models.line.lattice_json import read_json
 from lume_diff.models.line.lattice_reading import lattice_error, read_text
 from lume_diff.models.line.lattice_statements import read_statements
 from lume_diff.models.line.nx_tables import read_nx_table
 from lume_diff.models.line.ocelot_lattice import read_ocelot
+from lume_diff.models.line.pals_lattice import read_pals
+from lume_diff.models.line.pals_parameters import Reference
 
 if TYPE_CHECKING:
     import cheetah
@@ -23,11 +25,13 @@ _SUFFIXES = {
     ".ele": "elegant",
     ".csv": "nxtables",
     ".py": "ocelot",
+    ".pals.yaml": "pals",
+    ".pals.json": "pals",
 }
 
 
 def read_lattice(
-    path: Path, name: str | None = None, trust: bool = False, format: str | None = None
+    path: Path, name: str | None = None, trust: bool = False, format: str | None = None, beam: Any = None
 ) -> cheetah.Segment:
     """Read a beamline from a lattice file, every number in float64.
 
@@ -37,18 +41,20 @@ def read_lattice(
 
     Args:
         path: LatticeJSON (``.json``), Bmad (``.bmad``, ``.lat``), Elegant (``.lte``, ``.ele``), NX table of ARES
-            (``.csv``) or Ocelot (``.py``) file.
-        name: the line to read. None takes the ``root`` of LatticeJSON, the line that Bmad ``use``s, the only line that
-            no other one uses, Ocelot's ``cell``. An NX table has one line, without a name.
+            (``.csv``), Ocelot (``.py``) or PALS (``.pals.yaml``, ``.pals.json``) file.
+        name: the line to read. None takes the ``root`` of LatticeJSON, the line that Bmad and PALS ``use``, the only
+            line that no other one uses, Ocelot's ``cell``. An NX table has one line, without a name.
         trust: whether the file may be run: an Ocelot lattice is a Python program.
-        format: ``latticejson``, ``bmad``, ``elegant``, ``nxtables`` or ``ocelot``; None goes by the suffix.
+        format: ``latticejson``, ``bmad``, ``elegant``, ``nxtables``, ``ocelot`` or ``pals``; None goes by the suffix.
+        beam: the incoming beam, as a bunch or moments; what magnetic fields of a PALS file refer to where the file does
+            not say it.
 
     Returns:
         The line, with the line's name.
 
     Raises:
         LatticeError: for a file that is missing or does not parse, with its name and, where known, the line number.
-        MissingExtraError: for an Ocelot lattice where Ocelot is not installed.
+        MissingExtraError: for an Ocelot lattice where Ocelot is not installed, PALS where pals-schema is not.
 
     Gradient:
         None: it reads numbers.
@@ -69,6 +75,8 @@ def read_lattice(
             segment = read_nx_table(path, text, name)
         case "ocelot":
             segment = read_ocelot(path, name, trust)
+        case "pals":
+            segment = read_pals(path, text, name, Reference.of_beam(beam))
         case code:
             segment = read_statements(path, name, code)
     _check_numbers(path, segment)
@@ -77,7 +85,8 @@ def read_lattice(
 
 def _format(path: Path, given: str | None) -> str:
     """Return the format of a file, by what was said or by its suffix."""
-    found = _SUFFIXES.get(path.suffix.lower()) if given is None else given.lower()
+    suffixes = "".join(path.suffixes[-2:]).lower(), path.suffix.lower()
+    found = _SUFFIXES.get(suffixes[0], _SUFFIXES.get(suffixes[1])) if given is None else given.lower()
     if found is not None and found in _SUFFIXES.values():
         return found
     supported = ", ".join(f"{code!r} ({suffix})" for suffix, code in _SUFFIXES.items())

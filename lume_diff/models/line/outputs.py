@@ -137,6 +137,7 @@ class OutputTable:
                 shape=(ny, nx),
                 unit="1" if is_density else "C",
                 read_only=True,
+                pixel_size=_pixel_size(element),
                 description="share of the charge in each pixel, smoothed" if is_density else "charge in each pixel",
             )
             found.append(Output(image, "image", position))
@@ -167,6 +168,15 @@ class OutputTable:
             description=f"{quantity} at the start and behind every element",
         )
         return Output(variable, "along", self._count, quantity)
+
+
+def _pixel_size(screen: Element) -> tuple[float, float] | None:
+    """Return width and height of a pixel of the image [m] as built; None for a batch of sizes."""
+    sizes = [screen.number(f"pixel_size_{axis}").detach() for axis in "xy"]
+    if any(size.numel() != 1 for size in sizes):
+        return None
+    width, height = (screen.option("binning") * float(size) for size in sizes)
+    return width, height
 
 
 def stack_along(values: Iterable[Tensor]) -> Tensor:

@@ -19,8 +19,8 @@ from lume_diff.models.line.bunch import TrackedBunch, TrackedMoments
 from lume_diff.models.line.elements import Element
 from lume_diff.models.line.image_batches import cloud_in_cell_batch, together
 from lume_diff.models.line.outputs import STATISTICS, Output, stack_along
+from lume_diff.models.line.screen_maps import screen_edges
 from lume_diff.models.line.tracking import LineRun
-from lume_diff.models.transforms import in_transform
 from lume_diff.particles import TorchMoments
 
 Tracked = TrackedBunch | TrackedMoments
@@ -163,10 +163,8 @@ def _image(run: LineRun, place: int, bunch: TrackedBunch, inputs: Container[str]
     if not run.is_active(element):
         _warn_inactive(element.name, "an image of zeros", inputs)
         return bunch.rows.new_zeros((*bunch.batch_shape, ny, nx))
-    offset = run.number(place, "misalignment_x"), run.number(place, "misalignment_y")
     charge = bunch.weight * bunch.alive
-    width, height = element.option("resolution")
-    half = 0.5 * width * run.number(place, "pixel_size_x"), 0.5 * height * run.number(place, "pixel_size_y")
+    half, offset = screen_edges(run, place)
     if run.by_cheetah:
         _refuse_histogram(element, bunch.x, bunch.y, *offset, *half)
         return _left(bunch, natives.screen_image(run, place, bunch))
@@ -201,8 +199,7 @@ def _cloud_in_cell(
         return screens.cloud_in_cell(x, y, charge, pixels, half)
     maps = torch.stack((matrix[..., 0, :], matrix[..., 2, :]), dim=-2).expand(*batch, 2, 7).reshape(settings, 2, 7)
     width, height, right, up = (value.expand(batch).reshape(settings) for value in (*half, *offset))
-    has_graph = in_transform() or any(is_differentiated(v) for v in (maps, rows, charge, width, height, right, up))
-    found = cloud_in_cell_batch(maps, rows, charge, pixels, (width, height), (right, up), has_graph)
+    found = cloud_in_cell_batch(maps, rows, charge, pixels, (width, height), (right, up))
     return found.reshape(*batch, *found.shape[1:])
 
 

@@ -177,6 +177,12 @@ class LineRun:
                     self._seen[stop] = beam.transported(matrix, reference)
         return self._seen[stop]
 
+    def map_to(self, stop: int) -> Tensor:
+        """Return the map from the start of the line to an entrance in its first linear stretch, ``(*batch, 7, 7)``."""
+        if self._maps is None:
+            raise ValueError("Cheetah tracks this run, which has no maps")
+        return self._maps.stretch(0, stop)
+
     def stretches(self) -> list[tuple[int, int]]:
         """Return first and last entrance of all linear stretches; behind one that is not linear the next begins."""
         starts = [0, *(place + 1 for place in self._special)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lume_diff import CheetahModel, PhysicsWarning, StagedModel
+from lume_diff import CheetahModel, StagedModel
 from lume_diff.calibration import Dataset, ScreenDataset
 from lume_diff.errors import LumeDiffError, ReadOnlyError, ShapeError, UnitError, UnknownVariableError, ValidationError
 from tests.unit.calibration.conftest import PIXEL, gaussian_image
@@ -61,7 +61,12 @@ CASES: dict[str, tuple[dict[str, object], type[LumeDiffError], str]] = {
     "no-image": ({"screen": "final.sigma_x"}, ValidationError, "no image in the model"),
     "shape": ({"images": IMAGES[:, :50]}, ShapeError, r"\(60, 80\) in the model and \(50, 80\).*resolution=\(80, 50\)"),
     "transposed": ({"images": IMAGES.swapaxes(1, 2)}, ShapeError, r"transpose\(\) exchanges"),
-    "pixel": ({"pixel_size": 1.3e-4}, ValidationError, "'SCR1.pixel_size_x' is 0.0001 m in the model and 0.00013 m"),
+    "pixel": (
+        {"pixel_size": 1.3e-4},
+        ValidationError,
+        "are 0.0001 m in x in the model and 0.00013 m",
+    ),
+    "pixel-factor": ({"pixel_size": "1 mm"}, ValidationError, "are 0.0001 m in y in the model and 0.001 m"),
 }
 
 
@@ -78,7 +83,7 @@ def test_everything_is_named_at_once(model: CheetahModel) -> None:
         data.check_against(model)
     text = str(caught.value)
     assert "4 problems" in text
-    for part in ("'Q9.k1'", "'T'", "pixel_size_x", "pixel_size_y"):
+    for part in ("'Q9.k1'", "'T'", "m in x in the model", "m in y in the model"):
         assert part in text
 
 
@@ -96,9 +101,26 @@ def test_values_outside_limits() -> None:
         scan().check_against(camera)
 
 
-def test_binned_screens_are_allowed_with_a_warning(model: CheetahModel) -> None:
-    with pytest.warns(PhysicsWarning, match="2 times those of 'SCR1.pixel_size_"):
-        scan(pixel_size=2 * PIXEL).check_against(model)
+@pytest.mark.parametrize("controls", [None, ["Q1.k1"]], ids=["all inputs", "pixel size no input"])
+def test_binned_screens_have_larger_pixels(controls: list[str] | None) -> None:
+    beam = cheetah.ParticleBeam.from_parameters(num_particles=100, energy=torch.tensor(1e8), dtype=F64)
+    pixel = torch.tensor((0.5 * PIXEL, 0.5 * PIXEL), dtype=F64)
+    line = cheetah.Segment(
+        [
+            cheetah.Quadrupole(torch.tensor(0.1), torch.tensor(2.0), name="Q1", dtype=F64),
+            cheetah.Screen((160, 120), pixel, binning=2, name="SCR1", is_active=True, dtype=F64),
+        ]
+    ).to(F64)
+    binned = CheetahModel(line, beam, controls=controls)
+    assert scan().check_against(binned)
+    with pytest.raises(ValidationError, match=r"are 0\.0001 m in x in the model and 5e-05 m"):
+        scan(pixel_size=0.5 * PIXEL).check_against(binned)
+
+
+def test_pixels_are_those_that_are_set(model: CheetahModel) -> None:
+    model.set({"SCR1.pixel_size_x": 2 * PIXEL})
+    assert scan(pixel_size=(2 * PIXEL, PIXEL)).check_against(model)
+    model.reset()
 
 
 def test_stages(model: CheetahModel) -> None:

@@ -13,6 +13,7 @@ import torch
 
 import lume_diff as ld
 from lume_diff.calibration import BeamReconstruction, Blur, LogNormal, Normal, Reconstruction, Scale, ScreenDataset
+from lume_diff.calibration.reconstruction.losses import distances
 from lume_diff.errors import CalibrationError, ShapeError, UnknownVariableError, ValidationError
 
 D = torch.float64
@@ -151,6 +152,30 @@ def test_what_the_scan_cannot_decide_is_said(scan: ScreenDataset) -> None:
     assert verdict["settings × 0"]
     assert "the strength of Q1.k1 as given" in result.conditional_on
     assert "NOT excluded" in result.report()
+
+
+def test_images_of_a_fit_are_those_of_the_model(scan: ScreenDataset) -> None:
+    # Through constant maps, in single precision, where the model need not run; a blur acts on the images only.
+    reconstruction = task(scan, 2000, parameters=[Blur(LogNormal(PIXEL, 2.0))])
+    runs = reconstruction.model.runs
+    member = reconstruction.new_member(0)
+    short = reconstruction.distances(member)
+    assert reconstruction.passes == 1
+    assert reconstruction.model.runs <= runs + 3
+    whole = distances(reconstruction.images(member, reconstruction.inputs), reconstruction.target)
+    for one, other in zip(short, whole, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5)
+    slopes = [
+        torch.autograd.grad(found.aligned.sum() + found.size.sum(), member.generator.linear.weight)[0]
+        for found in (short, whole)
+    ]
+    torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-3 * float(slopes[1].abs().max()))
+
+
+def test_model_runs_where_the_fit_changes_its_inputs(scan: ScreenDataset) -> None:
+    reconstruction = task(scan, parameters=[Scale("Q1.k1", Normal(1.0, 0.1))])
+    reconstruction.distances(reconstruction.new_member(0))
+    assert reconstruction.passes == 0
 
 
 def test_six_dimensions_from_a_cavity_and_a_dipole() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import lume_diff
-from lume_diff.models import BunchFromMoments, CheetahModel, LUMEModel, StagedModel, TorchModel
+from lume_diff.models import BunchFromMoments, CheetahModel, EnsembleModel, GPModel, LUMEModel, StagedModel, TorchModel
 from lume_diff.testing import LAWS, check_model
 from lume_diff.variables import TorchScalarVariable
 
@@ -53,6 +53,28 @@ def make_network(dtype: torch.dtype = F64) -> TorchModel:
     inputs = [TorchScalarVariable(name=n, default_value=0.1, value_range=(-2, 2)) for n in ("phase", "charge")]
     outputs = [TorchScalarVariable(name=n, unit="m") for n in ("beta", "emittance")]
     return TorchModel(net, inputs, outputs, (), lambda y: torch.stack([5.0 + y[..., 0], 1e-6 * y[..., 1].exp()], -1))
+
+
+def make_ensemble() -> EnsembleModel:
+    members = [make_network() for _ in range(3)]
+    for seed, member in enumerate(members):
+        torch.manual_seed(seed)
+        for parameter in member.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return EnsembleModel(members)
+
+
+def make_process() -> GPModel:
+    models = pytest.importorskip("botorch.models", reason="BoTorch is not installed")
+    transforms = pytest.importorskip("botorch.models.transforms")
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(15, 2, generator=generator, dtype=F64)
+    y = torch.stack([(3.0 * x.sum(-1)).sin(), 1e-3 * x.prod(-1)], -1)
+    fitted = models.SingleTaskGP(
+        x, y, input_transform=transforms.Normalize(2), outcome_transform=transforms.Standardize(2)
+    )
+    inputs = [TorchScalarVariable(name=n, default_value=0.4, value_range=(0.0, 1.0)) for n in ("phase", "charge")]
+    return GPModel(fitted, inputs, [TorchScalarVariable(name=n, unit="m") for n in ("beta", "sigma")])
 
 
 def make_surrogate_chain() -> StagedModel:
@@ -102,6 +124,12 @@ def make_calibrated() -> LUMEModel:
     return CalibratedModel(model, parameters, t([1.02, -0.05, 6.5]))
 
 
+def make_facility() -> LUMEModel:
+    from tests.unit.models.facility.machines import facility
+
+    return facility()
+
+
 Case = tuple[Callable[[], LUMEModel], dict[str, Any]]
 
 KNOBS = {"inputs": ["Q0.k1", "Q1.k1", "reference_energy"], "outputs": ["final.sigma_x", "final.beta_y", "D0.sigma_y"]}
@@ -141,9 +169,20 @@ CASES: dict[str, dict[str, Case]] = {
             {"inputs": ["beta_x", "Q0a.k1", "Q1b.k1"], "outputs": ["final.sigma_x", "D0a.sigma_y"]},
         ),
     },
+    "EnsembleModel": {"networks": (make_ensemble, {"outputs": ["beta", "beta.std", "emittance.std"]})},
+    "GPModel": {"two outputs": (make_process, {"outputs": ["beta", "beta.std", "sigma.std"]})},
     "BlackBoxModel": {"function": (make_box, {"rtol": 1e-5})},
     "CalibratedModel": {
         "chain": (make_calibrated, {"inputs": ["Q0.k1", "Q1.k1", "beta_x"], "outputs": KNOBS["outputs"]}),
+    },
+    "FacilityModel": {
+        "line": (
+            make_facility,
+            {
+                "inputs": ["CAV:ADES", "Q0:BCTRL", "Q0:TRIM", "C0:BCTRL"],
+                "outputs": ["S1:XRMS", "B1:X", "Q0:BACT", "S1:AREA", "D1.beta_y"],
+            },
+        ),
     },
     "CodeModel": {"ring": (make_code, {"rtol": 1e-5})},
     "LumeBox": {"network": (make_lume, {"rtol": 1e-5})},

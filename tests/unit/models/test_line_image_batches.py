@@ -78,26 +78,62 @@ def test_a_batch_equals_one_after_another(knob: str, batch: tuple[int, ...], mod
     torch.testing.assert_close(with_graph.detach(), together, rtol=1e-13, atol=1e-13 * alone.max().item())
 
 
-def test_with_and_without_a_graph_the_numbers_are_the_same() -> None:
-    """Particles on the screen, beyond it, on its edge and nowhere at all."""
-    generator = torch.Generator().manual_seed(4)
-    rows = torch.randn(7, 300, generator=generator, dtype=F64)
-    rows[0, :4], rows[2, 4:8] = t((1.0, -1.0, torch.inf, torch.nan)), t((0.5, -0.5, -torch.inf, torch.nan))
-    maps = torch.zeros(5, 2, 7, dtype=F64)
-    maps[:, 0, 0], maps[:, 1, 2] = torch.linspace(0.5, 1.5, 5), 1.0
-    half, offset = (torch.full((5,), 1.0), torch.full((5,), 0.5)), (torch.zeros(5), torch.linspace(0.0, 0.1, 5))
-    half, offset = (tuple(value.double() for value in pair) for pair in (half, offset))
-    rows[3:] = 0.0
+Given = tuple[torch.Tensor, ...]
+
+
+def batch_of_maps(generator: torch.Generator) -> Given:
+    """Return maps of five settings, rows, charges, half sizes and offsets; a third of the particles is off."""
+    maps = torch.randn(5, 2, 7, generator=generator, dtype=F64)
+    rows = 0.3 * torch.randn(7, 300, generator=generator, dtype=F64)
     charge = torch.rand(300, generator=generator, dtype=F64)
+    half = torch.stack((torch.full((5,), 1.0), torch.linspace(0.6, 0.9, 5))).double()
+    offset = torch.stack((torch.zeros(5), torch.linspace(0.0, 0.1, 5))).double()
+    return maps, rows, charge, half, offset
+
+
+def drawn(given: Given) -> torch.Tensor:
+    maps, rows, charge, half, offset = given
+    return cloud_in_cell_batch(maps, rows, charge, (9, 7), (half[0], half[1]), (offset[0], offset[1]))
+
+
+def by_operations(given: Given) -> torch.Tensor:
+    maps, rows, charge, half, offset = given
+    x, y = (maps.transpose(0, 1) @ rows - offset.unsqueeze(-1)).unbind()
+    return cloud_in_cell(x, y, charge, (9, 7), (half[0], half[1]))
+
+
+def test_particles_beyond_the_screen_on_its_edge_and_nowhere_at_all() -> None:
+    maps, rows, charge, half, offset = batch_of_maps(torch.Generator().manual_seed(4))
+    maps = torch.zeros_like(maps)
+    maps[:, 0, 0], maps[:, 1, 2] = torch.linspace(0.5, 1.5, 5), 1.0
+    rows[0, :4], rows[2, 4:8] = t((1.0, -1.0, torch.inf, torch.nan)), t((0.5, -0.5, -torch.inf, torch.nan))
+    rows[3:] = 0.0
     finite = rows.nan_to_num(nan=9.0, posinf=9.0, neginf=-9.0)
-    found, expected = (
-        cloud_in_cell_batch(maps, finite, charge, (9, 7), half, offset, graph) for graph in (False, True)
-    )
-    assert torch.equal(found, expected)
-    x = finite[0] * maps[:, 0, :1]
-    y = finite[2] - offset[1].unsqueeze(-1)
-    torch.testing.assert_close(found, cloud_in_cell(x, y, charge, (9, 7), half), rtol=1e-12, atol=1e-12)
-    assert bool(cloud_in_cell_batch(maps, rows, charge, (9, 7), half, offset, False).isfinite().all())
+    expected = by_operations((maps, finite, charge, half, offset))
+    torch.testing.assert_close(drawn((maps, finite, charge, half, offset)), expected, rtol=1e-12, atol=1e-12)
+    leaf = rows.clone().requires_grad_()
+    found = drawn((maps, leaf, charge, half, offset))
+    assert bool(found.isfinite().all())
+    found.sum().backward()
+    assert leaf.grad is not None
+    assert bool(leaf.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("name", ["maps", "rows", "charge", "half", "offset"])
+def test_derivatives_of_images_drawn_in_place_equal_those_of_operations(name: str) -> None:
+    given = batch_of_maps(torch.Generator().manual_seed(5))
+    place = ("maps", "rows", "charge", "half", "offset").index(name)
+    weights = torch.randn(5, 7, 9, generator=torch.Generator().manual_seed(6), dtype=F64)
+    slopes, curvatures = [], []
+    for draw in (drawn, by_operations):
+        leaves = tuple(value.clone().requires_grad_(at in (place, 1)) for at, value in enumerate(given))
+        slopes.append(torch.autograd.grad((draw(leaves) * weights).square().sum(), leaves[place])[0])
+        again = torch.autograd.grad((draw(leaves) * weights).square().sum(), leaves[place], create_graph=True)[0]
+        torch.testing.assert_close(again, slopes[-1])
+        curvatures.append(torch.autograd.grad(again.square().sum(), leaves[1])[0])
+    assert bool(slopes[0].any())
+    torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-9 * slopes[0].abs().max().item())
+    torch.testing.assert_close(*curvatures, rtol=1e-9, atol=1e-9 * curvatures[0].abs().max().item())
 
 
 def test_gradients_of_a_batch_equal_those_of_one_after_another(model: CheetahModel) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lume_diff.errors import GradientError, ShapeError, SimulatorError, ValidationError
+from lume_diff.errors import GradientError, ReadOnlyError, ShapeError, SimulatorError, ValidationError
 from lume_diff.models import TorchModel
 from lume_diff.variables import BoolVariable, EnumVariable, TorchNDVariable, TorchScalarVariable
 
@@ -37,6 +37,43 @@ class Counted(nn.Module):
 
 def counted_model(**options: Any) -> TorchModel:
     return TorchModel(Counted(), scalars("a", "b", "c"), scalars("y", "z"), **options)
+
+
+# -- constants
+
+
+def fixed(**options: Any) -> TorchScalarVariable:
+    return TorchScalarVariable(name="b", read_only=True, **options)
+
+
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3)], ids=str)
+def test_a_read_only_input_is_a_constant(batch: tuple[int, ...]) -> None:
+    a, c = scalars("a", "c")
+    model = TorchModel(
+        lambda x: x[..., :1] + 10.0 * x[..., 1:2] + x[..., 2:], [a, fixed(default_value=3.0), c], scalars("y")
+    )
+    assert (model.input_names, model.output_names) == (["a", "c"], ["b", "y"])
+    found = model({"a": torch.ones(batch, dtype=F64), "c": 0.5})
+    assert found["y"].tolist() == torch.full(batch, 31.5).tolist()
+    assert found["b"].shape == batch
+    assert model.constant_names == ["b"]
+    with pytest.raises(ReadOnlyError, match="'b'"):
+        model.set({"b": 1.0})
+
+
+def test_a_constant_reaches_a_module_of_dictionaries() -> None:
+    model = TorchModel(
+        lambda v: {"y": v["a"] * v["b"]}, [*scalars("a"), fixed(default_value=3.0)], scalars("y"), layout="dict"
+    )
+    assert model({"a": 2.0})["y"].item() == 6.0
+    assert model.get("b").item() == 3.0
+
+
+def test_constants_need_a_value_and_an_input_beside_them() -> None:
+    with pytest.raises(ValidationError, match=r"read-only inputs are constants.*'b'"):
+        TorchModel(nn.Identity(), [*scalars("a"), fixed()], scalars("y", "z"))
+    with pytest.raises(ValidationError, match="at least one input variable"):
+        TorchModel(nn.Identity(), [fixed(default_value=1.0)], scalars("y"))
 
 
 # -- columns and batches

@@ -1,0 +1,79 @@
+"""Between a mean in physical units and a GP on normalised inputs and standardised targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from xopt.generators.bayesian.models.prior_mean import CustomMean
+
+from lume_diff.calibration.prior_mean.model_mean import ModelMean
+
+
+class PhysicalMean(CustomMean):
+    """Call a mean in physical units from a GP in its own, and not twice at the training points.
+
+    A GP asks for its mean at the training points again with every candidate. What the mean said there is kept while
+    nothing trains it.
+
+    Args:
+        mean: in physical units.
+        input_transform: the GP's, or None where inputs are physical already.
+        outcome_transform: the GP's ``Standardize``.
+        fixed_model: whether training leaves the mean alone.
+    """
+
+    def __init__(self, mean: Any, input_transform: Any, outcome_transform: Any, fixed_model: bool = True) -> None:
+        super().__init__(mean, input_transform, outcome_transform, fixed_model=fixed_model)
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether training may move the mean."""
+        return any(parameter.requires_grad for parameter in self.model.parameters())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean, standardised, ``(*batch, n)``, at normalised inputs ``(*batch, n, d)``."""
+        if self.is_learning:
+            return self.standardised(self.model(self.physical(x)))
+        if self._kept is not None:
+            known, values = self._kept
+            n = known.shape[-2]
+            is_new = x.requires_grad and x.shape[-2] == n
+            if x.shape[-2] >= n and not is_new and torch.equal(x[..., :n, :], known.expand(*x.shape[:-2], n, -1)):
+                kept = values.expand(*x.shape[:-2], n)
+                if x.shape[-2] == n:
+                    return kept
+                return torch.cat([kept, self.standardised(self.model(self.physical(x[..., n:, :])))], dim=-1)
+        value = self.standardised(self.model(self.physical(x)))
+        if x.dim() == 2 and not x.requires_grad:
+            self._kept = x.detach().clone(), value.detach().clone()
+        return value
+
+    def physical(self, x: Tensor) -> Tensor:
+        """Return inputs in the variables' units."""
+        return x if self.input_transformer is None else self.input_transformer.untransform(x)
+
+    def standardised(self, objective: Tensor) -> Tensor:
+        """Return an objective as the GP's targets are."""
+        transform = self.outcome_transformer
+        if transform is None:
+            return objective
+        return (objective - transform.means.squeeze(-1)) / transform.stdvs.squeeze(-1)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Return how far one standard deviation of each learned parameter moves the mean, ``(n, p)``, at ``(n, d)``.
+
+        Gradient: none; central differences over a tenth of a standard deviation.
+        """
+        mean = self.model
+        if not (isinstance(mean, ModelMean) and mean.calibration.is_learning):
+            return x.new_zeros(x.shape[-2], 0)
+        with torch.no_grad():
+            step = 0.1
+            at = mean.calibration.coordinates.detach().to(x)
+            moves = step * torch.eye(len(at), dtype=x.dtype, device=x.device)
+            found = mean.at(self.physical(x), torch.cat([at + moves, at - moves]))
+            above, below = self.standardised(found).chunk(2)
+        return ((above - below) / (2.0 * step)).T

@@ -1,0 +1,160 @@
+"""VOCS and evaluator of a model, and Xopt's generators with its mean."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("xopt")
+
+from xopt import Xopt
+from xopt.generators import get_generator
+from xopt.numerical_optimizer import LBFGSOptimizer
+from xopt.vocs import VOCS
+
+from lume_diff.blackbox import BlackBoxModel
+from lume_diff.calibration import ModelMean, PriorMeanModelConstructor, vocs_from_model, xopt_evaluator
+from lume_diff.calibration.prior_mean.vocs import units_of
+from lume_diff.errors import UnknownVariableError, ValidationError
+from lume_diff.models import TorchModel
+from lume_diff.variables import TorchScalarVariable as Scalar
+
+NAMES = ["Q2.k1", "Q10.k1", "B.k1"]
+SIZE = {"log_size": ("size", torch.log10)}
+
+
+def test_variables_and_ranges_come_from_the_model(model: TorchModel) -> None:
+    vocs = vocs_from_model(model, NAMES, {"size": "MINIMIZE"}, constraints={"profile_sum": ["LESS_THAN", 1.0]},
+                           outputs={"profile_sum": ("profile", lambda profile: profile.sum(-1))})  # fmt: skip
+    assert {name: variable.domain for name, variable in vocs.variables.items()} == {
+        "Q2.k1": [-4.0, 4.0],
+        "Q10.k1": [0.0, 10.0],
+        "B.k1": [-1.0, 3.0],
+    }
+    assert units_of(vocs) == {**dict.fromkeys(NAMES, "1/m^2"), "size": "m"}
+    assert vocs.constraints["profile_sum"].value == 1.0
+
+
+def test_ranges_can_be_narrowed(model: TorchModel) -> None:
+    vocs = vocs_from_model(model, {"Q2.k1": (-1.0, 1.0), "B.k1": None}, {"size": "MINIMIZE"})
+    assert [vocs.variables[name].domain for name in ("Q2.k1", "B.k1")] == [[-1.0, 1.0], [-1.0, 3.0]]
+
+
+def test_all_mistakes_in_a_vocs_are_told(model: TorchModel) -> None:
+    with pytest.raises(ValidationError) as caught:
+        vocs_from_model(model, {"Q2.k1": (-5.0, 1.0)}, {"emittance": "MINIMIZE"}, outputs={"other": "size"})
+    text = str(caught.value)
+    for part in ("range of 'Q2.k1' is (-5.0, 1.0)", "'emittance' is not an output", "outputs has 'other'"):
+        assert part in text
+
+
+def test_an_input_without_a_range_needs_one() -> None:
+    model = TorchModel(torch.nn.Softplus(), [Scalar(name="a", default_value=0.0)], [Scalar(name="y")])
+    with pytest.raises(ValidationError, match=r"'a' has no value_range: give its range, inputs=\{'a': \(low, high\)"):
+        vocs_from_model(model, ["a"], {"y": "MINIMIZE"})
+
+
+def test_the_evaluator_computes_a_batch_at_once(model: TorchModel) -> None:
+    import pandas as pd
+
+    vocs = vocs_from_model(model, NAMES, {"log_size": "MINIMIZE"}, observables=["size"], outputs=SIZE)
+    runs = model.runs
+    found = xopt_evaluator(model, vocs).evaluate_data(
+        pd.DataFrame({"Q2.k1": [1.0, 0.0], "Q10.k1": [6.0, 6.0], "B.k1": [0.5, 0.5]})
+    )
+    assert model.runs == runs + 1
+    np.testing.assert_allclose(found["log_size"], np.log10(found["size"]))
+    assert found["size"][0] == pytest.approx(1e-4)
+
+
+def test_a_plain_vocs_needs_to_be_told_how(model: TorchModel) -> None:
+    vocs = VOCS(variables={"Q2.k1": [0.0, 1.0]}, objectives={"log_size": "MINIMIZE"})
+    with pytest.raises(ValidationError, match=r"'log_size' of the VOCS.*say how it is computed in outputs"):
+        xopt_evaluator(model, vocs)
+    assert "log_size" in xopt_evaluator(model, vocs, outputs=SIZE).evaluate({"Q2.k1": 0.5})
+
+
+def test_a_vocs_with_other_variables_is_refused(model: TorchModel) -> None:
+    vocs = VOCS(variables={"Q3.k1": [0.0, 1.0]}, objectives={"size": "MINIMIZE"})
+    with pytest.raises(UnknownVariableError, match=r"'Q3\.k1' is not an input"):
+        xopt_evaluator(model, vocs)
+
+
+def test_readbacks_are_used_and_recorded(model: TorchModel) -> None:
+    vocs = vocs_from_model(model, ["Q2.k1"], {"size": "MINIMIZE"})
+
+    def readback(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: np.round(value) for name, value in settings.items()}
+
+    found = xopt_evaluator(model, vocs, readback=readback).evaluate({"Q2.k1": 0.8})
+    exact = xopt_evaluator(model, vocs).evaluate({"Q2.k1": 1.0})
+    assert float(found["Q2.k1_RBV"]) == 1.0
+    assert float(found["size"]) == float(exact["size"])
+
+
+def test_a_black_box_gets_a_batch_for_its_workers() -> None:
+    import pandas as pd
+
+    model = BlackBoxModel.from_function(
+        lambda a: {"y": a**2}, [Scalar(name="a", default_value=1.0, value_range=(-2.0, 2.0))], [Scalar(name="y")]
+    )
+    vocs = vocs_from_model(model, ["a"], {"y": "MINIMIZE"})
+    found = xopt_evaluator(model, vocs).evaluate_data(pd.DataFrame({"a": [1.0, -2.0]}))
+    assert list(found["y"]) == [1.0, 4.0]
+
+
+def optimised(model: TorchModel, vocs: VOCS, name: str, **options: Any) -> Xopt:
+    generator_class = get_generator(name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using upper confidence bound with constraints")
+        generator = generator_class(vocs=vocs, **options)
+    X = Xopt(evaluator=xopt_evaluator(model, vocs), generator=generator)
+    X.random_evaluate(4)
+    for _ in range(2):
+        X.step()
+    return X
+
+
+CONSTRAINED = {"constraints": {"total": ["LESS_THAN", 0.05]}}
+
+
+@pytest.mark.parametrize(
+    "name, extra, more",
+    [
+        ("upper_confidence_bound", {}, {}),
+        ("expected_improvement", {}, {}),
+        ("expected_improvement", CONSTRAINED, {}),
+        ("mobo", {}, {"reference_point": {"log_size": -2.0, "total": 0.1}}),
+    ],
+    ids=["ucb", "ei", "constrained ei", "mobo"],
+)
+def test_generators_take_the_mean(model: TorchModel, name: str, extra: dict[str, Any], more: dict[str, Any]) -> None:
+    total = ("profile", _total)
+    objectives = {"log_size": "MINIMIZE"} | ({"total": "MINIMIZE"} if name == "mobo" else {})
+    outputs = {**SIZE, **({"total": total} if name == "mobo" or extra else {})}
+    vocs = vocs_from_model(model, NAMES, objectives, outputs=outputs, **extra)
+    means = {"log_size": ModelMean(model, NAMES, "size", torch.log10)}
+    if "total" in outputs:
+        means["total"] = ModelMean(model, NAMES, *total)
+    gp = PriorMeanModelConstructor(mean_modules=means)
+    optimizer = LBFGSOptimizer(n_restarts=2, max_iter=10, max_time=1.0)
+    X = optimised(model, vocs, name, gp_constructor=gp, numerical_optimizer=optimizer, n_monte_carlo_samples=16, **more)
+    assert len(X.data) == 6
+    assert {decision.objective for decision in gp.decisions} == set(means)
+    assert all(decision.trusted for decision in gp.decisions)
+
+
+def _total(profile: torch.Tensor) -> torch.Tensor:
+    return profile.sum(-1)
+
+
+@pytest.mark.parametrize("name", ["random", "neldermead"])
+def test_other_generators_take_the_evaluator(model: TorchModel, name: str) -> None:
+    X = optimised(model, vocs_from_model(model, NAMES, {"log_size": "MINIMIZE"}, outputs=SIZE), name)
+    assert len(X.data) == 6
+    assert X.data["log_size"].notna().all()
