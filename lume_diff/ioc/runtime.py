@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lume_diff.control.readings import Condition, Reading, Severity, Update
-from lume_diff.errors import LumeDiffError, SimulatorError, ValidationError, unknown_variable
+from lume_diff.errors import LumeDiffError, ReadOnlyError, SimulatorError, ValidationError, unknown_variable
 from lume_diff.ioc.arrival import checked
 from lume_diff.ioc.engine import Engine, Evaluated
 from lume_diff.ioc.limits import LimitStore
 from lume_diff.ioc.plain import finite
+from lume_diff.ioc.publisher import Publisher
 from lume_diff.ioc.requests import Done, Request, batches, merged, with_successors
 from lume_diff.ioc.service import Service
 from lume_diff.variables import Variable
@@ -27,17 +27,6 @@ WRITES = logging.getLogger("lume_diff.ioc.writes")
 
 #: One piece of work for when nobody waits; returns whether it is finished.
 Idle = Callable[[Engine], bool]
-
-
-class Publisher(ABC):
-    """What shows readings to clients: a protocol's server, a file, a watchdog."""
-
-    @abstractmethod
-    def publish(self, update: Update) -> None:
-        """Show new readings; called by the runtime's thread, once a cycle, before the writes are answered."""
-
-    def limits_changed(self, name: str) -> None:
-        """Show the limits of a variable as they are now."""
 
 
 class Runtime:
@@ -79,6 +68,8 @@ class Runtime:
         self._outputs = [name for name, variable in self.variables.items() if variable.read_only]
         self._output_set = frozenset(self._outputs)
         self._faults: dict[str, tuple[Condition, str]] = {}
+        self._reserved: dict[str, str] = {}
+        self._owner = ""
         self._service = service
         self._publishers: list[Publisher] = []
         self._waiting: list[Request] = []
@@ -168,6 +159,7 @@ class Runtime:
             self._service.write(asked[0], values[asked[0]], client, done)
             return
         try:
+            self._check_reserved(values, client)
             plain = {name: checked(self._variable(name), value, self._limits[name]) for name, value in values.items()}
         except LumeDiffError as error:
             WRITES.warning("refused %s %s: %s", client, dict(values), error)
@@ -180,10 +172,12 @@ class Runtime:
 
     def reset(self, client: str, done: Done) -> None:
         """Ask for the inputs to go back to their baseline."""
+        self._check_reserved(self._inputs, client)
         self._ask(Request("reset", client=client, done=done))
 
     def restore(self, snapshot: Mapping[str, Any], client: str, done: Done) -> None:
         """Ask for a snapshot to be written back."""
+        self._check_reserved(snapshot, client)
         self._ask(Request("restore", dict(snapshot), client, done))
 
     def when_idle(self, work: Idle) -> None:
@@ -213,23 +207,46 @@ class Runtime:
             name: of the input, which keeps its value.
             condition, message: what is the matter with it.
         """
-        self._set_faults({**self._faults, name: (condition, message)}, name)
+        self.change_faults({name: (condition, message)})
 
     def clear_fault(self, name: str) -> None:
         """Trust an input again."""
-        if name in self._faults:
-            self._set_faults({other: fault for other, fault in self._faults.items() if other != name}, name)
+        self.change_faults({name: None})
 
-    def _set_faults(self, faults: dict[str, tuple[Condition, str]], name: str) -> None:
+    def change_faults(self, changes: Mapping[str, tuple[Condition, str] | None]) -> None:
+        """Mark inputs as ones that must not be trusted, or None to trust them again, and publish that at once.
+
+        Args:
+            changes: condition and message by the name of the input.
+        """
         with self._publishing:
-            self._faults, now = faults, time.time()
-            shown = {name: self._readings[name].value}
+            changed = {name: fault for name, fault in changes.items() if self._faults.get(name) != fault}
+            if not changed:
+                return
+            faults, now = {**self._faults, **changed}, time.time()
+            self._faults = {name: fault for name, fault in faults.items() if fault is not None}
+            shown = {name: self._readings[name].value for name in changed}
             shown |= {
                 output: self._readings[output].value
                 for output in self._outputs
                 if self._readings[output].condition not in (Condition.FAILED, Condition.UNDEFINED)
             }
             self._publish({one: self._judged(one, value, now, self.cycle) for one, value in shown.items()}, now)
+
+    def reserve(self, reasons: Mapping[str, str], client: str) -> None:
+        """Let only one client write some inputs; nobody resets or restores them any more.
+
+        Args:
+            reasons: why, by the name of the input; the others are told.
+            client: who may.
+        """
+        self._reserved, self._owner = dict(reasons), client
+
+    def _check_reserved(self, names: Iterable[str], client: str) -> None:
+        if self._reserved and client != self._owner:
+            for name in names:
+                if name in self._reserved:
+                    raise ReadOnlyError(f"{name!r} cannot be written here: {self._reserved[name]}")
 
     def limits_changed(self, name: str) -> None:
         """Publish a variable again, judged by its limits as they are now."""
@@ -372,4 +389,5 @@ class Runtime:
                     publisher.publish(update)
                 except Exception:
                     LOG.exception("publishing to %s failed", type(publisher).__name__)
-        self.first_cycle.set()
+        if self.cycle:
+            self.first_cycle.set()

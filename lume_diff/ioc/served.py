@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from lume_diff.ioc.limits import LimitStore
-from lume_diff.ioc.runtime import Publisher
+from lume_diff.ioc.publisher import Publisher
 from lume_diff.variables import Variable
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from lume_diff.ioc.service import Service
 from lume_diff.ioc.thread_engine import ThreadEngine
 from lume_diff.models import LUMEModel
 from lume_diff.registry import plugin
+from lume_diff.variables import Variable
 
 Isolation = Literal["thread", "process"]
 
@@ -39,6 +40,7 @@ class Server:
         changeable_limits: names whose limits clients may change.
         interface: address to listen on; only this machine unless told otherwise.
         read_only: whether all writes are refused.
+        status: further variables about the server, with the values that they begin with; ``runtime.show`` changes them.
 
     Raises:
         ValidationError: for an unknown isolation or protocol, or a timeout that cannot be kept.
@@ -63,6 +65,7 @@ class Server:
         changeable_limits: Iterable[str] = (),
         interface: str = "127.0.0.1",
         read_only: bool = False,
+        status: Sequence[tuple[Variable, Any]] = (),
     ) -> None:
         variables = model.supported_variables
         served = list(variables if names is None else names)
@@ -72,7 +75,7 @@ class Server:
         chosen = {name: variables[name] for name in served}
         inputs = [name for name in served if not variables[name].read_only]
         setpoints = {name: to_plain(variables[name], value) for name, value in model.get(inputs).items()}
-        service = Service(_information(model, served))
+        service = Service(_information(model, served), status)
         self.limits = LimitStore({**chosen, **service.variables}, changeable_limits)
         engine = _engine(model, served, isolation, timeout)
         self.runtime = Runtime(engine, served, self.limits, ordered, setpoints, service)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lume_diff.errors import LumeDiffError, ReadOnlyError, ValidationError
@@ -36,10 +36,16 @@ class Service:
 
     Args:
         model_info: for ``MODEL``.
+        constants: further variables, under their own names, with the values that they begin with.
         prefix: put before the names, and after the server's own prefix.
     """
 
-    def __init__(self, model_info: Mapping[str, Any], prefix: str = "SERVER:") -> None:
+    def __init__(
+        self,
+        model_info: Mapping[str, Any],
+        constants: Sequence[tuple[Variable, Any]] = (),
+        prefix: str = "SERVER:",
+    ) -> None:
         self._prefix = prefix
         described: list[Variable] = [
             EnumVariable(name="STATUS", options=list(STATES), description="how the model is doing", read_only=True),
@@ -53,6 +59,8 @@ class Service:
             BoolVariable(name="RESET", description="write True to reset the model"),
         ]
         self.variables: dict[str, Variable] = {prefix + v.name: v.replace(name=prefix + v.name) for v in described}
+        self._constants = {variable.name: value for variable, value in constants}
+        self.variables |= {variable.name: variable for variable, _ in constants}
         self._runtime: Runtime | None = None
         self._model_info = dict(model_info)
         self._began, self._runs = time.monotonic(), 0
@@ -65,7 +73,7 @@ class Service:
 
     def first(self) -> dict[str, Any]:
         """Return what is shown before the first cycle."""
-        return self._named(
+        return self._constants | self._named(
             STATUS=STATES[0],
             HEARTBEAT=0,
             CYCLE=0,

@@ -50,6 +50,7 @@ _STATUS = {
     Condition.FAILED: AlarmStatus.CALC,
     Condition.DISCONNECTED: AlarmStatus.COMM,
     Condition.STALE: AlarmStatus.TIMEOUT,
+    Condition.UNTRUSTED: AlarmStatus.LINK,
 }
 _MOST_CHOICES = 16
 _TEXT_LENGTH = 1024

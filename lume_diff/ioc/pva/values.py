@@ -33,6 +33,7 @@ _STATUS = {
     Condition.FAILED: _DRIVER,
     Condition.DISCONNECTED: _DRIVER,
     Condition.STALE: _DRIVER,
+    Condition.UNTRUSTED: _DRIVER,
 }
 
 #: Tells which way up an image is: row 0 has the lowest y, column 0 the lowest x.
