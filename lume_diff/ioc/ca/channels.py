@@ -12,6 +12,7 @@ from caproto import (
     AccessRights,
     AlarmSeverity,
     AlarmStatus,
+    CaprotoError,
     CAStatus,
     ChannelAlarm,
     ChannelChar,
@@ -113,7 +114,7 @@ class Channel:
             return int(CAStatus.ECA_NOWTACCESS.value.code_with_severity)
         try:
             await super().auth_write(hostname, username, *args, **options)  # type: ignore[misc]
-        except LumeDiffError:  # the runtime has logged it
+        except (LumeDiffError, CaprotoError, ValueError, TypeError):  # the runtime has logged it, or it is no value
             return int(CAStatus.ECA_PUTFAIL.value.code_with_severity)
         return int(CAStatus.ECA_NORMAL.value.code_with_severity)
 
@@ -178,10 +179,10 @@ class ChoiceChannel(Channel, ChannelEnum):
     def plain(self, value: Any) -> Any:
         """Return the word, or the truth value; caproto gives an index where it knows no word for it."""
         choices = list(self.enum_strings)
-        if isinstance(value, int):
+        if not isinstance(value, str):
             if not 0 <= value < len(choices):
                 raise ValidationError(f"{self.variable.name!r}: there is no choice {value} of {choices}")
-            value = choices[value]
+            value = choices[int(value)]
         return value == _BOOL_CHOICES[1] if isinstance(self.variable, BoolVariable) else value
 
     def native(self, value: Any) -> Any:
@@ -191,6 +192,13 @@ class ChoiceChannel(Channel, ChannelEnum):
 
 class TextChannel(Channel, ChannelChar):
     """A text, as a waveform of characters."""
+
+    async def write_from_dbr(self, data: Any, *args: Any, **options: Any) -> None:
+        """Take a text from the wire; caproto cannot convert one that is empty."""
+        if any(data):
+            await super().write_from_dbr(data, *args, **options)
+        else:
+            await self.write("")
 
 
 class ArrayChannel(Channel, ChannelDouble):

@@ -38,6 +38,7 @@ _STATUS = {
 
 #: Tells which way up an image is: row 0 has the lowest y, column 0 the lowest x.
 ORIGIN = "Origin"
+_PIXELS = {"f": "floatValue", "d": "doubleValue"}
 
 
 class Coder(ABC):
@@ -256,7 +257,9 @@ class ImageCoder(Coder):
         """Return pixels, dimensions and attributes."""
         self._count = (self._count + 1) & 0x7FFFFFFF
         stamped = self._wrapped.wrap(value, attrib=dict(self._attributes))
-        found = {field: stamped[field] for field in ("value", "dimension", "attribute")}
+        # An array alone would become the first member of the union, which is of truth values.
+        found = {"value": (_PIXELS[value.dtype.char], value.reshape(-1))}
+        found |= {field: stamped[field] for field in ("dimension", "attribute")}
         found["compressedSize"] = found["uncompressedSize"] = value.nbytes
         return {**found, "uniqueId": self._count}
 
