@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from lume_diff.cli import calibrate, check, demo, gradient, info, reconstruct, runs
+from lume_diff.cli import calibrate, check, demo, gradient, info, reconstruct, runs, twin
 from lume_diff.cli.terminal import CommandGroup, installed_version
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("demo")(demo.demo)
 app.command("runs")(runs.runs)
+app.command("twin")(twin.twin)
 
 
 def main() -> None:

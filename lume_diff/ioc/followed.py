@@ -38,18 +38,18 @@ class Followed:
         self._wanted: Any = _NOTHING
         self._applied: Any = _NOTHING
         self._shown: Any = _NOTHING
-        self._refused: str = ""
+        self._unfit = ""
         self._failed: tuple[Any, str] | None = None
 
     def take(self, reading: Reading) -> None:
         """Take what the remote variable shows; what is no good leaves the wanted value as it was."""
-        self.reading, self._refused = reading, ""
+        self.reading, self._unfit = reading, ""
         if reading.severity is Severity.INVALID:
             return
         try:
             value = checked(self._variable, self._in_shape(reading.value), self._limits[self.name])
         except LumeDiffError as error:
-            self._refused = str(error)
+            self._unfit = str(error)
         else:
             self._wanted, self.good = value, reading
 
@@ -66,6 +66,11 @@ class Followed:
     def pending(self) -> bool:
         """Whether the model has yet to be given the last good value."""
         return self._wanted is not _NOTHING and not same(self._wanted, self._applied)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the model could not take the last good value."""
+        return self._failed is not None and same(self._failed[0], self._wanted)
 
     @property
     def wanted(self) -> Any:
@@ -96,9 +101,9 @@ class Followed:
             if reading.condition in (Condition.DISCONNECTED, Condition.STALE):
                 return reading.condition, reading.message
             return Condition.UNTRUSTED, f"{self.remote} is INVALID: {reading.message or reading.condition.value}"
-        if self._refused:
-            return Condition.UNTRUSTED, f"{self.remote} cannot be taken: {self._refused}"
-        if self._failed is not None and same(self._failed[0], self._wanted):
+        if self._unfit:
+            return Condition.UNTRUSTED, f"{self.remote} cannot be taken: {self._unfit}"
+        if self._failed is not None and self.refused:
             return Condition.UNTRUSTED, f"the model failed at what was taken from {self.remote}: {self._failed[1]}"
         if self._max_age is not None and time.time() - reading.time > self._max_age:
             return Condition.STALE, f"{self.remote} is older than the {self._max_age:g} s that are allowed"

@@ -48,7 +48,10 @@ class Follower(Publisher):
         self._shown: dict[str, Any] = {}
         self._sent: dict[str, Any] | None = None  # what the model is being given
         self._answer: _Answer | None = None
-        self._given_up: tuple[Mapping[str, Any], int] | None = None  # what failed, and in which cycle
+        self._singly: list[str] = []  # inputs that failed together and are to be tried alone
+        self._tried: frozenset[str] = frozenset()  # inputs that failed together last
+        self._alone = False  # whether what was sent is one of these
+        self._failed_cycle = 0
         self._faults: dict[str, Fault | None] = {}
         self._busy = self._stopping = self._check = False
         self._changed = threading.Condition()
@@ -111,10 +114,10 @@ class Follower(Publisher):
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._stopping or self._something())
+                self._changed.wait_for(lambda: self._stopping or self._check or self._something())
                 if self._stopping:
                     return
-                self._busy = True
+                self._busy = self._something()
                 arrived, self._arrived = self._arrived, {}
                 shown, self._shown = self._shown, {}
                 answer, self._answer = self._answer, None
@@ -131,14 +134,14 @@ class Follower(Publisher):
                 self._send()
 
     def _something(self) -> bool:
-        return bool(self._arrived or self._shown or self._answer or self._check)
+        return bool(self._arrived or self._shown or self._answer)
 
     def _idle(self) -> bool:
         return not (self._busy or self._something() or self._sent is not None)
 
     def _send(self) -> None:
-        values = {name: one.wanted for name, one in self._inputs.items() if one.pending}
-        if not values or self._is_given_up(values):
+        values = self._next()
+        if not values:
             return
         with self._changed:
             self._sent = values
@@ -147,12 +150,23 @@ class Follower(Publisher):
         except LumeDiffError as error:
             self._done(error, self._runtime.cycle)
 
-    def _is_given_up(self, values: Mapping[str, Any]) -> bool:
-        """Tell whether exactly this has failed, with no other evaluation since."""
-        if self._given_up is None or self._given_up[1] != self._runtime.cycle:
-            return False
-        before = self._given_up[0]
-        return values.keys() == before.keys() and all(values[name] is before[name] for name in values)
+    def _next(self) -> dict[str, Any]:
+        """Return what the model is to be given next.
+
+        New values go as a group, and if that fails alone. What has failed is tried again, as a group too, when there
+        has been another evaluation since.
+        """
+        waiting = {name: one.wanted for name, one in self._inputs.items() if one.pending}
+        while self._singly:
+            name = self._singly.pop()
+            if name in waiting and self._inputs[name].refused:
+                self._alone = True
+                return {name: waiting[name]}
+        self._alone = False
+        new = {name: value for name, value in waiting.items() if not self._inputs[name].refused}
+        if not new and waiting.keys() == self._tried and self._runtime.cycle == self._failed_cycle:
+            return {}
+        return new or waiting
 
     def _done(self, error: Exception | None, cycle: int) -> None:
         """Take the runtime's answer, in its thread: nobody can have written in between."""
@@ -163,12 +177,16 @@ class Follower(Publisher):
             self._changed.notify_all()
 
     def _note(self, answer: _Answer) -> None:
-        for name, value in answer.sent.items():
-            if answer.error is None:
+        sent, error = answer.sent, answer.error
+        for name, value in sent.items():
+            if error is None:
                 self._inputs[name].was_applied(value, answer.shown[name])
             else:
-                self._inputs[name].was_refused(value, str(answer.error))
-        self._given_up = None if answer.error is None else (answer.sent, answer.cycle)
+                self._inputs[name].was_refused(value, str(error))
+        if error is not None:
+            self._failed_cycle = answer.cycle
+            if not self._alone:
+                self._tried, self._singly = frozenset(sent), list(sent) if len(sent) > 1 else []
 
     def _mark(self) -> None:
         """Show what is the matter with each input; what has been is over when the model has the last good value."""

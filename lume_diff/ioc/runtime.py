@@ -177,7 +177,7 @@ class Runtime:
 
     def restore(self, snapshot: Mapping[str, Any], client: str, done: Done) -> None:
         """Ask for a snapshot to be written back."""
-        self._check_reserved(snapshot, client)
+        self._check_reserved(self._inputs, client)
         self._ask(Request("restore", dict(snapshot), client, done))
 
     def when_idle(self, work: Idle) -> None:

@@ -113,3 +113,10 @@ def client(request: pytest.FixtureRequest, settings: dict[str, str]) -> Iterator
     """Return a client of each protocol."""
     with plugin("clients", request.param)() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def console(settings: dict[str, str]) -> Iterator[ControlClient]:
+    """Return what an operator sets the machine with, whatever the twin speaks."""
+    with plugin("clients", "pva")() as made:
+        yield made
