@@ -5,6 +5,7 @@ Prints JSON: how many points were measured, and the best of them. It needs ``pip
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -53,7 +54,7 @@ def optimise(prefix: str, protocol: str, steps: int) -> dict[str, float]:
         initial_points=start,
     )
     measured: list[pd.DataFrame] = []
-    try:
+    with contextlib.suppress(BadgerRunTerminated):
         run_routine(
             routine,
             active_callback=lambda: 2 if len(measured) >= steps else 0,
@@ -62,8 +63,6 @@ def optimise(prefix: str, protocol: str, steps: int) -> dict[str, float]:
             states_callback=lambda states: None,
             verbose=0,
         )
-    except BadgerRunTerminated:
-        pass
     best = pd.concat(measured).sort_values("miss").iloc[0]
     return {"points": len(measured), **{name: float(best[name]) for name in ("current", "gap", "miss")}}
 

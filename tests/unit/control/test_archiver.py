@@ -98,7 +98,7 @@ def test_what_was_away_or_is_not_archived_is_invalid(appliance, name):
 
 
 def test_an_archiver_that_fails_is_an_error_with_its_address(appliance):
-    with pytest.raises(ControlError, match="BROKEN.*500"):
+    with pytest.raises(ControlError, match=r"BROKEN.*500"):
         archived_state(appliance, ["Q1", "BROKEN"], NOON)
 
 

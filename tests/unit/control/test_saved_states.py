@@ -13,7 +13,8 @@ from lume_diff.errors import ValidationError
 def test_yaml_has_values_by_name_plain_or_with_time_and_severity(tmp_path):
     file = tmp_path / "state.yaml"
     file.write_text(
-        "Q1: 1.5\nSTATE: on-line\nRAMP: [1.0, 2.0]\nOLD: {value: 3, time: 2026-11-22T08:00:00Z, severity: 3, message: lost}\n"
+        "Q1: 1.5\nSTATE: on-line\nRAMP: [1.0, 2.0]\n"
+        "OLD: {value: 3, time: 2026-11-22T08:00:00Z, severity: 3, message: lost}\n"
     )
     found = read_state(file)
     assert (found["Q1"].value, found["STATE"].value, found["RAMP"].value) == (1.5, "on-line", [1.0, 2.0])

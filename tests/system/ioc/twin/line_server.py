@@ -1,7 +1,7 @@
 """A second control system, as one file: lines of JSON over TCP.
 
-``{"id": 1, "get": ["a"]}``, ``{"id": 2, "put": {"a": 1}}``, ``{"id": 3, "follow": ["a"]}``; every answer has the id, and
-what a follower is told has the name of the variable. Announced as an entry point of ``lume_diff.servers``.
+``{"id": 1, "get": ["a"]}``, ``{"id": 2, "put": {"a": 1}}``, ``{"id": 3, "follow": ["a"]}``; every answer has the id,
+and what a follower is told has the name of the variable. Announced as an entry point of ``lume_diff.servers``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from badger import environment
 
 
@@ -9,8 +11,8 @@ class Environment(environment.Environment):
     """A magnet whose force is to be brought to a target, by current and gap."""
 
     name = "magnet"
-    variables = {"current": [-5.0, 5.0], "gap": [0.2, 1.0]}
-    observables = ["force", "field"]
+    variables: ClassVar[dict[str, list[float]]] = {"current": [-5.0, 5.0], "gap": [0.2, 1.0]}
+    observables: ClassVar[list[str]] = ["force", "field"]
     target: float = 8.0
 
     def get_variables(self, variable_names: list[str]) -> dict[str, float]:
