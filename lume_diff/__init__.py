@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         UnknownVariableError,
         ValidationError,
     )
-    from lume_diff.ioc import Server, serve
+    from lume_diff.ioc import LiveTwin, Server, serve
     from lume_diff.machine import load_model, save_model
     from lume_diff.models import (
         BunchFromMoments,
@@ -91,7 +91,7 @@ _HOMES = {
         *("BunchFromMoments", "CheetahModel", "EnsembleModel", "FacilityMapping", "FacilityModel", "GPModel"),
         *("LUMEModel", "StagedModel", "TorchModel"),
     ),
-    "lume_diff.ioc": ("Server", "serve"),
+    "lume_diff.ioc": ("LiveTwin", "Server", "serve"),
     "lume_diff.particles": ("TorchMoments", "TorchParticleGroup"),
     "lume_diff.variables": (
         *("BoolVariable", "EnumVariable", "IntVariable", "MomentsVariable", "ParticleGroupVariable", "StrVariable"),
@@ -121,6 +121,7 @@ __all__ = [
     "IntVariable",
     "LUMEModel",
     "LatticeError",
+    "LiveTwin",
     "LumeDiffError",
     "LumeModel",
     "MADXModel",

@@ -107,17 +107,16 @@ def _plain(value: Value) -> Any:
 def _builder(value: Any) -> Any:
     """Return what p4p calls to fill in a put; words of an enumeration are looked up in its choices."""
 
-    def build(target: Value) -> Value:
+    def build(target: Value) -> None:
         kind = target.getID()
         if kind.startswith("epics:nt/NTEnum"):
             target["value.index"] = _index(target, value)
         elif kind.startswith("epics:nt/NTNDArray"):
-            from p4p.nt import NTNDArray
-
-            return NTNDArray().wrap(np.asarray(value))
+            pixels = np.asarray(value, dtype=np.float64)
+            target["value"] = ("doubleValue", pixels.reshape(-1))
+            target["dimension"] = [{"size": size, "fullSize": size} for size in reversed(pixels.shape)]
         else:
             target["value"] = value
-        return target
 
     return build
 

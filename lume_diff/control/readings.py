@@ -30,6 +30,7 @@ class Condition(Enum):
     NOT_FINITE = "not finite"
     DISCONNECTED = "disconnected"  #: what it follows is away
     STALE = "stale"  #: what it follows is old
+    UNTRUSTED = "untrusted"  #: what it follows is in alarm, or cannot be taken
 
 
 @dataclass(frozen=True, slots=True)

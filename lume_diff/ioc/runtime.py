@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from lume_diff.control.readings import Condition, Reading, Severity, Update
-from lume_diff.errors import LumeDiffError, SimulatorError, ValidationError, unknown_variable
+from lume_diff.errors import LumeDiffError, ReadOnlyError, SimulatorError, ValidationError, unknown_variable
 from lume_diff.ioc.access import Access
 from lume_diff.ioc.arrival import checked
 from lume_diff.ioc.engine import Engine, Evaluated
@@ -74,6 +74,8 @@ class Runtime:
         self._outputs = [name for name, variable in self.variables.items() if variable.read_only]
         self._output_set = frozenset(self._outputs)
         self._faults: dict[str, tuple[Condition, str]] = {}
+        self._reserved: dict[str, str] = {}
+        self._owner = ""
         self._service = service
         self._access, self.writes = access or Access(), writes or WriteLog()
         self._publishers: list[Publisher] = []
@@ -171,6 +173,7 @@ class Runtime:
         asked = [] if service is None else [name for name in values if name in service.variables]
         try:
             self._access.check(client, values)
+            self._check_reserved(values, client)
             if asked and service is not None:
                 if len(values) > 1:
                     raise ValidationError(
@@ -220,11 +223,13 @@ class Runtime:
     def reset(self, client: str, done: Done) -> None:
         """Ask for the inputs to go back to their baseline."""
         self._access.check(client, {"RESET": True})
+        self._check_reserved(self._inputs, client)
         self._ask(Request("reset", client=client, done=done))
 
     def restore(self, snapshot: Mapping[str, Any], client: str, done: Done) -> None:
         """Ask for a snapshot to be written back."""
         self._access.check(client, snapshot)
+        self._check_reserved(self._inputs, client)
         self._ask(Request("restore", dict(snapshot), client, done))
 
     def when_idle(self, work: Idle) -> None:
@@ -281,23 +286,46 @@ class Runtime:
             name: of the input, which keeps its value.
             condition, message: what is the matter with it.
         """
-        self._set_faults({**self._faults, name: (condition, message)}, name)
+        self.change_faults({name: (condition, message)})
 
     def clear_fault(self, name: str) -> None:
         """Trust an input again."""
-        if name in self._faults:
-            self._set_faults({other: fault for other, fault in self._faults.items() if other != name}, name)
+        self.change_faults({name: None})
 
-    def _set_faults(self, faults: dict[str, tuple[Condition, str]], name: str) -> None:
+    def change_faults(self, changes: Mapping[str, tuple[Condition, str] | None]) -> None:
+        """Mark inputs as ones that must not be trusted, or None to trust them again, and publish that at once.
+
+        Args:
+            changes: condition and message by the name of the input.
+        """
         with self._publishing:
-            self._faults, now = faults, time.time()
-            shown = {name: self._readings[name].value}
+            changed = {name: fault for name, fault in changes.items() if self._faults.get(name) != fault}
+            if not changed:
+                return
+            faults, now = {**self._faults, **changed}, time.time()
+            self._faults = {name: fault for name, fault in faults.items() if fault is not None}
+            shown = {name: self._readings[name].value for name in changed}
             shown |= {
                 output: self._readings[output].value
                 for output in self._outputs
                 if self._readings[output].condition not in (Condition.FAILED, Condition.UNDEFINED)
             }
             self._publish({one: self._judged(one, value, now, self.cycle) for one, value in shown.items()}, now)
+
+    def reserve(self, reasons: Mapping[str, str], client: str) -> None:
+        """Let only one client write some inputs; nobody resets or restores them any more.
+
+        Args:
+            reasons: why, by the name of the input; the others are told.
+            client: who may.
+        """
+        self._reserved, self._owner = dict(reasons), client
+
+    def _check_reserved(self, names: Iterable[str], client: str) -> None:
+        if self._reserved and client != self._owner:
+            for name in names:
+                if name in self._reserved:
+                    raise ReadOnlyError(f"{name!r} cannot be written here: {self._reserved[name]}")
 
     def limits_changed(self, name: str) -> None:
         """Publish a variable again, judged by its limits as they are now."""

@@ -31,7 +31,7 @@ from lume_diff.ioc.together import start_together, stop_together
 from lume_diff.ioc.write_log import WriteLog
 from lume_diff.models import LUMEModel
 from lume_diff.registry import plugin
-from lume_diff.variables import IntVariable
+from lume_diff.variables import IntVariable, Variable
 
 Isolation = Literal["thread", "process"]
 
@@ -67,6 +67,7 @@ class Server:
         longest_text: that may be written to a text [bytes].
         response_matrix: whether to keep the derivatives of the scalar outputs with respect to the scalar inputs up to
             date, in time that the model is idle; of a black box that takes many runs.
+        status: further variables about the server, with the values that they begin with; ``runtime.show`` changes them.
 
     Raises:
         ValidationError: for an unknown isolation or protocol, or options that do not go together.
@@ -104,6 +105,7 @@ class Server:
         settings: Mapping[str, str] | None = None,
         longest_text: int = 1 << 16,
         response_matrix: bool = False,
+        status: Sequence[tuple[Variable, Any]] = (),
     ) -> None:
         _check_together(restore, autosave)
         wanted = _known(model, names)
@@ -117,7 +119,7 @@ class Server:
         shown = {name: value for name, value in setpoints.items() if name not in self._saved}
         chosen = {name: engine.variables[name] for name in wanted}
         information = _information(model, len(inputs), len(wanted) - len(inputs))
-        service = Service(information, wanted, image_sizes(chosen))
+        service = Service(information, wanted, [*image_sizes(chosen), *status])
         self.limits = LimitStore({**chosen, **service.variables}, changeable_limits)
         access = Access.of(read_only, allow, largest_array)
         self._writes = WriteLog(None if write_log is None else Path(write_log), prefix)

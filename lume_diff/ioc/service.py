@@ -39,7 +39,7 @@ class Service:
     Args:
         model_info: for ``MODEL``.
         names: of the model's variables, for ``PVS``.
-        constants: further variables, under their own names, with the values that they keep.
+        constants: further variables, under their own names, with the values that they begin with.
         prefix: put before the names, and after the server's own prefix.
     """
 

@@ -50,6 +50,7 @@ _STATUS = {
     Condition.FAILED: AlarmStatus.CALC,
     Condition.DISCONNECTED: AlarmStatus.COMM,
     Condition.STALE: AlarmStatus.TIMEOUT,
+    Condition.UNTRUSTED: AlarmStatus.LINK,
 }
 _SEVERITY = {severity: AlarmSeverity(int(severity)) for severity in Severity}
 _MOST_CHOICES = 16
@@ -207,6 +208,13 @@ class ChoiceChannel(Channel, ChannelEnum):
 
 class TextChannel(Channel, ChannelChar):
     """A text, as a waveform of characters."""
+
+    async def write_from_dbr(self, data: Any, *args: Any, **options: Any) -> None:
+        """Take a text from the wire; caproto cannot convert one that is empty."""
+        if any(data):
+            await super().write_from_dbr(data, *args, **options)
+        else:
+            await self.write("")
 
 
 class ArrayChannel(Channel, ChannelDouble):

@@ -33,10 +33,12 @@ _STATUS = {
     Condition.FAILED: _DRIVER,
     Condition.DISCONNECTED: _DRIVER,
     Condition.STALE: _DRIVER,
+    Condition.UNTRUSTED: _DRIVER,
 }
 
 #: Tells which way up an image is: row 0 has the lowest y, column 0 the lowest x.
 ORIGIN = "Origin"
+_PIXELS = {"f": "floatValue", "d": "doubleValue"}
 
 
 class Coder(ABC):
@@ -259,9 +261,9 @@ class ImageCoder(Coder):
     def content(self, value: np.ndarray) -> dict[str, Any]:
         """Return pixels, dimensions and attributes."""
         self._count = (self._count + 1) & 0x7FFFFFFF
-        kind = "floatValue" if value.dtype == np.float32 else "doubleValue"  # p4p would take the first that it can
+        # An array alone would become the first member of the union, which is of truth values.
         return {
-            "value": (kind, value.reshape(-1)),
+            "value": (_PIXELS[value.dtype.char], value.reshape(-1)),
             "dimension": self._dimensions,
             "attribute": self._attributes,
             "compressedSize": value.nbytes,
