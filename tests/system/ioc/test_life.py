@@ -96,3 +96,9 @@ def test_the_command_reads_writes_follows_and_lists(place):
     assert len(followed.stdout.splitlines()) == 2
     lost = place.pv("get", "T:none", "--timeout", "0.5")
     assert lost.returncode == 1
+    done = place.pv("put", "-p", "ca", f"{PREFIX}polarity", "reversed")
+    assert (done.returncode, done.stdout.strip()) == (0, f"{PREFIX}polarity normal -> reversed"), done.stderr
+    read = place.pv("get", "-p", "ca", "--json", f"{PREFIX}field")
+    assert json.loads(read.stdout)["value"] == 1.6
+    refused = place.pv("put", "-p", "ca", f"{PREFIX}current", "11")
+    assert refused.returncode == 1

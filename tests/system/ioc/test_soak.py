@@ -128,10 +128,12 @@ def test_a_client_that_is_stopped_holds_nobody_up(place, client, eventually, pro
     )
     try:
         assert eventually(lambda: (place.folder / "follower.log").stat().st_size > 200, 30.0), printed(server)
+        name = f"{PREFIX}SERVER:CYCLE"
+        assert eventually(lambda: client.get([name])[name].value is not None, 30.0), printed(server)
         follower.send_signal(signal.SIGSTOP)
         time.sleep(1.0)
-        name, before = f"{PREFIX}SERVER:CYCLE", memory_of(server)
-        first = client.get([name])[name].value
+        first, before = client.get([name])[name].value, memory_of(server)
+        assert first is not None, printed(server)
         assert eventually(lambda: client.get([name])[name].value >= first + IMAGES, 120.0)
         begun = time.monotonic()
         client.put({f"{PREFIX}current": 1.0}, timeout=10.0)
