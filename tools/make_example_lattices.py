@@ -104,7 +104,11 @@ def cost(found: dict[str, Tensor]) -> Tensor:
     on_screen = torch.stack([torch.log(found[f"OTRDG02.beta_{plane}"] / ROUND_BETA) for plane in "xy"])
     slopes = torch.stack([found[f"OTRDG02.alpha_{plane}"] for plane in "xy"])
     along = torch.cat([found[f"{stage}/line.beta_{plane}"] for stage in ("linac", "diag0") for plane in "xy"])
-    return on_screen.square().sum() + 0.1 * slopes.square().sum() + 3e-3 * torch.log(along / CALM_BETA).relu().square().sum()
+    return (
+        on_screen.square().sum()
+        + 0.1 * slopes.square().sum()
+        + 3e-3 * torch.log(along / CALM_BETA).relu().square().sum()
+    )
 
 
 def tuned(model: StagedModel) -> dict[str, float]:

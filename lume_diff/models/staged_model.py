@@ -325,7 +325,7 @@ class StagedModel(LUMEModel):
         for element in elements:
             if element not in self._homes:
                 self._homes[element] = self._home_of(element, energies)
-        found = {}
+        found: dict[str, torch.Tensor] = {}
         for name in self.stages:
             own = {element: self._homes[element].name for element in elements if self._homes[element].stage == name}
             values = energies(name, list(dict.fromkeys(own.values()))) if own else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -178,9 +178,10 @@ class _Placeholder(nn.Module):
         return 1e9 * inputs.new_ones((*inputs.shape[:-1], self._columns))
 
 
-def stand_in_of(inputs: Sequence[Variable], outputs: Sequence[Variable]) -> TorchModel:
+def stand_in_of(inputs: Iterable[Variable], outputs: Iterable[Variable]) -> TorchModel:
     """Return a model with these variables and no network."""
-    return TorchModel(_Placeholder(len(outputs)), inputs, outputs)
+    shown = list(outputs)
+    return TorchModel(_Placeholder(len(shown)), list(inputs), shown)
 
 
 def variables(described: dict[str, dict[str, Any] | None], read_only: bool) -> list[Variable]:

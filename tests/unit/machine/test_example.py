@@ -13,6 +13,7 @@ import torch
 import lume_diff as ld
 from lume_diff.machine import check
 from lume_diff.models import FacilityModel
+from lume_diff.testing import check_model
 
 F64 = torch.float64
 SCREENS = "OTRS:DIAG0:420", "OTRS:DIAG0:525"
@@ -95,7 +96,12 @@ def test_setpoint_to_native_and_back(amplitude: float) -> None:
         ("quadrupole", "k1", "kG", "quadrupole_field"),
         ("corrector", "angle", "kG*m", "corrector_field"),
     ):
-        reading = {"kind": "reading", "native": f"{{element}}.{native}", "unit": unit, "conversion": {"kind": conversion}}
+        reading = {
+            "kind": "reading",
+            "native": f"{{element}}.{native}",
+            "unit": unit,
+            "conversion": {"kind": conversion},
+        }
         back[f"mapping.templates.{kind}.BACK"] = reading
     machine = load(**back)
     names = [name for name in machine.input_names if name.endswith("BCTRL") and not name.startswith("SOLN")]
@@ -137,3 +143,8 @@ def test_another_injector_by_one_line(machine: FacilityModel) -> None:
     assert float(after) == pytest.approx(float(before))
     assert float(half) == pytest.approx(0.5 * float(charge))
     assert abs(float(machine.get(names[0]) / before) - 1.0) > 0.1
+
+
+@pytest.mark.slow
+def test_it_keeps_the_laws_of_models() -> None:
+    check_model(load())
