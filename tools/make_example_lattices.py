@@ -3,7 +3,8 @@
     python tools/make_example_lattices.py [FOLDER]
 
 The layout is that of the table below; the tuning takes the beam that the injector's surrogate makes through both lines,
-to a round beam of 8 m on the first screen with a smooth way there. Half a minute; the same numbers every time.
+to a round beam with a beta of 8 m on the first screen and a smooth way there. FOLDER holds surrogate.yaml already. A
+quarter of a minute; the same numbers every time.
 """
 
 from __future__ import annotations
@@ -46,8 +47,10 @@ DIAG0: list[Row] = [
     ("OTRDG04", cheetah.Screen, 11.3),
 ]
 LINAC_END, DIAG0_END = 5.2, 11.5  # [m]
-LENGTHS = {cheetah.Quadrupole: 0.1, cheetah.HorizontalCorrector: 0.05, cheetah.VerticalCorrector: 0.05}
-LENGTHS[cheetah.Cavity] = 3.0
+LENGTHS = {
+    **{cheetah.Quadrupole: 0.1, cheetah.Cavity: 3.0},
+    **{cheetah.HorizontalCorrector: 0.05, cheetah.VerticalCorrector: 0.05},
+}
 PIXELS, PIXEL_SIZE = (480, 360), 10e-6  # columns and rows, [m]
 VOLTAGE, FREQUENCY = 71e6, 2.856e9  # [V], [Hz]
 
@@ -64,7 +67,7 @@ def number(value: float) -> Tensor:
 def element(name: str, kind: type) -> cheetah.Element:
     """Return one element, without a field."""
     if kind is cheetah.Cavity:
-        return kind(number(3.0), number(VOLTAGE), number(0.0), number(FREQUENCY), name=name)
+        return kind(number(LENGTHS[kind]), number(VOLTAGE), number(0.0), number(FREQUENCY), name=name)
     if kind is cheetah.Screen:
         size = torch.full((2,), PIXEL_SIZE, dtype=torch.float64)
         return kind(PIXELS, size, is_active=name == "OTRDG02", name=name)
