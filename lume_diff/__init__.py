@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         ValidationError,
     )
     from lume_diff.ioc import LiveTwin, Server, serve
-    from lume_diff.machine import load_model, save_model
+    from lume_diff.machine import example_machine, load_model, save_model
     from lume_diff.models import (
         BunchFromMoments,
         CheetahModel,
@@ -86,7 +86,7 @@ _HOMES = {
         *("OutOfRangeWarning", "PhysicsWarning", "ReadOnlyError", "ShapeError", "SimulatorError", "UnitError"),
         *("TrustWarning", "UnknownVariableError", "ValidationError"),
     ),
-    "lume_diff.machine": ("load_model", "save_model"),
+    "lume_diff.machine": ("example_machine", "load_model", "save_model"),
     "lume_diff.models": (
         *("BunchFromMoments", "CheetahModel", "EnsembleModel", "FacilityMapping", "FacilityModel", "GPModel"),
         *("LUMEModel", "StagedModel", "TorchModel"),
@@ -147,6 +147,7 @@ __all__ = [
     "UnitError",
     "UnknownVariableError",
     "ValidationError",
+    "example_machine",
     "load_model",
     "save_model",
     "serve",
