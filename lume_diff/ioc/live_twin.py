@@ -79,7 +79,8 @@ class LiveTwin:
             if seconds is not None and not seconds > 0.0:
                 raise ValidationError(f"{name}={seconds}; expected a positive number of seconds")
         links = links_of(model.supported_variables, remote)
-        check_links(model.supported_variables, links, write_back or {}, options.get("names"))
+        own = prefix if protocols else None
+        check_links(model.supported_variables, links, write_back or {}, options.get("names"), own)
         self.model, self.mode = model, mode
         status = [
             (TorchScalarVariable(name=SKEW, unit="s", description="between time stamps", read_only=True), 0.0),
