@@ -258,7 +258,7 @@ class ImageCoder(Coder):
         self._count = (self._count + 1) & 0x7FFFFFFF
         stamped = self._wrapped.wrap(value, attrib=dict(self._attributes))
         # An array alone would become the first member of the union, which is of truth values.
-        found = {"value": (_PIXELS[value.dtype.char], value.reshape(-1))}
+        found: dict[str, Any] = {"value": (_PIXELS[value.dtype.char], value.reshape(-1))}
         found |= {field: stamped[field] for field in ("dimension", "attribute")}
         found["compressedSize"] = found["uncompressedSize"] = value.nbytes
         return {**found, "uniqueId": self._count}

@@ -117,7 +117,7 @@ def assert_soon(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 
 
 def test_a_twin_alarms_while_the_machine_is_away_and_survives_its_restart(machine, operator, client):
-    with ld.LiveTwin(Magnet(), REMOTE, client=client, watch_every=0.5, timeout=1.0) as twin:
+    with ld.LiveTwin(Magnet(), REMOTE, client=client, watch_every=0.5, answer_timeout=1.0) as twin:
         operator(current=3.0)
         assert_soon(lambda: twin.get("field").value == 3.0)
         twin.wait_settled(20.0)
@@ -180,7 +180,9 @@ def test_results_are_written_back_where_that_is_allowed_and_nowhere_else(operato
 
 
 def test_a_snapshot_reads_once(operator, client):
-    with ld.LiveTwin(Magnet(), {"current": "M:current", "gap": "M:nothing"}, "snapshot", client, timeout=1.0) as twin:
+    with ld.LiveTwin(
+        Magnet(), {"current": "M:current", "gap": "M:nothing"}, "snapshot", client, answer_timeout=1.0
+    ) as twin:
         assert twin.get("field").severity is Severity.INVALID
         operator(current=2.0)
         report = twin.update(10.0)
