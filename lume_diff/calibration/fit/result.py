@@ -57,6 +57,7 @@ class CalibrationResult:
         evaluations: int,
         seconds: float,
         seed: int,
+        expected: float | None = None,
     ) -> None:
         self.calibration = calibration
         self.parameters = calibration.parameters
@@ -72,6 +73,7 @@ class CalibrationResult:
         self.evaluations = evaluations
         self.seconds = seconds
         self.seed = seed
+        self._expected = expected
 
     # -- numbers ---------------------------------------------------------------------------------------------
 
@@ -124,8 +126,13 @@ class CalibrationResult:
 
     @property
     def degrees_of_freedom(self) -> int:
-        """Number of data less that of parameters that they resolve."""
-        return max(len(self.residuals) - (len(self.u) - len(self.unresolved)), 1)
+        """Number of data less that of parameters that they resolve.
+
+        Errors of pixels that allow for a model's particles are on the large side; data count by what is known of their
+        noise then.
+        """
+        number = len(self.residuals) if self._expected is None else round(self._expected)
+        return max(number - (len(self.u) - len(self.unresolved)), 1)
 
     @property
     def reduced_chi_square(self) -> float:
