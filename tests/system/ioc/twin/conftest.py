@@ -84,6 +84,11 @@ class MachineProcess:
         assert line == "READY\n", f"the machine says {line!r}; its errors are above"
         return self
 
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """End it as ``kill -9`` does."""
         if self._process is not None:
