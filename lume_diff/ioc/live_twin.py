@@ -43,9 +43,10 @@ class LiveTwin:
         write_back: name of the remote variable by the name of the output; no other is ever written.
         max_age: oldest time stamp that is trusted [s]; set-points that are seldom changed have old ones.
         watch_every: time between looks at every remote variable [s].
-        timeout: for answers of the remote variables [s].
+        answer_timeout: for answers of the remote variables [s].
         prefix, protocols: the twin is served as `Server` does, by no protocol unless some are named.
-        options: others of `Server`. With ``isolation="process"``, ``model`` stays as it is: read the twin by `get`.
+        options: others of `Server`, such as the ``timeout`` of an evaluation. With ``isolation="process"`` the model in
+            this process stays as it is: read the twin by `get`.
 
     Raises:
         ValidationError: with all that is wrong with ``remote`` and ``write_back``, for an unknown mode or client, or a
@@ -68,18 +69,19 @@ class LiveTwin:
         write_back: Mapping[str, str] | None = None,
         max_age: float | None = None,
         watch_every: float = 5.0,
-        timeout: float = 5.0,
+        answer_timeout: float = 5.0,
         prefix: str = "",
         protocols: Sequence[str] = (),
         **options: Any,
     ) -> None:
         if mode not in ("monitor", "snapshot"):
             raise ValidationError(f"mode={mode!r}; expected 'monitor' or 'snapshot'")
-        for name, seconds in (("watch_every", watch_every), ("timeout", timeout), ("max_age", max_age)):
+        for name, seconds in (("watch_every", watch_every), ("answer_timeout", answer_timeout), ("max_age", max_age)):
             if seconds is not None and not seconds > 0.0:
                 raise ValidationError(f"{name}={seconds}; expected a positive number of seconds")
         links = links_of(model.supported_variables, remote)
-        check_links(model.supported_variables, links, write_back or {}, options.get("names"))
+        own = prefix if protocols else None
+        check_links(model.supported_variables, links, write_back or {}, options.get("names"), own)
         self.model, self.mode = model, mode
         status = [
             (TorchScalarVariable(name=SKEW, unit="s", description="between time stamps", read_only=True), 0.0),
@@ -90,11 +92,13 @@ class LiveTwin:
         followed = [Followed(variables[name], other, limits, max_age) for name, other in links.items()]
         self._follower = Follower(self.server.runtime, followed, UNTRUSTED)
         self.remotes = list(dict.fromkeys(links.values()))  #: names of the remote variables
-        self._timeout = timeout
+        self._timeout = answer_timeout
         self._owns_client = isinstance(client, str)
         self._client: ControlClient = plugin("clients", client)() if isinstance(client, str) else client
-        self._watchdog = Watchdog(self._client, self.remotes, self._follower.take, self._look, watch_every, timeout)
-        self._write_back = WriteBack(self._client, write_back, timeout) if write_back else None
+        self._watchdog = Watchdog(
+            self._client, self.remotes, self._follower.take, self._look, watch_every, answer_timeout
+        )
+        self._write_back = WriteBack(self._client, write_back, answer_timeout) if write_back else None
         self._stopped = False
 
     # -- life ------------------------------------------------------------------------------------------------
@@ -105,7 +109,11 @@ class LiveTwin:
         Raises:
             SimulatorError: if it was started before.
         """
-        self.server.start()
+        try:
+            self.server.start()
+        except BaseException:
+            self.stop()
+            raise
         self._follower.start()
         if self._write_back is not None:
             self.server.runtime.add(self._write_back)

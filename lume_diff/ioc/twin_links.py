@@ -29,6 +29,7 @@ def check_links(
     links: Mapping[str, str],
     write_back: Mapping[str, str],
     served: Iterable[str] | None = None,
+    prefix: str | None = None,
 ) -> None:
     """Check what is followed and what is written back.
 
@@ -37,6 +38,7 @@ def check_links(
         links: name of the remote variable by the name of the input.
         write_back: name of the remote variable by the name of the output.
         served: names that the twin has, all if None.
+        prefix: under which the twin is served, None if it is not.
 
     Raises:
         ValidationError: with every mistake.
@@ -54,6 +56,8 @@ def check_links(
             wrong.append(f"{name!r} is followed and must be among 'names'")
         if not isinstance(remote, str) or not remote.strip():
             wrong.append(f"{name!r} follows {remote!r}; expected the name of a process variable")
+        if prefix is not None and remote.removeprefix(prefix) in names and remote.startswith(prefix):
+            wrong.append(f"{name!r} follows {remote!r}, which the twin itself serves; give it another prefix")
     for name, remote in write_back.items():
         if name not in variables or not variables[name].read_only:
             outputs = [other for other, one in variables.items() if one.read_only]

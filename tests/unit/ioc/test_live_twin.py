@@ -303,13 +303,14 @@ def test_a_twin_that_follows_takes_no_snapshot(follow):
         ),
         ({"current": "A"}, {"write_back": {"field": "A"}}, ["'A' is followed and cannot be written to"]),
         ({"current": "A"}, {"names": ["field"]}, ["'current' is followed and must be among 'names'"]),
+        (["current"], {"protocols": ["pva"]}, ["'current', which the twin itself serves"]),
         ("all", {}, ["'same'"]),
         (["current"], {"mode": "follow"}, ["'monitor' or 'snapshot'"]),
         (["current"], {"watch_every": 0.0}, ["watch_every"]),
         (["current"], {"max_age": -1.0}, ["max_age"]),
         (["current"], {"client": "tango"}, ["'tango' is none of the clients"]),
     ],
-    ids=["nothing", "names", "loop", "served", "word", "mode", "time", "age", "client"],
+    ids=["nothing", "names", "loop", "served", "itself", "word", "mode", "time", "age", "client"],
 )
 def test_what_cannot_be_followed_is_refused_all_at_once(machine, remote, options, phrases):
     with pytest.raises(ValidationError) as caught:

@@ -69,7 +69,9 @@ class MachineProcess:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> MachineProcess:
-        """Start it, and wait until it can be used."""
+        """Start it where it is not running, and wait until it can be used."""
+        if self._process is not None:
+            return self
         self._process = subprocess.Popen(
             self._command,
             env={**os.environ, **self._settings, "OMP_NUM_THREADS": "1"},
@@ -82,6 +84,11 @@ class MachineProcess:
         assert line == "READY\n", f"the machine says {line!r}; its errors are above"
         return self
 
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """End it as ``kill -9`` does."""
         if self._process is not None:
@@ -90,7 +97,7 @@ class MachineProcess:
             self._process = None
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def settings() -> Iterator[dict[str, str]]:
     """Keep what this test file serves and asks to itself."""
     found = epics_settings()
@@ -100,7 +107,7 @@ def settings() -> Iterator[dict[str, str]]:
         yield found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def machine(settings: dict[str, str]) -> Iterator[MachineProcess]:
     """Return a machine on PVAccess and Channel Access."""
     made = MachineProcess(["pva", "ca"], settings).start()
@@ -108,14 +115,14 @@ def machine(settings: dict[str, str]) -> Iterator[MachineProcess]:
     made.kill()
 
 
-@pytest.fixture(scope="module", params=["pva", "ca"])
+@pytest.fixture(scope="package", params=["pva", "ca"])
 def client(request: pytest.FixtureRequest, settings: dict[str, str]) -> Iterator[ControlClient]:
     """Return a client of each protocol."""
     with plugin("clients", request.param)() as made:
         yield made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def console(settings: dict[str, str]) -> Iterator[ControlClient]:
     """Return what an operator sets the machine with, whatever the twin speaks."""
     with plugin("clients", "pva")() as made:

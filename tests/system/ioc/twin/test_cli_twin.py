@@ -98,7 +98,8 @@ def twin(
     environment = {**os.environ, **settings, **{name: own[name] for name in servers}, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "lume_diff.cli", "twin", str(file), "--remote", "Q1.k1=M:current"]
     log = (tmp_path / "log.txt").open("w")
-    process = subprocess.Popen([*command, "--prefix", "T:"], env=environment, stdout=log, stderr=log, text=True)
+    command += ["--prefix", "T:", "--isolation", "thread"]
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True)
     yield process, own
     process.kill()
     process.wait()
@@ -106,6 +107,7 @@ def twin(
     print((tmp_path / "log.txt").read_text())
 
 
+@pytest.mark.slow
 def test_a_served_twin_follows_the_machine_until_it_is_told_to_end(machine, console, twin, file, monkeypatch):
     process, own = twin
     console.put({"M:current": 2.0})

@@ -153,7 +153,6 @@ def test_an_alarm_comes_with_the_reading(client):
 def put_back(machine: MachineProcess) -> Iterator[MachineProcess]:
     """Let a test kill the machine."""
     yield machine
-    machine.kill()
     machine.start()
 
 

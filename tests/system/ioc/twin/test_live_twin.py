@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -66,12 +67,14 @@ def test_a_thousand_changes_are_merged_and_settled_within_one_evaluation_of_the_
         before = len(model.evaluated)
         for step in range(1, 1001):
             operator(current=0.005 * step)
+        assert_soon(lambda: twin.get("field").value == 5.0)
         twin.wait_settled(20.0)
-        assert twin.get("field").value == 5.0
         assert twin.get("field").severity is Severity.NO_ALARM
         assert len(model.evaluated) - before < 1000
         heard = next(moment for moment, value in noting.told if value == 5.0)
-        assert sum(begun > heard for begun, _ in model.evaluated) <= 1
+        late = [current for begun, current in model.evaluated if begun > heard]
+        assert late.count(5.0) <= 1
+        assert len(late) <= 2  # one may have been handed to the model the moment before it was heard
         assert model.evaluated[-1][1] == 5.0
 
 
@@ -117,7 +120,7 @@ def assert_soon(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 
 
 def test_a_twin_alarms_while_the_machine_is_away_and_survives_its_restart(machine, operator, client):
-    with ld.LiveTwin(Magnet(), REMOTE, client=client, watch_every=0.5, timeout=1.0) as twin:
+    with ld.LiveTwin(Magnet(), REMOTE, client=client, watch_every=0.5, answer_timeout=1.0) as twin:
         operator(current=3.0)
         assert_soon(lambda: twin.get("field").value == 3.0)
         twin.wait_settled(20.0)
@@ -140,6 +143,21 @@ def test_a_twin_alarms_while_the_machine_is_away_and_survives_its_restart(machin
         assert report.untrusted == {}
         operator(current=4.0)
         assert_soon(lambda: twin.get("field").value == 4.0)
+
+
+def test_a_machine_that_hangs_alarms_though_its_connection_stands(machine, operator, client):
+    with ld.LiveTwin(Magnet(), {"current": "M:current"}, client=client, watch_every=0.5, answer_timeout=1.0) as twin:
+        operator(current=3.0)
+        assert_soon(lambda: twin.get("field").value == 3.0)
+        twin.wait_settled(20.0)
+        machine.signal(signal.SIGSTOP)
+        try:
+            assert_soon(lambda: twin.get("field").severity is Severity.INVALID)
+            assert (twin.get("field").condition, twin.get("field").value) == (Condition.DISCONNECTED, 3.0)
+        finally:
+            machine.signal(signal.SIGCONT)
+        twin.wait_settled(30.0)
+        assert (twin.get("field").value, twin.get("field").severity) == (3.0, Severity.NO_ALARM)
 
 
 def test_what_is_invalid_or_out_of_range_or_fails_is_never_used(operator, client):
@@ -180,7 +198,9 @@ def test_results_are_written_back_where_that_is_allowed_and_nowhere_else(operato
 
 
 def test_a_snapshot_reads_once(operator, client):
-    with ld.LiveTwin(Magnet(), {"current": "M:current", "gap": "M:nothing"}, "snapshot", client, timeout=1.0) as twin:
+    with ld.LiveTwin(
+        Magnet(), {"current": "M:current", "gap": "M:nothing"}, "snapshot", client, answer_timeout=1.0
+    ) as twin:
         assert twin.get("field").severity is Severity.INVALID
         operator(current=2.0)
         report = twin.update(10.0)
