@@ -246,18 +246,28 @@ class ImageCoder(Coder):
 
     def __init__(self, variable: Variable) -> None:
         super().__init__(variable)
-        self._wrapped = NTNDArray()
-        self.type = self._wrapped.type
-        self._attributes = {"ColorMode": 0, ORIGIN: "lower", "Units": variable.unit}
+        stamped = NTNDArray()
+        self.type = stamped.type
+        attributes = {"ColorMode": 0, ORIGIN: "lower", "Units": variable.unit}
+        self._attributes = stamped.wrap(np.zeros((1, 1)), attrib=attributes)["attribute"]
+        self._dimensions = [
+            {"size": size, "offset": 0, "fullSize": size, "binning": 1, "reverse": False}
+            for size in reversed(self.variable.shape)
+        ]
         self._count = 0
 
     def content(self, value: np.ndarray) -> dict[str, Any]:
         """Return pixels, dimensions and attributes."""
         self._count = (self._count + 1) & 0x7FFFFFFF
-        stamped = self._wrapped.wrap(value, attrib=dict(self._attributes))
-        found = {field: stamped[field] for field in ("value", "dimension", "attribute")}
-        found["compressedSize"] = found["uncompressedSize"] = value.nbytes
-        return {**found, "uniqueId": self._count}
+        kind = "floatValue" if value.dtype == np.float32 else "doubleValue"  # p4p would take the first that it can
+        return {
+            "value": (kind, value.reshape(-1)),
+            "dimension": self._dimensions,
+            "attribute": self._attributes,
+            "compressedSize": value.nbytes,
+            "uncompressedSize": value.nbytes,
+            "uniqueId": self._count,
+        }
 
     def _changing(self, reading: Reading) -> dict[str, Any]:
         fields = super()._changing(reading)
@@ -269,7 +279,12 @@ class ImageCoder(Coder):
         if pixels is None:
             raise ValidationError(f"{self.variable.name!r}: no pixels were put into 'value'")
         shape = tuple(reversed([part.size for part in value["dimension"]])) or self.variable.shape
-        return np.asarray(pixels).reshape(shape)
+        try:
+            return np.asarray(pixels).reshape(shape)
+        except ValueError:
+            raise ValidationError(
+                f"{self.variable.name!r}: received {np.size(pixels)} pixels for an image of {shape}"
+            ) from None
 
 
 @final
