@@ -47,7 +47,9 @@ subscription.add_callback(told)
 first = followed.get(timeout=10.0)
 found = {"read": {name: read(name) for name in (*VALUES, "size")}}
 for name, value in VALUES.items():
-    status = pvs[name].write(value, wait=True, timeout=20.0, data_type=ChannelType.STRING if name in ("on", "mode") else None)
+    status = pvs[name].write(
+        value, wait=True, timeout=20.0, data_type=ChannelType.STRING if name in ("on", "mode") else None
+    )
     assert status.status.success, name
 found["written"] = {name: read(name) for name in (*VALUES, "size")}
 found["image_now"] = read("CAM:Image:ArrayData")[7]
