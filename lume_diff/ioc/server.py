@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Literal, Self
 
@@ -92,7 +94,8 @@ class Server:
         self._served = Served(
             self.runtime, self.limits, prefix, interface, read_only, dict(settings or {}), longest_text, self.response
         )
-        self._servers: list[ControlServer] = [plugin("servers", name)(self._served) for name in protocols]
+        with uncollected():
+            self._servers: list[ControlServer] = [plugin("servers", name)(self._served) for name in protocols]
         self._began = False
 
     def start(self) -> Self:
@@ -105,9 +108,10 @@ class Server:
             raise SimulatorError("this server has been started before: make a new one")
         self._began = True
         try:
-            for server in self._servers:
-                server.start()
-                self.runtime.add(server)
+            with uncollected():
+                for server in self._servers:
+                    server.start()
+                    self.runtime.add(server)
         except BaseException:
             self._end_servers()
             raise
@@ -183,6 +187,18 @@ def serve(model: LUMEModel, prefix: str = "", protocols: Sequence[str] = ("pva",
             machine.set({"Q1.k1": 1.5})  # published too
     """
     return Server(model, prefix, protocols, **options).start()
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the garbage collector from looking at all of torch again and again while thousands of PVs are made."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _engine(model: LUMEModel, names: Sequence[str], isolation: Isolation, timeout: float | None) -> Engine:
