@@ -156,7 +156,7 @@ class PVA:
     def send(self, name: str, value: float, answered: Callable[[object], None]) -> None:
         """Write, and be told."""
         full = self._prefix + name
-        self._held.append(self.raw.put(full, answered, builder=lambda _: {"value": value}, get=False))
+        self._held.append(self.raw.put(full, answered, builder=value, get=False))
 
     def get(self, name: str) -> float:
         """Read."""

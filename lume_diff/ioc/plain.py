@@ -25,6 +25,8 @@ BUNCH_COLUMNS = {
 #: Columns of the moments of a bunch: the mean, and the row of the covariance matrix of each coordinate.
 MOMENT_ROWS = ("x", "px", "y", "py", "t", "pz")
 
+_STRIDE = 997  # [bytes] a prime, so that every byte of a number is looked at
+
 
 def to_plain(variable: Variable, value: Any) -> Any:
     """Return a value as a float, int, bool, text or array, a beam as columns by name; None where there is none.
@@ -53,12 +55,16 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, dict) or isinstance(b, dict):
         return isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return (
-            isinstance(a, np.ndarray)
-            and isinstance(b, np.ndarray)
-            and np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f")
-        )
+        return isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and _same_bits(a, b)
     return type(a) is type(b) and (a == b or (a != a and b != b))
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Tell whether two arrays have the same bits, NaN among them; a few are looked at first."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    bits_a, bits_b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
+    return np.array_equal(bits_a[::_STRIDE], bits_b[::_STRIDE]) and np.array_equal(bits_a, bits_b)
 
 
 def finite(value: Any) -> bool:
@@ -67,7 +73,10 @@ def finite(value: Any) -> bool:
         return math.isfinite(value)
     if isinstance(value, dict):
         return all(map(finite, value.values()))
-    return not isinstance(value, np.ndarray) or value.dtype.kind != "f" or bool(np.isfinite(value).all())
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        return True
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(value.sum())) or bool(np.isfinite(value).all())  # a sum may overflow
 
 
 def _array(value: torch.Tensor) -> np.ndarray:

@@ -27,7 +27,7 @@ from lume_diff.ioc.service import Service
 from lume_diff.ioc.settling import Settling, SettlingEngine
 from lume_diff.ioc.shots import ShotClock
 from lume_diff.ioc.thread_engine import ThreadEngine
-from lume_diff.ioc.together import start_together, stop_together
+from lume_diff.ioc.together import start_together, stop_together, uncollected
 from lume_diff.ioc.write_log import WriteLog
 from lume_diff.models import LUMEModel
 from lume_diff.registry import plugin
@@ -131,7 +131,8 @@ class Server:
             self.runtime, self.limits, prefix, interface, access, dict(settings or {}), longest_text, self.response
         )
         self.protocols, self.model_names = list(protocols), wanted
-        self.fronts: list[ControlServer] = [plugin("servers", name)(self.served) for name in protocols]
+        with uncollected():
+            self.fronts: list[ControlServer] = [plugin("servers", name)(self.served) for name in protocols]
         self.search = search
         self._autosave = None if autosave is None else Autosave(Path(autosave), self.runtime.setpoints)
         counter = shot_counter if isinstance(chosen.get(shot_counter), IntVariable) else None

@@ -102,6 +102,8 @@ class Service:
         """Count no more."""
         self._end.set()
         self._refusals.put(([], ""))
+        if self._beat.is_alive() and self._beat is not threading.current_thread():
+            self._beat.join()
 
     def refused(self, names: list[str], text: str) -> None:
         """Tell in ``LAST_ERROR`` what was refused, and publish the variables as they are; returns at once."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import gc
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 from lume_diff.errors import ValidationError
@@ -74,8 +76,9 @@ def start_together(servers: Sequence[Server]) -> None:
             kinds.setdefault(type(front), []).append(front)
     try:
         refuse_clashes([front for server in servers for front in server.fronts], max(one.search for one in servers))
-        for first, *others in kinds.values():
-            first.start(others)
+        with uncollected():
+            for first, *others in kinds.values():
+                first.start(others)
         for server in servers:
             server.run()
     except BaseException:
@@ -89,3 +92,15 @@ def stop_together(servers: Sequence[Server]) -> None:
         server.halt()
     for server in servers:
         server.close()
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the garbage collector from looking at all of torch again and again while thousands of PVs are made."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -94,6 +94,13 @@ class Circuit(VirtualCircuit):
             self.circuit.disconnect()
             await self.context.circuit_disconnected(self)
 
+    async def _start_write_task(self, handle_write: Callable[[], Any]) -> None:
+        async def write() -> None:
+            with contextlib.suppress(DisconnectedCircuit):  # nobody waits for the answer any more
+                await handle_write()
+
+        self.tasks.create(write())
+
     async def _send_packed(self, updates: Iterable[Packed]) -> None:
         try:
             if self.connected:

@@ -27,7 +27,7 @@ class Wire(NamedTuple):
 
 
 DOUBLE = Wire("TIME_DOUBLE", int(ChannelType.TIME_DOUBLE), struct.Struct(">HHII4xd"))
-LONG = Wire("TIME_LONG", int(ChannelType.TIME_LONG), struct.Struct(">HHIIi4x"))
+LONG = Wire("TIME_LONG", int(ChannelType.TIME_LONG), struct.Struct(">HHIIi"))
 
 
 class Packed:

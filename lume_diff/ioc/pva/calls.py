@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class Call:
             if isinstance(result, Exception):
                 op.done(error=str(result))
             elif isinstance(result, JacobianResult):
-                op.done(table(result))
+                op.done(JacobianTable(result.inputs).value(result))
             else:
                 op.done(Value(_CYCLE, {**result, "timeStamp": _now()}))
 
@@ -55,33 +56,36 @@ class Call:
             op.done(error=str(error))
 
 
-def table(result: JacobianResult) -> Value:
-    """Return a Jacobian as an NTTable: a row an output, a column an input; ``errors`` row after row."""
-    columns = [f"d{number}" for number in range(len(result.inputs))]
-    kind = NTTable.buildType([("output", "as"), *((name, "ad") for name in columns)], extra=_EXTRA)
-    content: dict[str, Any] = {
-        "output": list(result.outputs),
-        **{name: np.ascontiguousarray(result.values[:, number]) for number, name in enumerate(columns)},
-    }
-    return Value(
-        kind,
-        {
-            "labels": ["output", *result.inputs],
-            "value": content,
-            "cycle": result.cycle,
-            "runs": result.runs,
-            "seconds": result.seconds,
-            "point": {"names": list(result.point), "values": list(result.point.values())},
-            "errors": result.errors.reshape(-1),
-            "timeStamp": _now(),
-        },
-    )
+class JacobianTable:
+    """Jacobians as NTTable: a row an output, a column an input; ``errors`` row after row.
 
+    Args:
+        inputs: labels of the columns.
+    """
 
-def empty_table(inputs: list[str]) -> Value:
-    """Return a table without rows, for before the first Jacobian."""
-    nothing = np.zeros((0, len(inputs)))
-    return table(JacobianResult([], inputs, nothing, nothing, 0, {}, 0, 0.0))
+    def __init__(self, inputs: Sequence[str]) -> None:
+        self._labels = ["output", *inputs]
+        self._columns = [f"d{number}" for number in range(len(inputs))]
+        self._type = NTTable.buildType([("output", "as"), *((name, "ad") for name in self._columns)], extra=_EXTRA)
+
+    def value(self, result: JacobianResult | None = None) -> Value:
+        """Return a Jacobian, or a table without rows for before the first."""
+        if result is None:
+            return Value(self._type, {"labels": self._labels})
+        content: dict[str, Any] = {name: np.array(result.values[:, i]) for i, name in enumerate(self._columns)}
+        return Value(
+            self._type,
+            {
+                "labels": self._labels,
+                "value": {"output": list(result.outputs), **content},
+                "cycle": result.cycle,
+                "runs": result.runs,
+                "seconds": result.seconds,
+                "point": {"names": list(result.point), "values": list(result.point.values())},
+                "errors": result.errors.reshape(-1),
+                "timeStamp": _now(),
+            },
+        )
 
 
 def _arguments(sent: Value) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from p4p.server.raw import SharedPV
 from lume_diff.control.readings import Update
 from lume_diff.errors import LumeDiffError, ValidationError
 from lume_diff.ioc.procedures import Procedures
-from lume_diff.ioc.pva.calls import Call, empty_table, table
+from lume_diff.ioc.pva.calls import Call, JacobianTable
 from lume_diff.ioc.pva.client_name import client_name
 from lume_diff.ioc.pva.fields import FieldChannels
 from lume_diff.ioc.pva.search import answered
@@ -65,8 +65,9 @@ class PVAServer(ControlServer):
         for name in Procedures.NAMES:
             self._add(provider, f"SERVER:{name}", Call(served, name).pv)
         if served.response is not None:
-            sens = SharedPV(initial=empty_table(served.response.inputs))
-            served.response.listen(lambda result: sens.post(table(result)))
+            matrix = JacobianTable(served.response.inputs)
+            sens = SharedPV(initial=matrix.value())
+            served.response.listen(lambda result: sens.post(matrix.value(result)))
             self._add(provider, "SERVER:SENS", sens)
         self._providers = [provider, DynamicProvider(f"lume_diff fields {served.prefix}", self._fields)]
         self._senders = Senders()

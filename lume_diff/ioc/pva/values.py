@@ -40,6 +40,11 @@ _STATUS = {
 ORIGIN = "Origin"
 _PIXELS = {"f": "floatValue", "d": "doubleValue"}
 
+_NO_LIMITS = {
+    "active": False,
+    **{f"{side}{kind}Limit": math.nan for side in ("low", "high") for kind in ("Alarm", "Warning")},
+}
+
 
 class Coder(ABC):
     """Turn readings of one variable into values of one type, and puts into plain values."""
@@ -104,6 +109,7 @@ class NumberCoder(Coder):
         super().__init__(variable)
         self._number: type[float] | type[int] = int if isinstance(variable, IntVariable) else float
         self.type = _scalar_type("l" if self._number is int else "d")
+        self._no_alarm = _NO_LIMITS if self._number is float else {"active": False}
 
     def content(self, value: Any) -> dict[str, Any]:
         """Return the number."""
@@ -117,7 +123,9 @@ class NumberCoder(Coder):
         precision = getattr(variable, "precision", None)
         if precision is not None:
             display["precision"] = precision
-        alarm: dict[str, Any] = {"active": _closed(*limits.alarm, *limits.warning)}
+        if not _closed(*limits.alarm, *limits.warning):
+            return {"display": display, "control": self._ends(limits.drive), "valueAlarm": self._no_alarm}
+        alarm: dict[str, Any] = {"active": True}
         for kind, ends, severity in (
             ("Alarm", limits.alarm, Severity.MAJOR),
             ("Warning", limits.warning, Severity.MINOR),
