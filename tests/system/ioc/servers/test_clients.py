@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.ioc.conftest import Running, ask
+from tests.system.ioc.servers.conftest import Running, ask
 
 pytestmark = [pytest.mark.slow, pytest.mark.system]
 

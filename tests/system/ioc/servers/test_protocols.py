@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.system.ioc.conftest import HERE, LOOPBACK, Running, ask, free_ports, serving
+from tests.system.ioc.servers.conftest import HERE, LOOPBACK, Running, ask, free_ports, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.system]
 
