@@ -12,8 +12,9 @@ from torch import nn
 from xopt.evaluator import Evaluator
 
 from lume_diff.calibration.prior_mean.checks import checked_inputs, raise_all
+from lume_diff.calibration.prior_mean.storing import packed, unpacked
 from lume_diff.calibration.prior_mean.vocs import Definition, Quantity, quantities_of, quantity
-from lume_diff.errors import LumeDiffError
+from lume_diff.errors import LumeDiffError, ValidationError
 from lume_diff.models import LUMEModel
 
 #: Takes the settings asked for, returns those that the machine has, ``{name: value}``.
@@ -43,14 +44,29 @@ class Evaluation(nn.Module):
             outputs = {name: _made(q, found).expand(shape).cpu().numpy().copy() for name, q in self._quantities.items()}
         return {**outputs, **{f"{name}_RBV": np.asarray(value) for name, value in read.items()}}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return packed(self, ["_modules", "_quantities", "_readback"])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(unpacked(state))
+
 
 def _made(quantity: Quantity, found: Mapping[str, torch.Tensor]) -> torch.Tensor:
     values = [found[name] for name in quantity.outputs]
     return values[0] if quantity.transform is None else quantity.transform(*values)
 
 
-def evaluate(settings: Any, evaluation: Evaluation | str) -> dict[str, Any]:
-    """Compute the outputs of a VOCS at the rows of a table of settings; an evaluation may be given by its file."""
+def evaluate(settings: Any, evaluation: Evaluation | str | None = None) -> dict[str, Any]:
+    """Compute the outputs of a VOCS at the rows of a table of settings; an evaluation may be given by its file.
+
+    Raises:
+        ValidationError: without an evaluation, as after a dump that left it out.
+    """
+    if evaluation is None:
+        raise ValidationError(
+            "the model of this evaluator was not in the file that Xopt loaded: dump with Xopt(..., "
+            "serialize_torch=True) and without serialize_inline, or give X.evaluator = xopt_evaluator(...) again"
+        )
     found = _loaded(evaluation) if isinstance(evaluation, str) else evaluation
     return found({name: settings[name] for name in found._names})
 
