@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from lume_diff.cli import calibrate, demo, gradient, info, reconstruct, runs
+from lume_diff.cli import calibrate, demo, gradient, info, optimize, reconstruct, runs
 from lume_diff.cli.terminal import CommandGroup, installed_version
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ app.command("info")(info.info)
 app.command("gradient")(gradient.gradient)
 app.command("calibrate")(calibrate.calibrate)
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("optimize")(optimize.optimize)
 app.command("demo")(demo.demo)
 app.command("runs")(runs.runs)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lume_diff.calibration.prior_mean.checks import raise_all
 from lume_diff.calibration.prior_mean.surface import Surface
+from lume_diff.calibration.prior_mean.warps import Itself, Warp
 from lume_diff.errors import SimulatorError, ValidationError
 
 logger = logging.getLogger(__name__)
@@ -152,8 +153,9 @@ class EmulatedObjective:
         self._x = torch.zeros(0, d, dtype=torch.float64)
         self._y = torch.zeros(0, dtype=torch.float64)
         self._asked: deque[Tensor] = deque()
-        self._surprises: deque[float] = deque(maxlen=4 * max(settings.refine, 1))
+        self._surprises: deque[float] = deque(maxlen=2 * max(settings.refine, 1))
         self._runs = self._archived = 0
+        self._chosen_at = 0
         self.surface: Surface | None = None
         self._lock = threading.RLock()
 
@@ -200,7 +202,7 @@ class EmulatedObjective:
                     surprises = found - self.surface(self._unit(chosen))
                     self._surprises.extend(surprises[surprises.isfinite()].tolist())
                     self._keep(chosen, found)
-                    self.surface = Surface(self._unit(self._x), self._y)
+                    self.surface = self._fitted(self.surface.warp)
             return self.surface
 
     def report(self) -> EmulatorReport:
@@ -241,7 +243,15 @@ class EmulatedObjective:
                 f"emulate: the objective is a number at {len(self._y)} of {self._runs + self._archived} runs; expected "
                 f"{_FEWEST} at least: check transform and ranges"
             )
-        self.surface = Surface(self._unit(self._x), self._y)
+        self.surface = self._fitted(None)
+
+    def _fitted(self, warp: Warp | None) -> Surface:
+        """Return a surface through all runs; the warp is chosen anew when they have doubled."""
+        points, n = self._unit(self._x), len(self._y)
+        if warp is None or n >= 2 * self._chosen_at:
+            self._chosen_at = n
+            return Surface.smoothest(points, self._y)
+        return Surface(points, self._y, warp if warp.fits(self._y) else Itself())
 
     def _keep(self, x: Tensor, y: Tensor) -> None:
         good = y.isfinite()

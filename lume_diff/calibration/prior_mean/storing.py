@@ -15,8 +15,8 @@ _DEPTH = 24
 
 #: What a file says where it has no means.
 LOST = (
-    "the models of mean_modules are not in this file, so Xopt cannot load it: dump with Xopt(..., serialize_torch=True) "
-    "and without serialize_inline"
+    "the models of mean_modules are not in this file, so Xopt cannot load it: dump with Xopt(..., "
+    "serialize_torch=True) and without serialize_inline"
 )
 
 

@@ -15,6 +15,8 @@ from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.priors import LogNormalPrior
 from torch import Tensor
 
+from lume_diff.calibration.prior_mean.warps import WARPS, Itself, Warp, slope
+
 #: Of the spread of the values: what rounding and a code's own noise leave at least.
 _LEAST_NOISE = 1e-7
 
@@ -25,6 +27,7 @@ class Surface:
     Args:
         points: ``(n, d)``, about in [0, 1].
         values: ``(n,)``.
+        warp: what is interpolated in the place of the values.
 
     Gradient:
         Exact: that of the interpolation.
@@ -40,32 +43,44 @@ class Surface:
         0.281
     """
 
-    def __init__(self, points: Tensor, values: Tensor) -> None:
-        self._points = points
-        self._middle = values.mean()
-        spread = values.std() if len(values) > 1 else values.new_zeros(())
+    def __init__(self, points: Tensor, values: Tensor, warp: Warp = Itself()) -> None:  # noqa: B008 - immutable
+        self.warp = warp
+        self._points, self._values = points, values
+        self._known = warp.forward(values)
+        self._middle = self._known.mean()
+        spread = self._known.std()
         self._unit = torch.where(spread > 0.0, spread, torch.ones_like(spread))
-        scaled = (values - self._middle) / self._unit
+        scaled = (self._known - self._middle) / self._unit
         self._kernel, noise = _trained(points, scaled)
         with torch.no_grad():
             covariance = self._kernel(points).to_dense() + noise * torch.eye(len(points), dtype=points.dtype)
             self._precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
             self._weights = self._precision @ scaled
 
+    @classmethod
+    def smoothest(cls, points: Tensor, values: Tensor) -> Surface:
+        """Return the surface of the warp that predicts left-out values best."""
+        surfaces = [cls(points, values, warp) for warp in WARPS if warp.fits(values)]
+        return min(surfaces, key=lambda surface: surface.leave_one_out_error())
+
     def __call__(self, points: Tensor) -> Tensor:
         """Return the interpolation, ``(*batch,)``, at ``(*batch, d)``."""
         flat = points.reshape(-1, points.shape[-1])
-        found = self._middle + self._unit * (self._kernel(flat, self._points).to_dense() @ self._weights)
-        return found.reshape(points.shape[:-1])
+        return self.warp.back(self._warped(flat), self._known).reshape(points.shape[:-1])
+
+    def _warped(self, points: Tensor) -> Tensor:
+        return self._middle + self._unit * (self._kernel(points, self._points).to_dense() @ self._weights)
 
     def standard_deviation(self, points: Tensor) -> Tensor:
         """Return how uncertain the interpolation is, ``(m,)``, at ``(m, d)``, in the values' unit."""
         with torch.no_grad():
-            return self._unit * self._covariance(points).diagonal().clamp_min(0.0).sqrt()
+            return self._covariance(points).diagonal().clamp_min(0.0).sqrt()
 
     def _covariance(self, points: Tensor) -> Tensor:
         across = self._kernel(points, self._points).to_dense()
-        return self._kernel(points).to_dense() - across @ self._precision @ across.T
+        covariance = self._kernel(points).to_dense() - across @ self._precision @ across.T
+        moves = self._unit * slope(self.warp, self._warped(points), self._known)
+        return moves[:, None] * covariance * moves
 
     def most_uncertain(self, points: Tensor, count: int) -> Tensor:
         """Return the indices of the points at which to run next, each as if the ones before had been run.
@@ -76,10 +91,11 @@ class Surface:
         """
         with torch.no_grad():
             left = self._covariance(points)
+            least = 1e-6 * self._values.var()
             chosen: list[int] = []
             while len(chosen) < min(count, len(points)):
                 variance, best = left.diagonal().max(dim=0)
-                if float(variance) <= 10.0 * _LEAST_NOISE:
+                if bool(variance <= least):
                     break
                 chosen.append(int(best))
                 column = left[:, best]
@@ -92,7 +108,8 @@ class Surface:
 
     def leave_one_out_error(self) -> float:
         """Return the root mean square of the errors if each value is predicted from all others."""
-        return float(self._unit * (self._weights / self._precision.diagonal()).square().mean().sqrt())
+        predicted = self._known - self._unit * self._weights / self._precision.diagonal()
+        return float((self.warp.back(predicted, self._known) - self._values).square().mean().sqrt())
 
 
 def _trained(points: Tensor, scaled: Tensor) -> tuple[Kernel, Tensor]:
@@ -113,7 +130,7 @@ def _trained(points: Tensor, scaled: Tensor) -> tuple[Kernel, Tensor]:
         input_transform=None,
     )
     gp.mean_module.initialize(constant=0.0).requires_grad_(False)
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(0)  # failed fits are tried again from random values
         warnings.simplefilter("ignore")
         fit_gpytorch_mll(ExactMarginalLogLikelihood(gp.likelihood, gp))
