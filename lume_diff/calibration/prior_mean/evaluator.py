@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from xopt.evaluator import Evaluator
+from xopt.evaluator import DummyExecutor, Evaluator
 
 from lume_diff.calibration.prior_mean.checks import checked_inputs, raise_all
 from lume_diff.calibration.prior_mean.storing import packed, unpacked
@@ -67,12 +68,17 @@ def evaluate(settings: Any, evaluation: Evaluation | str | None = None) -> dict[
             "the model of this evaluator was not in the file that Xopt loaded: dump with Xopt(..., "
             "serialize_torch=True) and without serialize_inline, or give X.evaluator = xopt_evaluator(...) again"
         )
-    found = _loaded(evaluation) if isinstance(evaluation, str) else evaluation
+    found = loaded_evaluation(evaluation) if isinstance(evaluation, str) else evaluation
     return found({name: settings[name] for name in found._names})
 
 
+def loaded_evaluation(path: str) -> Evaluation:
+    """Return the evaluation in a file of Xopt's dump, read once for as long as the file stays the same."""
+    return _loaded(os.path.abspath(path), os.stat(path).st_mtime_ns)
+
+
 @lru_cache(maxsize=8)
-def _loaded(path: str) -> Evaluation:
+def _loaded(path: str, written: int) -> Evaluation:
     return torch.load(path, weights_only=False)
 
 
@@ -81,6 +87,7 @@ def xopt_evaluator(
     vocs: Any,
     outputs: Mapping[str, Definition] | None = None,
     readback: Readback | None = None,
+    batch: int = 1,
 ) -> Evaluator:
     """Make an Xopt evaluator of a model.
 
@@ -94,6 +101,7 @@ def xopt_evaluator(
         readback: called with the settings asked for, ``{name: values}`` in an array each; sets them on a live machine,
             say, and returns what it has in fact: the model is asked there, and the values are recorded as
             ``"<name>_RBV"``.
+        batch: how many points Xopt shall ask for in every step: as many as the model has workers, say.
 
     Returns:
         The evaluator. ``Xopt(..., serialize_torch=True)`` dumps it to a file that loads again.
@@ -124,4 +132,10 @@ def xopt_evaluator(
             problems.append(f"{name!r} of the VOCS: {error}; say how it is computed in outputs={{...}}")
     raise_all(problems)
     evaluation = Evaluation(model, names, quantities, readback)
-    return Evaluator(function=evaluate, function_kwargs={"evaluation": evaluation}, vectorized=True)
+    return Evaluator(
+        function=evaluate,
+        function_kwargs={"evaluation": evaluation},
+        vectorized=True,
+        max_workers=batch,
+        executor=DummyExecutor(),  # the model runs a batch on workers of its own
+    )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 pytest.importorskip("xopt")
-p4p = pytest.importorskip("p4p")
+pytest.importorskip("p4p")
 
 from p4p.client.thread import Context
 from p4p.nt import NTScalar

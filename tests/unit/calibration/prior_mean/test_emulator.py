@@ -54,6 +54,7 @@ def optimised(model: BlackBoxModel, mean: ModelMean, steps: int, constructor: An
         n_monte_carlo_samples=16,
     )
     machine = box(lambda a, b: size(1.05 * a, 0.96 * b))
+    torch.manual_seed(1)
     xopt = Xopt(evaluator=xopt_evaluator(machine, vocs), generator=generator)
     xopt.random_evaluate(3, seed=1)
     for _ in range(steps):
@@ -127,8 +128,8 @@ def test_runs_are_bounded_and_go_where_the_optimiser_looks(constructor: Any) -> 
     for _ in range(4):
         before.append(model.runs)
         xopt.step()
+        assert model.runs - before[-1] <= 3
     assert model.runs == 18
-    assert before == sorted(before)
     report = mean.emulation
     assert report is not None
     assert (report.runs, report.is_spent) == (18, True)
@@ -142,6 +143,7 @@ def test_runs_are_bounded_and_go_where_the_optimiser_looks(constructor: Any) -> 
         assert "18 runs made" in xopt.generator.gp_constructor.report()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::lume_diff.errors.PhysicsWarning")
 def test_an_archive_takes_the_place_of_runs(tmp_path: Path) -> None:
     first = box(archive=tmp_path / "runs.db")
