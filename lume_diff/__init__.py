@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         UnknownVariableError,
         ValidationError,
     )
+    from lume_diff.machine import load_model, save_model
     from lume_diff.models import (
         BunchFromMoments,
         CheetahModel,
@@ -83,6 +84,7 @@ _HOMES = {
         *("OutOfRangeWarning", "PhysicsWarning", "ReadOnlyError", "ShapeError", "SimulatorError", "UnitError"),
         *("TrustWarning", "UnknownVariableError", "ValidationError"),
     ),
+    "lume_diff.machine": ("load_model", "save_model"),
     "lume_diff.models": (
         *("BunchFromMoments", "CheetahModel", "EnsembleModel", "FacilityMapping", "FacilityModel", "GPModel"),
         *("LUMEModel", "StagedModel", "TorchModel"),
@@ -139,6 +141,8 @@ __all__ = [
     "UnitError",
     "UnknownVariableError",
     "ValidationError",
+    "load_model",
+    "save_model",
     "to_lume",
 ]
 

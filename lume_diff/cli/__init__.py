@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from lume_diff.cli import calibrate, demo, gradient, info, optimize, reconstruct, runs
+from lume_diff.cli import calibrate, check, demo, gradient, info, optimize, reconstruct, runs
 from lume_diff.cli.terminal import CommandGroup, installed_version
 
 app = typer.Typer(
@@ -36,6 +36,8 @@ def _options(
 
 app.command("info")(info.info)
 app.command("gradient")(gradient.gradient)
+app.command("check")(check.check)
+app.command("schema")(check.schema)
 app.command("calibrate")(calibrate.calibrate)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("optimize")(optimize.optimize)

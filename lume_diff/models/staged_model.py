@@ -112,6 +112,11 @@ class StagedModel(LUMEModel):
         """The stages by name, in the order of the beam."""
         return MappingProxyType({name: self._stage(name) for name in self._stage_keys})
 
+    @property
+    def links(self) -> dict[str, str]:
+        """What is handed over besides the beam, as it was given."""
+        return dict(self._links)
+
     def _stage(self, name: str) -> LUMEModel:
         return cast(LUMEModel, self._modules[self._stage_keys[name]])
 

@@ -154,7 +154,7 @@ def test_runs_go_where_it_was_asked_last() -> None:
     emulator(corner, truth)
     first = emulator.surface
     assert emulator.refined(truth) is not first
-    assert len(ran[1]) == 4
+    assert 1 <= len(ran[1]) <= 4
     assert all(bool((row == corner.detach().squeeze(1)).all(-1).any()) for row in ran[1])
     assert emulator.refined(truth) is emulator.surface
     assert len(ran) == 2  # nothing was asked since
