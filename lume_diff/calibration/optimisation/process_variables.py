@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from lume_diff.calibration.prior_mean.storing import packed, unpacked
+from lume_diff.calibration.prior_mean.storing import loaded_module, packed, unpacked
 from lume_diff.calibration.prior_mean.vocs import Quantity
 from lume_diff.errors import LumeDiffError, MissingExtraError
 
@@ -139,7 +139,7 @@ class ProcessVariables(nn.Module):
         super().__setstate__(unpacked(state))
 
 
-def evaluate_on_machine(settings: Mapping[str, Any], machine: ProcessVariables | None = None) -> dict[str, float]:
+def evaluate_on_machine(settings: Mapping[str, Any], machine: ProcessVariables | str | None = None) -> dict[str, float]:
     """Return the outputs of a VOCS at settings of a machine; the function of an Xopt evaluator.
 
     Raises:
@@ -149,4 +149,5 @@ def evaluate_on_machine(settings: Mapping[str, Any], machine: ProcessVariables |
         raise LumeDiffError(
             "the machine was not in the file that Xopt loaded: dump with Xopt(..., serialize_torch=True)"
         )
-    return machine({name: settings[name] for name in machine._setpoints})
+    found: ProcessVariables = loaded_module(machine) if isinstance(machine, str) else machine
+    return found({name: settings[name] for name in found._setpoints})

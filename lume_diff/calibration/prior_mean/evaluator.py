@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ from torch import nn
 from xopt.evaluator import DummyExecutor, Evaluator
 
 from lume_diff.calibration.prior_mean.checks import checked_inputs, raise_all
-from lume_diff.calibration.prior_mean.storing import packed, unpacked
+from lume_diff.calibration.prior_mean.storing import loaded_module, packed, unpacked
 from lume_diff.calibration.prior_mean.vocs import Definition, Quantity, quantities_of, quantity
 from lume_diff.errors import LumeDiffError, ValidationError
 from lume_diff.models import LUMEModel
@@ -68,18 +66,8 @@ def evaluate(settings: Any, evaluation: Evaluation | str | None = None) -> dict[
             "the model of this evaluator was not in the file that Xopt loaded: dump with Xopt(..., "
             "serialize_torch=True) and without serialize_inline, or give X.evaluator = xopt_evaluator(...) again"
         )
-    found = loaded_evaluation(evaluation) if isinstance(evaluation, str) else evaluation
+    found = loaded_module(evaluation) if isinstance(evaluation, str) else evaluation
     return found({name: settings[name] for name in found._names})
-
-
-def loaded_evaluation(path: str) -> Evaluation:
-    """Return the evaluation in a file of Xopt's dump, read once for as long as the file stays the same."""
-    return _loaded(os.path.abspath(path), os.stat(path).st_mtime_ns)
-
-
-@lru_cache(maxsize=8)
-def _loaded(path: str, written: int) -> Evaluation:
-    return torch.load(path, weights_only=False)
 
 
 def xopt_evaluator(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from types import FrameType
 from typing import Any
+
+import torch
 
 from lume_diff.errors import ValidationError
 
@@ -46,6 +50,16 @@ def unpacked(state: dict[str, Any]) -> dict[str, Any]:
         **{name: value for name, value in state.items() if name != "_packed"},
         **cloudpickle.loads(state["_packed"]),
     }
+
+
+def loaded_module(path: str) -> Any:
+    """Return the module in a file of Xopt's dump, read once for as long as the file stays the same."""
+    return _loaded(os.path.abspath(path), os.stat(path).st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _loaded(path: str, written: int) -> Any:
+    return torch.load(path, weights_only=False)
 
 
 def is_kept_as_module() -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from xopt.generators.sequential.neldermead import NelderMeadGenerator
 from lume_diff.calibration import ModelMean, PriorMeanModelConstructor, vocs_from_model
 from lume_diff.calibration.optimisation.process_variables import ProcessVariables, evaluate_on_machine
 from lume_diff.calibration.optimisation.study import Study
+from lume_diff.calibration.prior_mean.storing import loaded_module
 from lume_diff.calibration.prior_mean.vocs import quantities_of
 from lume_diff.errors import LumeDiffError, MissingExtraError
 from lume_diff.models import TorchModel
@@ -125,6 +128,21 @@ def test_a_machine_that_stops_answering_is_put_back(accelerator: Accelerator, cl
     with pytest.raises(LumeDiffError, match=r"with the model: evaluation 1 failed: .*'TEST:DEAD' is nan"):
         study(client, outputs={"size": "TEST:DEAD"}).run()
     assert accelerator.settings() == START
+
+
+def test_xopts_file_finds_the_machine_again(
+    accelerator: Accelerator, client: PlainClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server = dict(accelerator.server.conf())
+    it = study(client)
+    it._machine._make_client = functools.partial(PlainClient, server)
+    X = Xopt(evaluator=it._evaluator, generator=NelderMeadGenerator(vocs=it.vocs), serialize_torch=True)
+    X.dump("run.yml")
+    found = Xopt.from_file("run.yml").evaluator.evaluate({"a": 0.25, "b": 0.5})
+    assert accelerator.settings() == {"a": 0.25, "b": 0.5}
+    assert 10.0 ** found["log"] == pytest.approx(size(0.25, 0.5))
+    loaded_module("function_kwargs_machine.pt").connect().close()
 
 
 def test_another_generator_takes_the_machine(client: PlainClient) -> None:

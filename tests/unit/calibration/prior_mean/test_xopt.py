@@ -21,7 +21,7 @@ from xopt.vocs import VOCS
 
 from lume_diff.blackbox import BlackBoxModel
 from lume_diff.calibration import ModelMean, PriorMeanModelConstructor, vocs_from_model, xopt_evaluator
-from lume_diff.calibration.prior_mean.evaluator import loaded_evaluation
+from lume_diff.calibration.prior_mean.storing import loaded_module
 from lume_diff.calibration.prior_mean.vocs import units_of
 from lume_diff.errors import UnknownVariableError, ValidationError
 from lume_diff.models import TorchModel
@@ -154,7 +154,7 @@ def test_a_batch_of_a_step_runs_on_the_models_workers(tmp_path: Path, monkeypatc
         X.dump("run.yml")
     again = Xopt.from_file("run.yml")
     assert float(again.evaluator.evaluate({"a": 0.5})["y"]) == 0.625**2
-    loaded_evaluation("function_kwargs_evaluation.pt").model.close()
+    loaded_module("function_kwargs_evaluation.pt").model.close()
 
 
 def test_an_evaluator_that_lost_its_model_says_so(model: TorchModel) -> None:
