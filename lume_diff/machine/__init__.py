@@ -3,6 +3,7 @@
 from lume_diff.machine.backend import Backend
 from lume_diff.machine.checking import check
 from lume_diff.machine.description import Machine
+from lume_diff.machine.example import example_machine
 from lume_diff.machine.ioc import IocSection
 from lume_diff.machine.json_schema import schema
 from lume_diff.machine.loading import build, load_model
@@ -17,6 +18,7 @@ __all__ = [
     "Problem",
     "build",
     "check",
+    "example_machine",
     "load_model",
     "read",
     "save_model",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -72,6 +72,7 @@ class Memory(nn.Module):
         self._checked: tuple[Mapping[str, Any], tuple[Any, ...]] | None = None
         self._copies: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._sources: dict[str, tuple[Any, Any]] = {}
+        self._listeners: list[Callable[[], None]] = []
         self.origin: Any = None
         self._baseline = self._first_values(initial or {})
         self._setpoints = dict(self._baseline)
@@ -234,6 +235,28 @@ class Memory(nn.Module):
             found[name] = value
         return found
 
+    # -- listeners -------------------------------------------------------------------------------------------
+
+    def on_write(self, notice: Callable[[], None]) -> Callable[[], None]:
+        """Call a function after every ``set``, ``restore`` and ``reset`` that has worked, in the writer's thread.
+
+        Args:
+            notice: must be quick and must not use the model: the writer still holds its lock.
+
+        Returns:
+            What ends it; a copy of the model has no listeners.
+        """
+        self._listeners = [*self._listeners, notice]
+
+        def forget() -> None:
+            self._listeners = [other for other in self._listeners if other is not notice]
+
+        return forget
+
+    def _tell_listeners(self) -> None:
+        for notice in self._listeners:
+            notice()
+
     # -- life cycle ------------------------------------------------------------------------------------------
 
     def baseline(self, name: str) -> Any:
@@ -295,7 +318,7 @@ class Memory(nn.Module):
         with self._lock:
             state = dict(self.__dict__)
         del state["_lock"]
-        state.update(_evaluation=None, _checked=None, _copies={}, _sources={})
+        state.update(_evaluation=None, _checked=None, _copies={}, _sources={}, _listeners=[])
         state["_setpoints"], state["_baseline"] = detached(state["_setpoints"], state["_baseline"])
         return state
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from lume_diff.errors import LumeDiffError
 from lume_diff.machine.backend import Backend
+from lume_diff.machine.backends.torch import stand_in_of
 from lume_diff.machine.nodes import Node
 from lume_diff.machine.problems import Problem
 from lume_diff.machine.sections import File
@@ -37,7 +36,7 @@ class LumeTorchBackend(Backend):
             return None
         found = read_description(site.path(self.file))
         outputs = with_spread(found.outputs) if found.kind == "NNEnsemble" else found.outputs
-        return TorchModel(nn.Identity(), found.inputs, outputs)
+        return stand_in_of(found.inputs, outputs)
 
     def mistakes(self, node: Node, where: str, site: Site) -> list[Problem]:
         """Tell files of the surrogate that are not there, or outside."""
@@ -56,8 +55,9 @@ class LumeTorchBackend(Backend):
 
 def named_files(found: Description) -> list[str]:
     """Return the files that a surrogate names."""
-    module = () if found.module is None else (found.module,)
-    return [*module, *found.members, *found.input_transformers, *found.output_transformers]
+    module = found.module["weights"] if isinstance(found.module, dict) else found.module
+    parts = [module, *found.members, *found.input_transformers, *found.output_transformers]
+    return [part for part in parts if isinstance(part, str)]
 
 
 def _wrong(found: Description, name: str, site: Site) -> str | None:

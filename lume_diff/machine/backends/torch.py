@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -152,7 +153,7 @@ class TorchBackend(Backend):
 
     def stand_in(self, site: Site) -> LUMEModel | None:
         """Return a model with the variables, which stand in the file, and without weights."""
-        return TorchModel(nn.Identity(), variables(self.inputs, False), variables(self.outputs, True))
+        return stand_in_of(variables(self.inputs, False), variables(self.outputs, True))
 
     def mistakes(self, node: Node, where: str, site: Site) -> list[Problem]:
         """Tell scales of another length than the columns."""
@@ -163,6 +164,24 @@ class TorchBackend(Backend):
                 message = f"has {len(given.offset)} columns; expected {len(columns)}, one for each variable"
                 found.append(Problem(node.line_of(field), f"{where}.{field}", message))
         return found
+
+
+class _Placeholder(nn.Module):
+    """Return numbers that nobody looks at; as a bunch's energy [eV] they are above its rest energy."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self._columns = columns
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return as many columns as there are outputs, ``(..., n)``."""
+        return 1e9 * inputs.new_ones((*inputs.shape[:-1], self._columns))
+
+
+def stand_in_of(inputs: Iterable[Variable], outputs: Iterable[Variable]) -> TorchModel:
+    """Return a model with these variables and no network."""
+    shown = list(outputs)
+    return TorchModel(_Placeholder(len(shown)), list(inputs), shown)
 
 
 def variables(described: dict[str, dict[str, Any] | None], read_only: bool) -> list[Variable]:
