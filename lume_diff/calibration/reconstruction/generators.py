@@ -14,6 +14,8 @@ from lume_diff.errors import ValidationError
 #: What each dimension of a bunch is: position [m], angle [rad], and for six dimensions time [m] and momentum [1].
 DIMENSIONS = {4: ("x", "px", "y", "py"), 6: ("x", "px", "y", "py", "tau", "p")}
 
+_FEW = 1_000_000  # points
+
 
 class Network(nn.Module):
     """A linear map, which makes any ellipsoid, plus a small network, which bends it.
@@ -112,8 +114,11 @@ def normal_points(even: Tensor, shift: Tensor | None = None) -> Tensor:
     """
     moved = even if shift is None else (even + shift).frac_()
     edge = 0.5 / max(len(even), 1)
-    # The inverse of the normal distribution, by a function that torch computes for several numbers at once.
-    return (2.0 * moved - 1.0).clamp_(2.0 * edge - 1.0, 1.0 - 2.0 * edge).erfinv_().mul_(math.sqrt(2.0))
+    # The inverse of the normal distribution, by a function that torch computes for several numbers at once; single
+    # precision takes half the time, and moves up to a million points by a small part of their spacing.
+    inner = (2.0 * moved - 1.0).clamp_(2.0 * edge - 1.0, 1.0 - 2.0 * edge)
+    few = len(even) <= _FEW
+    return (inner.float() if few else inner).erfinv_().mul_(math.sqrt(2.0)).to(even.dtype)
 
 
 def entropy(generator: nn.Module, base: Tensor) -> Tensor:

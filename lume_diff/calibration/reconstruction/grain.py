@@ -17,7 +17,8 @@ _FEWEST = 3  # images that the scatter can be seen of
 _SMALLEST = 16  # image [pixels]
 _STEPS = 30
 _PRIOR = 4.0  # widths of what is expected of an image's own parameters, in natural logarithms: hardly anything
-_SHAPE = 0.02  # relative error of the variance because bunches have other spectra, on images of known ones
+_SHAPE = 0.2  # relative error of the variance because bunches have other spectra, on images of known ones, ...
+_DEPTHS = (1.5, 10.0)  # ... over how far grain stands out of the noise, in natural logarithms of power, within these
 _CLEAR = 0.5  # relative error beyond which grain was not seen
 _FINEST = 1e6  # particles; finer structure than theirs is the camera's
 
@@ -77,7 +78,8 @@ def grain_of(images: Tensor, pixel_size: tuple[float, float]) -> Grain | None:
         pixel_size: width and height [m].
 
     Returns:
-        The grain, with the larger of two errors, that of the likelihood and that by the scatter from image to image;
+        The grain, with the larger of two errors, that of the likelihood and that by the scatter from image to image,
+        and what the spectra of bunches add, the more the less of the grain stands out of the noise;
         None without grain, for fewer than three images, or where its size is not known to a factor of two.
 
     Gradient:
@@ -99,10 +101,13 @@ def grain_of(images: Tensor, pixel_size: tuple[float, float]) -> Grain | None:
     scatter = inverse @ (slope.mT @ slope) @ inverse * len(images) / (len(images) - 2)
     errors = torch.maximum(inverse.diagonal(), scatter.diagonal()).sqrt()
     found, particles = float(fit.common[0].exp()), float((-fit.common[1]).exp())
-    if not bool((errors < _CLEAR).all()) or particles > _FINEST:
+    depth = float((fit.common[1] - fit.own[:, -1]).median())
+    # What is weaker than the noise in most images may as well be the bunch's.
+    if not bool((errors < _CLEAR).all()) or particles > _FINEST or depth < 0.0:
         return None
     pixel = pixel_size[0] ** 2
-    return Grain(found * pixel, math.hypot(float(errors[0]), _SHAPE) * found * pixel, particles)
+    error = math.hypot(float(errors[0]), _SHAPE / min(max(depth, _DEPTHS[0]), _DEPTHS[1]))
+    return Grain(found * pixel, error * found * pixel, particles)
 
 
 def _spectra(images: Tensor, pixel_size: tuple[float, float]) -> _Spectra:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lume_diff.calibration.likelihoods.measures import axes, normalised, reciprocal
+from lume_diff.calibration.reconstruction.alignment import Comparison
 
 
 class Target(NamedTuple):
@@ -47,30 +48,22 @@ class Distance(NamedTuple):
 
 
 def target_of(image: Tensor, valid: Tensor, pixel_size: tuple[float, float]) -> Target:
-    """Return measured images with what is compared of them; light below zero does not count."""
-    lit = normalised((image * valid).clamp_min(0.0))
+    """Return measured images with what is compared of them."""
+    lit = normalised(image * valid)
     centroid, size = sizes(lit, pixel_size)
     return Target(lit, valid, pixel_size, centroid, size, bool((valid == 1.0).all()))
 
 
 def sizes(image: Tensor, pixel_size: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Return centroids and rms sizes of images of any intensity in x and y, ``(..., 2)`` [m] each."""
-    along = image.sum(-1)
-    return _sizes(image.sum(-2), along, reciprocal(along.sum(-1)), axes(image, pixel_size), pixel_size)
-
-
-def _sizes(
-    across: Tensor, along: Tensor, per_total: Tensor, places: tuple[Tensor, Tensor], pixel_size: tuple[float, float]
-) -> tuple[Tensor, Tensor]:
-    """Return centroids and rms sizes from the sums over rows ``(..., nx)`` and over columns ``(..., ny)``."""
     centroids, squares = [], []
-    for profile, place in zip((across, along), places, strict=True):
-        share = profile * per_total.unsqueeze(-1)
+    per_total = reciprocal(image.sum((-2, -1))).unsqueeze(-1)
+    for axis, place in zip((-2, -1), axes(image, pixel_size), strict=True):
+        share = image.sum(axis) * per_total
         centroid = share @ place
         centroids.append(centroid)
         squares.append((share * (place - centroid.unsqueeze(-1)).square()).sum(-1))
-    smallest = 1e-3 * min(pixel_size) ** 2
-    return torch.stack(centroids, -1), torch.stack(squares, -1).clamp_min(smallest).sqrt()
+    return torch.stack(centroids, -1), torch.stack(squares, -1).clamp_min(_smallest(pixel_size)).sqrt()
 
 
 def distances(predicted: Tensor, target: Target) -> Distance:
@@ -82,37 +75,18 @@ def distances(predicted: Tensor, target: Target) -> Distance:
         Exact.
     """
     seen = predicted if target.is_whole else predicted * target.valid
-    along = seen.sum(-1)
-    per_total = reciprocal(along.sum(-1))
-    centroid, size = _sizes(seen.sum(-2), along, per_total, axes(seen, target.pixel_size), target.pixel_size)
-    image = seen * per_total[:, None, None]
-    moved = _shifted(image, target.centroid - centroid, target.pixel_size)
+    pixel = seen.new_tensor(target.pixel_size)
+    places = axes(seen, target.pixel_size)
+    aligned, apart, centroid, variance = Comparison.apply(seen, target.image, *places, target.centroid, pixel)
+    size = variance.clamp_min(_smallest(target.pixel_size)).sqrt()
     return Distance(
-        aligned=_sum_of_differences(moved, target.image),
+        aligned=aligned,
         size=(size / target.size).log().abs().sum(-1),
-        image=_sum_of_differences(image, target.image),
+        image=apart,
         pointing=((centroid - target.centroid) / target.size).square().sum(-1),
     )
 
 
-def _sum_of_differences(image: Tensor, other: Tensor) -> Tensor:
-    found: Tensor = torch.linalg.vector_norm(image - other, 1, (-2, -1))
-    return found
-
-
-def _shifted(image: Tensor, offset: Tensor, pixel_size: tuple[float, float]) -> Tensor:
-    """Return images moved by ``offset (settings, 2)`` [m], between pixels by interpolation."""
-    ny, nx = image.shape[-2:]
-    back = -offset / offset.new_tensor(pixel_size)
-    whole = back.detach().floor()
-    part = (back - whole)[..., None, None]
-    # A frame of zeros takes what is looked for beyond the edge; all pixels of an image move alike.
-    framed = torch.nn.functional.pad(image, (1, 1, 1, 1))
-    column, row = (
-        (torch.arange(1, count + 2, device=image.device) + start.long().unsqueeze(-1)).clamp(0, count + 1)
-        for count, start in zip((nx, ny), whole.unbind(-1), strict=True)
-    )
-    place = row.unsqueeze(-1) * (nx + 2) + column.unsqueeze(-2)
-    found = framed.flatten(1).gather(1, place.flatten(1)).view(-1, ny + 1, nx + 1)
-    found = torch.lerp(found[:, :-1], found[:, 1:], part[:, 1])
-    return torch.lerp(found[..., :-1], found[..., 1:], part[:, 0])
+def _smallest(pixel_size: tuple[float, float]) -> float:
+    """Return the smallest variance of an image [m^2]."""
+    return 1e-3 * min(pixel_size) ** 2

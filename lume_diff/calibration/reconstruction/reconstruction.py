@@ -25,6 +25,7 @@ from lume_diff.calibration.reconstruction.bunches import Entrance, design_bunch,
 from lume_diff.calibration.reconstruction.flow import Flow
 from lume_diff.calibration.reconstruction.generators import DIMENSIONS, Network, entropy, even_points, normal_points
 from lume_diff.calibration.reconstruction.grain import Grain, grain_of
+from lume_diff.calibration.reconstruction.light import beam_light, warn_of_noise
 from lume_diff.calibration.reconstruction.linear_view import LinearView
 from lume_diff.calibration.reconstruction.losses import Distance, distances, sizes, target_of
 from lume_diff.calibration.reconstruction.member import Member
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 _POINTING_WEIGHT = 0.05
 _ENTROPY_POINTS = 256
 _PROBES = 64  # particles of a thin bunch
-_PRIOR_WEIGHT = 1e-3  # of a squared standard error beside the images, ...
-_AIM_WEIGHT = 3e-2  # ... which for their own grain would have the bunch's images blurred more
+_PRIOR_WEIGHT = 1e-3  # of a squared standard error beside the images, which ...
+_AIM_WEIGHT = 3e-2  # ... for their own grain would have the bunch's images blurred more
 _FIXED = 0.02  # relative error of the variance of a blur that was drawn
 
 
@@ -109,8 +110,7 @@ class BeamReconstruction:
         self.n_particles, self.seed, self.dimensions = n_particles, seed, dimensions
         if self.parameters:
             check_parameters(self.parameters, model)
-        self.generator = _generator(generator, dimensions)
-        self.variant = AS_GIVEN
+        self.generator, self.variant = _generator(generator, dimensions), AS_GIVEN
         self.scanned = tuple(dict.fromkeys(name for part in (first, *rest) for name in part.scanned))
         self._others: list[BeamReconstruction] = []
         self._passes = 0
@@ -139,12 +139,14 @@ class BeamReconstruction:
 
     def _watch(self, data: ScreenDataset) -> None:
         self.data = data.check_against(self.model)
-        shots = screen_shots(self.data)
+        shots, size = screen_shots(self.data), self.data.pixel_size
         self.seen = shots.present.any(1)
-        self.target = target_of(shots.mean[self.seen], shots.valid[self.seen], self.data.pixel_size)
+        whole, valid = shots.mean[self.seen], shots.valid[self.seen]
+        self.light = beam_light(whole, valid, size)
+        warn_of_noise(self.light, self.data.screen)
+        self.target = target_of(self.light.image, self.light.valid, size)
         self.inputs = self.data[self.seen.numpy()].inputs(self.model.dtype)
-        light = (shots.mean * shots.valid)[self.seen]
-        self.grain: Grain | None = None if self._blur is None else grain_of(light, self.data.pixel_size)
+        self.grain: Grain | None = None if self._blur is None else grain_of(whole * valid, size)
         self._linear: LinearView | None = None
 
     def run(

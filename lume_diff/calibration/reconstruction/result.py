@@ -15,6 +15,7 @@ from lume_diff.calibration.data.screens import ScreenDataset
 from lume_diff.calibration.likelihoods.shots import screen_shots
 from lume_diff.calibration.reconstruction.ambiguity import Ambiguity, check_ambiguity
 from lume_diff.calibration.reconstruction.generators import even_points, normal_points
+from lume_diff.calibration.reconstruction.light import beam_light
 from lume_diff.calibration.reconstruction.losses import distances, sizes, target_of
 from lume_diff.errors import CalibrationError, ShapeError, ValidationError, unknown_variable
 
@@ -246,7 +247,8 @@ class Reconstruction:
     ) -> Evaluation:
         shots = screen_shots(checked)
         seen = shots.present.any(1)
-        target = target_of(shots.mean[seen], shots.valid[seen], checked.pixel_size)
+        light = beam_light(shots.mean[seen], shots.valid[seen], checked.pixel_size)
+        target = target_of(light.image, light.valid, checked.pixel_size)
         image = self._predicted(screen, checked[seen.numpy()], n_particles, member)
         found = distances(image, target)
         centroid, size = sizes(image * target.valid, target.pixel_size)
@@ -260,7 +262,9 @@ class Reconstruction:
         squares, freedom = torch.zeros(2, dtype=torch.float64), 0.0
         for screen in self.task.screens:
             shots = screen_shots(screen.data)
-            centroid, _ = sizes((shots.each * shots.valid.unsqueeze(1)).clamp_min(0.0), shots.pixel_size)
+            valid = shots.valid.unsqueeze(1).expand_as(shots.each)
+            light = beam_light(shots.each.flatten(0, 1), valid.flatten(0, 1), shots.pixel_size)
+            centroid = sizes(light.image, shots.pixel_size)[0].unflatten(0, shots.present.shape)
             present = shots.present.unsqueeze(-1).double()
             count = present.sum(1)
             mean = (present * centroid).sum(1) / count.clamp_min(1.0)

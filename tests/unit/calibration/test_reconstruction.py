@@ -191,46 +191,6 @@ def test_model_runs_where_the_fit_changes_its_inputs(scan: ScreenDataset) -> Non
     assert reconstruction.passes == 0
 
 
-def test_six_dimensions_from_a_cavity_and_a_dipole() -> None:
-    size = torch.tensor([4e-4, 4e-4], dtype=D)
-
-    def chain(beam: cheetah.ParticleBeam) -> ld.CheetahModel:
-        cavity = cheetah.TransverseDeflectingCavity(
-            number(0.2), voltage=number(0.0), frequency=number(3e9), tilt=number(math.pi / 2), name="TDC1", dtype=D
-        )
-        segment = cheetah.Segment(
-            [
-                cheetah.Quadrupole(number(0.1), number(0.0), name="Q1", dtype=D),
-                cavity,
-                cheetah.Drift(number(0.3), name="D1", dtype=D),
-                cheetah.Dipole(number(0.3), angle=number(0.5), name="B1", dtype=D),
-                cheetah.Drift(number(1.0), name="D2", dtype=D),
-                cheetah.Screen((40, 40), size, is_active=True, name="SCR1", dtype=D),
-            ],
-            name="line",
-        )
-        names = ["Q1.k1", "TDC1.voltage"]
-        return ld.CheetahModel(segment, beam, controls=names, outputs=["SCR1.image"], dtype=D)
-
-    hidden = hidden_bunch(5000)
-    particles = hidden.particles.clone()
-    particles[:, 4] = 3e-4 * torch.randn(5000, dtype=D)
-    particles[:, 5] = 4e-3 * torch.randn(5000, dtype=D) + 8.0 * particles[:, 4]
-    hidden = cheetah.ParticleBeam(particles, hidden.energy, particle_charges=hidden.particle_charges, dtype=D)
-    settings = {"Q1.k1": [-6.0, 0.0, 6.0, -6.0, 0.0, 6.0], "TDC1.voltage": [0.0] * 3 + [4e6] * 3}
-    inputs = {name: torch.tensor(values, dtype=D) for name, values in settings.items()}
-    images = chain(hidden)(inputs, outputs=["SCR1.image"])["SCR1.image"]
-    data = ScreenDataset(settings, 1e15 * images.numpy(), "SCR1.image", 4e-4)
-    model = chain(design_beam(sigma_p=1e-3))
-    scale = [4e-4, 2e-4, 5e-4, 2e-4, 2e-4, 3e-3]
-    result = BeamReconstruction(model, data, 1000, dimensions=6, scale=scale).run(120, ensemble=1, progress=False)
-    truth = ld.TorchParticleGroup.from_cheetah(hidden)
-    for name in ("sigma_t", "sigma_energy"):
-        assert result.statistic(name)[0] == pytest.approx(float(truth[name]), rel=0.25), name
-    # The chirp is found with its sign.
-    assert result.statistic("cov_t__energy")[0] == pytest.approx(float(truth["cov_t__energy"]), rel=0.4)
-
-
 # -- predictions, pictures, files ------------------------------------------------------------------------------
 
 
