@@ -41,6 +41,8 @@ def _is_free(port: int) -> bool:
 def settings_of(base: int) -> dict[str, str]:
     """Return what tells servers and clients where to find each other."""
     found = {"EPICS_PVA_ADDR_LIST": "127.0.0.1", "EPICS_CA_ADDR_LIST": "127.0.0.1"}
+    # On one computer a search by UDP may reach another client's socket, a stopped one's too, instead of the server's.
+    found["EPICS_PVA_NAME_SERVERS"] = f"127.0.0.1:{base}"
     found |= {"EPICS_PVA_AUTO_ADDR_LIST": "NO", "EPICS_CA_AUTO_ADDR_LIST": "NO"}
     found |= {name: str(base) for name in ("EPICS_PVA_SERVER_PORT", "EPICS_PVAS_SERVER_PORT")}
     found |= {name: str(base + 1) for name in ("EPICS_PVA_BROADCAST_PORT", "EPICS_PVAS_BROADCAST_PORT")}

@@ -12,12 +12,13 @@ import os
 import socket
 import socketserver
 import threading
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
 
 from lume_diff.control.readings import Reading, Update
-from lume_diff.errors import LumeDiffError
+from lume_diff.errors import LumeDiffError, ValidationError
 from lume_diff.ioc.served import ControlServer, Served
 
 
@@ -31,8 +32,10 @@ class LineServer(ControlServer):
         self._lock = threading.Lock()
         self._server: socketserver.ThreadingTCPServer | None = None
 
-    def start(self) -> None:
-        """Go online."""
+    def start(self, others: Sequence[LineServer] = ()) -> None:
+        """Go online; a port shows one model."""
+        if others:
+            raise ValidationError("lines are served for one model a port: give each a port of its own")
         outer = self
 
         class Handler(socketserver.StreamRequestHandler):
