@@ -51,6 +51,10 @@ class PhysicalMean(CustomMean):
             self._kept = x.detach().clone(), value.detach().clone()
         return value
 
+    def forget(self) -> None:
+        """Ask anew at the training points: the mean has changed."""
+        self._kept = None
+
     def physical(self, x: Tensor) -> Tensor:
         """Return inputs in the variables' units."""
         return x if self.input_transformer is None else self.input_transformer.untransform(x)
