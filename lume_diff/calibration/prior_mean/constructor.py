@@ -14,11 +14,12 @@ from gpytorch.kernels import ScaleKernel
 from gpytorch.priors import LogNormalPrior
 from pydantic import Field, PrivateAttr, SerializationInfo, model_serializer
 from torch import nn
-from xopt.generators.bayesian.models.standard import StandardModelConstructor
+from xopt.generators.bayesian.models.standard import LBFGSNumericalOptimizerConfig, StandardModelConstructor
 from xopt.pydantic import recursive_serialize
 
 from lume_diff.calibration.prior_mean.checks import raise_all
 from lume_diff.calibration.prior_mean.decision import Decision, History, LearnedValue, report
+from lume_diff.calibration.prior_mean.gp import ModelGP
 from lume_diff.calibration.prior_mean.gp_mean import PhysicalMean
 from lume_diff.calibration.prior_mean.learning import learn
 from lume_diff.calibration.prior_mean.model_mean import ModelMean
@@ -32,6 +33,9 @@ _LAST = 10
 
 #: Variance of what a mean leaves over, of standardised data, as learning begins: it is to explain what it can.
 _FIRST = 0.01
+
+#: Relative change of the likelihood at which training with a model ends; its last digits cost half of the steps.
+_TOLERANCE = 1e-6
 
 
 class PriorMeanModelConstructor(StandardModelConstructor):
@@ -102,15 +106,15 @@ class PriorMeanModelConstructor(StandardModelConstructor):
 
     def _variant(self, kind: str, kernels: dict[str, Any]) -> PriorMeanModelConstructor:
         """Return a copy that builds with the models, or without."""
-        without: dict[str, Any] = {"mean_modules": {}, "trainable_mean_keys": []} if kind == "constant" else {}
+        changed: dict[str, Any] = {}
+        if kind == "constant":
+            changed = {"mean_modules": {}, "trainable_mean_keys": []}
+        elif self.train_method == "lbfgs" and self.train_config is None:
+            changed = {"train_config": LBFGSNumericalOptimizerConfig(ftol=_TOLERANCE)}
         stored = self._stores.get(kind)
         use_stored = bool(self.use_cached_hyperparameters and stored is not None)
         variant = self.model_copy(
-            update={
-                **without,
-                "covar_modules": kernels,
-                "use_cached_hyperparameters": use_stored,
-            }
+            update={"covar_modules": kernels, "use_cached_hyperparameters": use_stored, **changed}
         )
         variant._hyperparameter_store = stored
         return variant
@@ -141,11 +145,18 @@ class PriorMeanModelConstructor(StandardModelConstructor):
         return PhysicalMean(mean, input_transform, outcome_transform, fixed_model=name not in self.trainable_mean_keys)
 
     @staticmethod
+    def build_single_task_gp(X: Any, Y: Any, train: bool = True, **options: Any) -> Any:
+        """Return a GP of data whose noise is learned, ours if it has a mean; training is the caller's."""
+        if options.get("mean_module") is None:
+            return StandardModelConstructor.build_single_task_gp(X, Y, train=train, **options)
+        return ModelGP(X, Y, **options)
+
+    @staticmethod
     def build_heteroskedastic_gp(X: Any, Y: Any, Yvar: Any, train: bool = True, **options: Any) -> Any:
-        """Return a GP of data with known noise; Xopt's own forgets the mean, so one with a mean is botorch's."""
+        """Return a GP of data with known noise, ours if it has a mean, which Xopt's own forgets."""
         if options.get("mean_module") is None:
             return StandardModelConstructor.build_heteroskedastic_gp(X, Y, Yvar, train=train, **options)
-        return SingleTaskGP(X, Y, train_Yvar=Yvar, **options)
+        return ModelGP(X, Y, train_Yvar=Yvar, **options)
 
     def _decide(self, name: str, gp: Any, constant: SingleTaskGP | None) -> Any:
         """Return the GP to use, note why, and leave its mean as it was trained."""
