@@ -197,7 +197,9 @@ class ModelMean(Mean):
         if pairs:
             values = dict(zip(columns, point.unbind(-1), strict=True))
             changed = acted_inputs(pairs, values, self.model)
-            asked = torch.stack(torch.broadcast_tensors(*(changed[name] for name in self._asked)), dim=-1)
+            parts = [changed[name] for name in self._asked]
+            is_alike = all(part.shape == parts[0].shape for part in parts)
+            asked = torch.stack(parts if is_alike else list(torch.broadcast_tensors(*parts)), dim=-1)
         elif columns == self._asked:
             asked = point
         else:
