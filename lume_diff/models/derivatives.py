@@ -271,7 +271,7 @@ class TensorFunction(nn.Module):
         batch = x.shape[:-1]
         if any(self._in_shapes):
             columns = x.split([math.prod(shape) for shape in self._in_shapes], dim=-1)
-            parts = [part.reshape(*batch, *shape) for part, shape in zip(columns, self._in_shapes, strict=True)]
+            parts = [part.reshape((*batch, *shape)) for part, shape in zip(columns, self._in_shapes, strict=True)]
         else:
             parts = list(x.unbind(-1))
         found = self.model(dict(zip(self.input_names, parts, strict=True)), outputs=self.output_names)

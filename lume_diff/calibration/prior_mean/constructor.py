@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import statistics
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from gpytorch.kernels import ScaleKernel
 from gpytorch.priors import LogNormalPrior
 from pydantic import Field, PrivateAttr, SerializationInfo, model_serializer
 from torch import nn
-from xopt.generators.bayesian.models.standard import LBFGSNumericalOptimizerConfig, StandardModelConstructor
+from xopt.generators.bayesian.models.standard import StandardModelConstructor
 from xopt.pydantic import recursive_serialize
 
 from lume_diff.calibration.prior_mean.checks import raise_all
@@ -28,14 +29,11 @@ from lume_diff.errors import ValidationError
 
 logger = logging.getLogger(__name__)
 
-#: From how many points after the second on no more is demanded.
-_LAST = 10
+#: What is demanded at three points [nats], and from how many points after the second on no more is.
+_LEAST, _LAST = 3.0, 10
 
 #: Variance of what a mean leaves over, of standardised data, as learning begins: it is to explain what it can.
 _FIRST = 0.01
-
-#: Relative change of the likelihood at which training with a model ends; its last digits cost half of the steps.
-_TOLERANCE = 1e-6
 
 
 class PriorMeanModelConstructor(StandardModelConstructor):
@@ -43,9 +41,10 @@ class PriorMeanModelConstructor(StandardModelConstructor):
 
     Everything that ``StandardModelConstructor`` takes is taken. Every time data arrive, an objective with a mean gets
     two GPs, one with the model and one with a constant, each as Xopt would train it. They are judged by how well they
-    predict every point from the others. Up to two points the model is believed; then it has to predict each further one
-    better by ``demand``, or the constant takes over: a model that says something of the machine does so soon, and one
-    that is no better than a constant misleads near the optimum.
+    predict every point from the others. Up to two points the model is believed; then it has to predict the data better
+    by 3 nats, and soon by ``demand`` for each further point, or the constant takes over: a model that says something of
+    the machine does so soon, and one that is no better than a constant misleads near the optimum. The middle of the
+    last three builds counts.
 
     Attributes:
         trust: whether models are judged; without, they are always the mean.
@@ -109,8 +108,6 @@ class PriorMeanModelConstructor(StandardModelConstructor):
         changed: dict[str, Any] = {}
         if kind == "constant":
             changed = {"mean_modules": {}, "trainable_mean_keys": []}
-        elif self.train_method == "lbfgs" and self.train_config is None:
-            changed = {"train_config": LBFGSNumericalOptimizerConfig(ftol=_TOLERANCE)}
         stored = self._stores.get(kind)
         use_stored = bool(self.use_cached_hyperparameters and stored is not None)
         variant = self.model_copy(
@@ -170,11 +167,14 @@ class PriorMeanModelConstructor(StandardModelConstructor):
             decision.reason = "not judged"
         else:
             decision.advantage = leave_one_out(gp) - leave_one_out(constant)
-            demanded = self.demand * min(max(decision.points - 2, 0), _LAST)
-            decision.trusted = decision.points < 3 or decision.advantage >= demanded
-            better = "better" if decision.advantage >= 0.0 else "worse"
+            demanded = max(_LEAST, self.demand * min(decision.points - 2, _LAST))
+            # One build in twenty trains badly: the middle of three is what counts.
+            lately = [d.advantage for d in self.decisions if d.objective == name and d.points < decision.points][-2:]
+            advantage = statistics.median([*lately, decision.advantage] if len(lately) == 2 else [decision.advantage])
+            decision.trusted = decision.points < 3 or advantage >= demanded
+            better = "better" if advantage >= 0.0 else "worse"
             decision.reason = (
-                f"the data are predicted {better} by {abs(decision.advantage):.1f} nats than by a constant, "
+                f"the data are predicted {better} by {abs(advantage):.1f} nats than by a constant, "
                 f"{demanded:.1f} better is asked for"
             )
         before = next((d for d in reversed(self.decisions) if d.objective == name), None)

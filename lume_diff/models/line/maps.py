@@ -162,7 +162,9 @@ class KeptMaps:
         if members not in self._series:
             self._keep(self._series, members, self._expanded(stack, members))
         series, largest = self._series[members] if members in self._series else self._expanded(stack, members)
-        strength = torch.stack(torch.broadcast_tensors(*values) if any(v.shape != values[0].shape for v in values) else values, dim=-1)
+        strength = torch.stack(
+            torch.broadcast_tensors(*values) if any(v.shape != values[0].shape for v in values) else values, dim=-1
+        )
         # Elements may have a batch of their own.
         if series.dim() != 4 or not bool((strength.detach().abs() <= largest).all()):
             return None

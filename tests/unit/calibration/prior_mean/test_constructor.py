@@ -123,7 +123,7 @@ def test_a_scale_is_learned_and_read_back(build: Builder) -> None:
 
 
 def test_a_mean_that_is_not_listed_stays(build: Builder) -> None:
-    gp, _ = build(6, scale=1.3)
+    gp, _ = build(6, scale=1.3, trust=False)
     assert not gp.mean_module.model.calibration.coordinates.any()
 
 
