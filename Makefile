@@ -16,7 +16,7 @@ PIP_INSTALL = -m pip install --quiet --quiet $(PIP_ARGS)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint types bench lowest clean
+.PHONY: help demo test lint types bench soak lowest clean
 
 help:
 	@echo "make demo     install the core in $(VENV) and run the demonstration"
@@ -24,6 +24,7 @@ help:
 	@echo "make lint     ruff and the import layers"
 	@echo "make types    mypy"
 	@echo "make bench    run every script in benchmarks/"
+	@echo "make soak     the long versions of the tests of served models: crowds, nonsense, stopped clients, kills"
 	@echo "make lowest   run the fast tests with the lowest versions of pyproject.toml, in $(LOWEST_VENV)"
 	@echo "make clean    remove the environments, caches and outputs"
 	@echo
@@ -48,7 +49,7 @@ $(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "Installing lume_diff and what its tests need in $(VENV) (torch is large: this takes minutes the first time)"
-	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[test,at,madx,impactx,lume,ocelot,pals,dask,nuts,flow]"
+	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[test,at,madx,impactx,lume,ocelot,pals,dask,nuts,flow,xopt,epics]"
 	@touch $@ $(VENV)/.core
 
 # What is not a dependency of the project itself keeps the version of constraints.txt, so that a run can be repeated.
@@ -83,6 +84,9 @@ types: $(VENV)/.test
 
 bench: $(VENV)/.test
 	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(VENV)/bin/python "$$script"; done
+
+soak: $(VENV)/.test
+	@LUME_DIFF_SOAK=1 $(VENV)/bin/pytest -s $(PYTEST_ARGS) tests/system/ioc/test_soak.py
 
 # Not editable: so the wheel's contents are tested as well.
 lowest: $(LOWEST_VENV)/.lowest

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from lume_diff.errors import (
         CalibrationError,
+        ControlError,
         GradientError,
         LatticeError,
         LumeDiffError,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
         UnknownVariableError,
         ValidationError,
     )
+    from lume_diff.ioc import LiveTwin, Server, serve
+    from lume_diff.machine import example_machine, load_model, save_model
     from lume_diff.models import (
         BunchFromMoments,
         CheetahModel,
@@ -79,14 +82,16 @@ _HOMES = {
         *("Simulator", "to_lume"),
     ),
     "lume_diff.errors": (
-        *("CalibrationError", "GradientError", "LatticeError", "LumeDiffError", "MissingExtraError"),
+        *("CalibrationError", "ControlError", "GradientError", "LatticeError", "LumeDiffError", "MissingExtraError"),
         *("OutOfRangeWarning", "PhysicsWarning", "ReadOnlyError", "ShapeError", "SimulatorError", "UnitError"),
         *("TrustWarning", "UnknownVariableError", "ValidationError"),
     ),
+    "lume_diff.machine": ("example_machine", "load_model", "save_model"),
     "lume_diff.models": (
         *("BunchFromMoments", "CheetahModel", "EnsembleModel", "FacilityMapping", "FacilityModel", "GPModel"),
         *("LUMEModel", "StagedModel", "TorchModel"),
     ),
+    "lume_diff.ioc": ("LiveTwin", "Server", "serve"),
     "lume_diff.particles": ("TorchMoments", "TorchParticleGroup"),
     "lume_diff.variables": (
         *("BoolVariable", "EnumVariable", "IntVariable", "MomentsVariable", "ParticleGroupVariable", "StrVariable"),
@@ -103,6 +108,7 @@ __all__ = [
     "BunchFromMoments",
     "CalibrationError",
     "CheetahModel",
+    "ControlError",
     "EnsembleModel",
     "EnumVariable",
     "FacilityMapping",
@@ -115,6 +121,7 @@ __all__ = [
     "IntVariable",
     "LUMEModel",
     "LatticeError",
+    "LiveTwin",
     "LumeDiffError",
     "LumeModel",
     "MADXModel",
@@ -125,6 +132,7 @@ __all__ = [
     "PhysicsWarning",
     "ReadOnlyError",
     "RunArchive",
+    "Server",
     "ShapeError",
     "Simulator",
     "SimulatorError",
@@ -139,6 +147,10 @@ __all__ = [
     "UnitError",
     "UnknownVariableError",
     "ValidationError",
+    "example_machine",
+    "load_model",
+    "save_model",
+    "serve",
     "to_lume",
 ]
 

@@ -64,6 +64,10 @@ class CalibrationError(LumeDiffError, RuntimeError):
     """A fit that cannot be done with the data and parameters given."""
 
 
+class ControlError(LumeDiffError, RuntimeError):
+    """A process variable that does not answer, or a server that refuses."""
+
+
 class MissingExtraError(LumeDiffError, ImportError):
     """An optional package that is not installed; the message has the pip line."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,6 +50,20 @@ def pytest_configure(config: pytest.Config) -> None:
     # No deadline: speed is for the benchmarks.
     settings.register_profile("lume_diff", deadline=None, print_blob=True)
     settings.load_profile("lume_diff")
+
+
+@pytest.fixture(autouse=True)
+def default_dtype() -> Iterator[None]:
+    """Begin in torch's usual precision: importing Xopt makes it double for the whole process."""
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def double_by_default(default_dtype: None) -> None:
+    """Take double precision by default, as Xopt does when it is imported, and needs."""
+    torch.set_default_dtype(torch.float64)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

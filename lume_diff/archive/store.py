@@ -157,6 +157,12 @@ class RunArchive:
             (key, identity, status, message, pack(inputs), outputs, time.time(), seconds),
         )
 
+    def inputs_of(self, identity: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Give key and inputs of the finished runs of one simulator, the oldest first."""
+        query = "SELECT key, inputs FROM runs WHERE identity = ? AND status = 'done' ORDER BY finished"
+        for key, inputs in self._connect().execute(query, (identity,)):
+            yield key, unpack(inputs)
+
     def __iter__(self) -> Iterator[Run]:
         """Give all runs, the oldest first."""
         rows = self._connect().execute(

@@ -14,7 +14,7 @@ from lume_diff.blackbox.call import Call
 from lume_diff.blackbox.cost import derivative_cost
 from lume_diff.blackbox.difference import FiniteDifference, method_of
 from lume_diff.blackbox.differences.memory import Memory
-from lume_diff.blackbox.plain import plain_run
+from lume_diff.blackbox.plain import plain_point, plain_run
 from lume_diff.blackbox.runners.archived import Archived
 from lume_diff.blackbox.runners.executors import ExecutorRunner
 from lume_diff.blackbox.runners.pool import WorkerPool
@@ -188,6 +188,20 @@ class BlackBoxModel(LUMEModel):
     def runs(self) -> int:
         """How many times the simulator has run, second tries included; runs from the archive do not count."""
         return self._runner.runs_made
+
+    def archived_points(self, names: Sequence[str]) -> torch.Tensor:
+        """Return where the archive has runs of this simulator that are at the set-points but for some inputs.
+
+        Args:
+            names: of the inputs that may differ, scalars.
+
+        Returns:
+            ``(n, len(names))`` [the inputs' units]; none without an archive, or with a bunch that comes in.
+        """
+        with torch.no_grad():
+            point = plain_point(self._variables, self.get(self._input_names))
+        known = self._runner.known_points(point, names) if isinstance(self._runner, Archived) and point else []
+        return torch.tensor(known, dtype=self.dtype, device=self.device).reshape(len(known), len(names))
 
     # -- derivatives -----------------------------------------------------------------------------------------
 

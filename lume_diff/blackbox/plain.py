@@ -32,7 +32,7 @@ def plain_run(model: BlackBoxModel, inputs: Mapping[str, Any], outputs: Sequence
         ShapeError: for an output of another shape than its variable says.
         SimulatorError: if the run fails.
     """
-    point = None if in_transform() or forward_ad._current_level >= 0 else _plain_point(model._variables, inputs)
+    point = None if in_transform() or forward_ad._current_level >= 0 else plain_point(model._variables, inputs)
     if point is None or not model._bunch_outputs.isdisjoint(outputs):
         return None
     key = tuple([value.tobytes() if isinstance(value, np.ndarray) else value for value in point.values()])
@@ -46,7 +46,8 @@ def plain_run(model: BlackBoxModel, inputs: Mapping[str, Any], outputs: Sequence
     return {name: _checked(model, model._variables[name], result[name]) for name in outputs}
 
 
-def _plain_point(variables: Mapping[str, Variable], inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+def plain_point(variables: Mapping[str, Variable], inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a point as the simulator gets it, or None where there is more to it: a batch, a gradient or a bunch."""
     differentiates = torch.is_grad_enabled()
     point: dict[str, Any] = {}
     for name, value in inputs.items():

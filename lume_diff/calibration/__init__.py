@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lume_diff.calibration.likelihoods.values import Values
     from lume_diff.calibration.prior_mean.calibrated import OutputOffset, OutputScale
     from lume_diff.calibration.prior_mean.constructor import PriorMeanModelConstructor
+    from lume_diff.calibration.prior_mean.emulator import Emulator
     from lume_diff.calibration.prior_mean.evaluator import xopt_evaluator
     from lume_diff.calibration.prior_mean.model_mean import ModelMean
     from lume_diff.calibration.prior_mean.vocs import vocs_from_model
@@ -44,6 +45,7 @@ _HOME_OF = {
     "Calibration": "fit.calibration",
     "CalibrationResult": "fit.result",
     "Dataset": "data.scalars",
+    "Emulator": "prior_mean",
     "Frame": "data.frame",
     "Images": "likelihoods.images",
     "Likelihood": "likelihoods.base",
@@ -84,6 +86,7 @@ __all__ = [
     "Calibration",
     "CalibrationResult",
     "Dataset",
+    "Emulator",
     "Frame",
     "Images",
     "Likelihood",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from lume_diff.cli import calibrate, demo, gradient, info, reconstruct, runs
+from lume_diff.cli import calibrate, check, demo, generate, gradient, info, optimize, pv, reconstruct, runs, serve, twin
 from lume_diff.cli.terminal import CommandGroup, installed_version
 
 app = typer.Typer(
@@ -36,10 +36,18 @@ def _options(
 
 app.command("info")(info.info)
 app.command("gradient")(gradient.gradient)
+app.command("check")(check.check)
+app.command("schema")(check.schema)
 app.command("calibrate")(calibrate.calibrate)
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("optimize")(optimize.optimize)
 app.command("demo")(demo.demo)
 app.command("runs")(runs.runs)
+app.command("serve")(serve.serve)
+app.command("screen")(generate.screen)
+app.command("ophyd")(generate.ophyd)
+app.add_typer(pv.app, name="pv")
+app.command("twin")(twin.twin)
 
 
 def main() -> None:

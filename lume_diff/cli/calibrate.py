@@ -10,7 +10,7 @@ from lume_diff.cli.fits import Checkpoint, ConfigFile, Example, Out, configurati
 from lume_diff.cli.terminal import CHECK_FAILED, console, say
 
 EXAMPLE = """\
-model: {lattice: line.json, beam: beam.h5}        # or entry: my_machine.py:make_model
+model: {lattice: line.json, beam: beam.h5}        # or machine: machine.yaml
 data:
   - {file: scan.npz, screen: SCR1.image, settings: {k1: Q1.k1}, pixel_size: 0.1 mm}
 parameters:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lume_diff.cli.demo_machine import operate
 from lume_diff.cli.terminal import CHECK_FAILED, Column, console, installed_version, say, table
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def demo(
     seed: int = typer.Option(1, "--seed", help="Of the errors that the quadrupoles start with."),
     target: float = typer.Option(200.0, "--target", min=100.0, max=500.0, help="Requested rms beam size [µm]."),
 ) -> None:
-    """Backpropagate through three stages, check it, make the beam round, and find hidden errors."""
+    """Backpropagate through three stages, make the beam round, find hidden errors, and operate a machine by its PVs."""
     import torch
 
     from lume_diff.demo import (
@@ -73,6 +74,8 @@ def demo(
         _print_calibration(printer, fit, errors)
         pictures.append(out / "calibration.png")
         fit.plot(pictures[-1], errors)
+        picture, problem = operate(printer, out)
+        pictures.append(picture)
     finally:
         torch.set_num_threads(threads)
     seconds = time.perf_counter() - started
@@ -81,6 +84,7 @@ def demo(
         "gradient": check.worst <= _AGREEMENT,
         "matching": matching.is_round,
         "calibration": fit.converged and off <= _ERRORS_OFF,
+        "machine": not problem,
     }
     summary = out / "summary.json"
     summary.write_text(
@@ -92,10 +96,10 @@ def demo(
     printer.print(f"{seconds:.1f} s, {line.runs} runs of a stage in all")
     lines = "\n".join(text.rstrip() for text in printer.export_text().splitlines())
     (out / "summary.txt").write_text(lines + "\n", encoding="utf-8")
-    _judge(check, matching, off, passed)
+    _judge(check, matching, off, problem, passed)
 
 
-def _judge(check: GradientCheck, matching: Matching, off: float, passed: dict[str, bool]) -> None:
+def _judge(check: GradientCheck, matching: Matching, off: float, problem: str, passed: dict[str, bool]) -> None:
     if not passed["gradient"]:
         say(f"failed: backpropagation and differences differ by {check.worst:.1e}; allowed {_AGREEMENT:.0e}", "red")
     if not passed["matching"]:
@@ -107,6 +111,8 @@ def _judge(check: GradientCheck, matching: Matching, off: float, passed: dict[st
         )
     if not passed["calibration"]:
         say(f"failed: an estimate is {off:.1f} of its standard errors off; allowed {_ERRORS_OFF:.0f}", "red")
+    if not passed["machine"]:
+        say(f"failed: of the machine, {problem}", "red")
     if not all(passed.values()):
         raise typer.Exit(CHECK_FAILED)
 

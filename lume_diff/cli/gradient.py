@@ -10,11 +10,14 @@ import typer
 
 from lume_diff.cli.loading import (
     BEAM_HELP,
+    CHANGES,
     LATTICE_HELP,
     LINE,
+    MACHINE_HELP,
     TRUST,
     check_picture,
     load,
+    load_machine,
     matching,
     settings,
     split_commas,
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
-    from lume_diff.models import CheetahModel
+    from lume_diff.models import LUMEModel
     from lume_diff.plotting import LineElement, Sensitivity
 
 #: Attributes that an operator turns: strengths, voltages, phases. Lengths, tilts and misalignments must be asked for.
@@ -60,8 +63,9 @@ class Losses(StrEnum):
 
 
 def gradient(
-    lattice: Path = typer.Option(..., "--lattice", help=LATTICE_HELP, show_default=False),
-    beam: Path = typer.Option(..., "--beam", help=BEAM_HELP, show_default=False),
+    machine: Path | None = typer.Argument(None, metavar="[MACHINE.yaml]", help=MACHINE_HELP, show_default=False),
+    lattice: Path | None = typer.Option(None, "--lattice", help=LATTICE_HELP, show_default=False),
+    beam: Path | None = typer.Option(None, "--beam", help=BEAM_HELP, show_default=False),
     of: str = typer.Option(..., "--of", metavar="OUTPUT", help="What moves, such as SCR1.sigma_x.", show_default=False),
     wrt: list[str] = typer.Option(
         [],
@@ -77,12 +81,20 @@ def gradient(
     losses: Losses = typer.Option(Losses.hard, "--losses", help="Edge of apertures; a transmission needs soft."),
     line: str | None = LINE,
     trust: bool = TRUST,
+    change: list[str] = CHANGES,
 ) -> None:
     """Rank knobs by how much they move an output: one run, one backward pass."""
     if plot is not None:
         check_picture(plot, "--plot")
     outputs = [of, *(name for name in _SIZES if name != of)] if plot is not None else [of]
-    model = load(lattice, beam, line, trust, outputs, losses.value)
+    model: LUMEModel
+    if machine is not None and lattice is None and beam is None:
+        model = load_machine(machine, change, trust or None)
+        model._variable(of)
+    elif machine is None and lattice is not None and beam is not None:
+        model = load(lattice, beam, line, trust, outputs, losses.value)
+    else:
+        raise ValidationError("give a machine file, or --lattice and --beam")
     _check_output(model, of, reduce)
     values = settings(model, at)
     values.update(_switched_on(model, of, values))
@@ -95,7 +107,12 @@ def gradient(
 
     from lume_diff.plotting import elements_along
 
-    elements = elements_along(model)
+    try:
+        elements = elements_along(model)
+    except ValidationError:  # no line, such as a network
+        if plot is not None:
+            raise
+        elements = []
     found = [_sensitivity(model, elements, knob, derivatives[knob]) for knob in knobs]
     found.sort(key=lambda item: -_rank(item.effect if sort is Sort.effect else item.derivative))
     title = f"{reduce.value}({of})" if reduce else of
@@ -106,7 +123,7 @@ def gradient(
         console().print(f"picture: {plot}")
 
 
-def _check_output(model: CheetahModel, of: str, reduce: Reduce | None) -> None:
+def _check_output(model: LUMEModel, of: str, reduce: Reduce | None) -> None:
     from lume_diff.variables import TorchNDVariable, TorchScalarVariable
 
     variable = model.supported_variables[of]
@@ -125,7 +142,7 @@ def _check_output(model: CheetahModel, of: str, reduce: Reduce | None) -> None:
         )
 
 
-def _switched_on(model: CheetahModel, of: str, given: dict[str, Any]) -> dict[str, bool]:
+def _switched_on(model: LUMEModel, of: str, given: dict[str, Any]) -> dict[str, bool]:
     """Return the switch of the diagnostic that is read, if it is off and nobody said that it should be."""
     place, _, quantity = of.rpartition(".")
     switch = f"{place}.is_active"
@@ -137,13 +154,15 @@ def _switched_on(model: CheetahModel, of: str, given: dict[str, Any]) -> dict[st
     return {switch: True}
 
 
-def _knobs(model: CheetahModel, wanted: Sequence[str]) -> list[str]:
+def _knobs(model: LUMEModel, wanted: Sequence[str]) -> list[str]:
     """Return the inputs to differentiate by; of those that a pattern matches, the ones that are numbers."""
     from lume_diff.variables import TorchScalarVariable
 
     numbers = [n for n in model.input_names if isinstance(model.supported_variables[n], TorchScalarVariable)]
     if not wanted:
         found = [n for n in numbers if n.rpartition(".")[2] in STRENGTHS and not _is_plain_bend(model, n)]
+        if not found and model.origin is not None:
+            found = numbers  # a control system's names do not end with what they are
         if not found:
             raise ValidationError("the lattice has no strengths to differentiate by: name inputs with --wrt")
     else:
@@ -161,7 +180,7 @@ def _knobs(model: CheetahModel, wanted: Sequence[str]) -> list[str]:
     return known
 
 
-def _is_plain_bend(model: CheetahModel, knob: str) -> bool:
+def _is_plain_bend(model: LUMEModel, knob: str) -> bool:
     """Tell whether a knob is the gradient of a bend that has none: no power supply turns it."""
     element, _, attribute = knob.rpartition(".")
     is_bend = f"{element}.fringe_integral" in model.input_names
@@ -169,7 +188,7 @@ def _is_plain_bend(model: CheetahModel, knob: str) -> bool:
 
 
 def differentiate(
-    model: CheetahModel, output: str, knobs: Sequence[str], reduce: str | None = None
+    model: LUMEModel, output: str, knobs: Sequence[str], reduce: str | None = None
 ) -> tuple[float, dict[str, float]]:
     """Return an output and its derivatives at the set-points, by one backward pass.
 
@@ -200,7 +219,7 @@ def differentiate(
     return float(value.detach()), {name: 0.0 if g is None else float(g) for name, g in pairs}
 
 
-def _sensitivity(model: CheetahModel, elements: Sequence[LineElement], knob: str, derivative: float) -> Sensitivity:
+def _sensitivity(model: LUMEModel, elements: Sequence[LineElement], knob: str, derivative: float) -> Sensitivity:
     from lume_diff.plotting import Sensitivity
 
     variable: Any = model.supported_variables[knob]
@@ -271,7 +290,7 @@ def _print(
 
 
 def _write_picture(
-    model: CheetahModel,
+    model: LUMEModel,
     elements: Sequence[LineElement],
     found: Sequence[Sensitivity],
     title: str,

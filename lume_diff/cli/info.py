@@ -8,28 +8,46 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lume_diff.cli.loading import BEAM_HELP, LATTICE_HELP, LINE, TRUST, load, reference_particle
+from lume_diff.cli.loading import (
+    BEAM_HELP,
+    CHANGES,
+    LATTICE_HELP,
+    LINE,
+    MACHINES,
+    TRUST,
+    load,
+    load_machine,
+    reference_particle,
+)
 from lume_diff.cli.terminal import Column, console, table
-from lume_diff.errors import LatticeError, nearest_names
+from lume_diff.errors import LatticeError, ValidationError, nearest_names
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lume_diff.models import CheetahModel
+    from lume_diff.models import CheetahModel, LUMEModel
     from lume_diff.plotting import LineElement
     from lume_diff.variables import Variable
 
 
 def info(
-    lattice: Path = typer.Argument(metavar="LATTICE", help=LATTICE_HELP, show_default=False),
+    lattice: Path = typer.Argument(
+        metavar="LATTICE", help=f"{LATTICE_HELP[:-1]}; or a machine file (.yaml).", show_default=False
+    ),
     beam: Path | None = typer.Option(None, "--beam", help=BEAM_HELP),
     inputs: bool = typer.Option(False, "--inputs", help="List the inputs: unit, default, limits."),
     outputs: bool = typer.Option(False, "--outputs", help="List the outputs."),
     element: str | None = typer.Option(None, "--element", metavar="NAME", help="Only what belongs to this element."),
     line: str | None = LINE,
     trust: bool = TRUST,
+    change: list[str] = CHANGES,
 ) -> None:
     """Show the elements of a lattice, what can be set and what can be read."""
+    if lattice.suffix.lower() in MACHINES:
+        _machine_info(lattice, change, trust, inputs, outputs, element)
+        return
+    if change:
+        raise ValidationError("--set changes machine files (.yaml); a lattice file has no places to change")
     model = load(lattice, beam if beam is not None else reference_particle(), line, trust)
     from lume_diff.plotting import elements_along
 
@@ -49,6 +67,27 @@ def info(
     if outputs or element is not None:
         names = [n for n in model.output_names if element is None or n.startswith(f"{element}.")]
         _print_outputs(printer, model, names)
+
+
+def _machine_info(path: Path, change: list[str], trust: bool, inputs: bool, outputs: bool, element: str | None) -> None:
+    """Show what a machine file describes."""
+    model = load_machine(path, change, trust or None)
+    printer = console()
+    shown = [n for n in model.supported_variables if element is None or n.rpartition(".")[0] == element]
+    if not shown:
+        places = sorted({name.rpartition(".")[0] for name in model.supported_variables})
+        raise LatticeError(f"--element {element!r} is not in {str(path)!r}{nearest_names(str(element), places)}")
+    machine = model.origin
+    printer.print(f"{path}: {len(model.input_names)} inputs, {len(model.output_names)} outputs")
+    if machine.description:
+        printer.print(machine.description)
+    for name, stage in getattr(machine.model, "stages", {"model": machine.model}).items():
+        printer.print(f"  {name}: {stage.backend}")
+    everything = not (inputs or outputs)
+    if inputs or everything:
+        _print_inputs(printer, model, [name for name in shown if name in model.input_names])
+    if outputs or everything:
+        _print_outputs(printer, model, [name for name in shown if name in model.output_names])
 
 
 def _print_summary(
@@ -132,7 +171,7 @@ def _strength(model: CheetahModel, element: LineElement) -> str:
     return ", ".join(found)
 
 
-def _print_inputs(printer: Console, model: CheetahModel, names: list[str]) -> None:
+def _print_inputs(printer: Console, model: LUMEModel, names: list[str]) -> None:
     variables = [model.supported_variables[name] for name in names]
     rows = [
         [
@@ -158,7 +197,7 @@ def _print_inputs(printer: Console, model: CheetahModel, names: list[str]) -> No
     printer.print(table(printer, columns, rows, f"{len(rows)} inputs"))
 
 
-def _print_outputs(printer: Console, model: CheetahModel, names: list[str]) -> None:
+def _print_outputs(printer: Console, model: LUMEModel, names: list[str]) -> None:
     variables = [model.supported_variables[name] for name in names]
     rows = [[v.name, _type(v), v.unit, _shape(v), v.description] for v in variables]
     columns = [
@@ -186,7 +225,7 @@ def _shape(variable: Variable) -> str:
     return " x ".join(map(str, getattr(variable, "shape", None) or ()))
 
 
-def _value(model: CheetahModel, variable: Variable) -> str:
+def _value(model: LUMEModel, variable: Variable) -> str:
     if _type(variable) in ("bunch", "moments"):
         return "the beam"
     value: Any = model.get(variable.name)
@@ -194,6 +233,8 @@ def _value(model: CheetahModel, variable: Variable) -> str:
         return str(value).lower()
     if value is None:
         return "none"
+    if value.dim():
+        return "array"
     return str(bool(value)).lower() if _type(variable) == "switch" else _number(float(value))
 
 

@@ -18,6 +18,14 @@ LATTICE_HELP = "Lattice: LatticeJSON (.json), Bmad (.bmad), Elegant (.lte), NX t
 BEAM_HELP = "Incoming beam: an openPMD (.h5) or Astra file."
 LINE = typer.Option(None, "--line", metavar="NAME", help="Which line of the lattice file, where it has several.")
 TRUST = typer.Option(False, "--trust", help="Run a lattice file that is a program (Ocelot).")
+MACHINE_HELP = "A machine file (.yaml), in place of --lattice and --beam."
+CHANGES = typer.Option(
+    [], "--set", metavar="PLACE=VALUE", help="Change the machine file, such as stages.injector=surrogate.yaml."
+)
+MACHINE_TRUST = typer.Option(
+    None, "--trust/--no-trust", help="Whether lattices that are programs may be run; else as the file says."
+)
+MACHINES = (".yaml", ".yml")
 _PICTURES = (".png", ".pdf", ".svg")
 _TRUE, _FALSE = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
 
@@ -35,6 +43,29 @@ def load(
 
     reading = {"name": line} if line is not None else {}
     return CheetahModel.from_file(lattice, beam, outputs=outputs, losses=losses, trust=trust, **reading)
+
+
+def load_machine(path: Path, change: Sequence[str] = (), trust: bool | None = None) -> LUMEModel:
+    """Build a model from a machine file."""
+    from lume_diff.machine import load_model
+
+    return load_model(path, trust=trust, changes=changes(change))
+
+
+def changes(given: Sequence[str]) -> dict[str, Any]:
+    """Return what ``--set`` says.
+
+    Raises:
+        ValidationError: for an argument that is not PLACE=VALUE, and a place that is changed twice.
+    """
+    from lume_diff.machine.changes import parse_change
+
+    found: dict[str, Any] = {}
+    for place, value in map(parse_change, given):
+        if place in found:
+            raise ValidationError(f"--set changes {place!r} twice: {found[place]!r} and {value!r}")
+        found[place] = value
+    return found
 
 
 def reference_particle() -> Any:

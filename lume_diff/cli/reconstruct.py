@@ -10,14 +10,14 @@ from lume_diff.cli.fits import Checkpoint, ConfigFile, Example, Out, configurati
 from lume_diff.cli.terminal import CHECK_FAILED, console, say
 
 EXAMPLE = """\
-model: {lattice: line.json, beam: design.h5}      # or entry: my_machine.py:make_model
+model: {lattice: line.json, beam: design.h5}      # or machine: machine.yaml
 data:                                             # one scan, or several: of screens, with a cavity off and on
   - {file: scan.npz, screen: SCR1.image, settings: {k1: Q1.k1}, pixel_size: 0.1 mm}
 parameters:                                       # of machine and screen, fitted with the bunch
   - {kind: blur, prior: {kind: lognormal, median: 3.0e-5, factor: 2.0}}
 n_particles: 10000
 generator: network                                # or flow
-epochs: 800
+epochs: 1200
 ensemble: 3                                       # more than one bunch gives errors
 check_ambiguity: true                             # what the scan cannot decide
 """

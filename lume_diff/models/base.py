@@ -144,6 +144,7 @@ class LUMEModel(Memory, ABC):
             self._sources = {
                 name: source for name, source in {**self._sources, **sources}.items() if source is not None
             }
+        self._tell_listeners()
 
     def get(self, names: str | Iterable[str] | None = None) -> Any:
         """Read variables at the set-points.
@@ -208,6 +209,7 @@ class LUMEModel(Memory, ABC):
             self._reset_simulator()
             self._setpoints, self._evaluation = dict(self._baseline), None
             self._checked, self._sources = None, {}
+            self._tell_listeners()
 
     def _evaluate(
         self,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
 
-from lume_diff.errors import ReadOnlyError, ValidationError, unknown_variable
+from lume_diff.errors import ReadOnlyError, UnitError, ValidationError, unknown_variable
 from lume_diff.models.snapshot import to_plain
 from lume_diff.models.transforms import (
     copied,
@@ -24,6 +24,7 @@ from lume_diff.models.transforms import (
     without_graph,
 )
 from lume_diff.variables import Variable
+from lume_diff.variables.units import conversion_factor
 
 if TYPE_CHECKING:
     from lume_diff.models.evaluation import Evaluation
@@ -36,6 +37,9 @@ class Memory(nn.Module):
 
     The values are in dictionaries that are replaced, never changed: who has one sees one transaction. See ``LUMEModel``
     for the arguments.
+
+    Attributes:
+        origin: what the model was made from, where that was a file of its own.
     """
 
     def __init__(
@@ -60,13 +64,7 @@ class Memory(nn.Module):
             self._variable(name)
             if policy not in _POLICIES:
                 raise ValidationError(f"validation of {name!r} is {policy!r}; expected one of {', '.join(_POLICIES)}")
-        self._unlimited = frozenset(
-            name
-            for name in self._output_names
-            if getattr(self._variables[name], "value_range", None) is None
-            and "default_validation_config" not in self._variables[name].model_fields_set
-            and name not in self._validation
-        )
+        self._unlimited = self._without_limits()
         self.dtype = dtype
         self.device = torch.device(device) if device is not None else torch.device("cpu")
         self._lock = threading.RLock()  # held by who writes; who reads needs none
@@ -74,6 +72,8 @@ class Memory(nn.Module):
         self._checked: tuple[Mapping[str, Any], tuple[Any, ...]] | None = None
         self._copies: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._sources: dict[str, tuple[Any, Any]] = {}
+        self._listeners: list[Callable[[], None]] = []
+        self.origin: Any = None
         self._baseline = self._first_values(initial or {})
         self._setpoints = dict(self._baseline)
 
@@ -86,7 +86,47 @@ class Memory(nn.Module):
             values[name] = value
         return {n: None if v is None else owned(self._checked_input(n, v), v) for n, v in values.items()}
 
+    def _without_limits(self) -> frozenset[str]:
+        """Return the outputs whose numbers nobody looks at."""
+        return frozenset(
+            name
+            for name in self._output_names
+            if getattr(self._variables[name], "value_range", None) is None
+            and "default_validation_config" not in self._variables[name].model_fields_set
+            and name not in self._validation
+        )
+
     # -- variables -------------------------------------------------------------------------------------------
+
+    def describe(self, variables: Iterable[Variable]) -> None:
+        """Describe variables anew: limits, descriptions, alarm and warning ranges.
+
+        Names, kinds, units and directions stay; a chain that the model is a stage of must be told by ``replace``.
+
+        Args:
+            variables: such as ``model.supported_variables["Q1.k1"].replace(value_range=(-5, 5))``.
+
+        Raises:
+            UnknownVariableError: for a name the model does not have.
+            ValidationError: for another kind or direction, and for limits that the set-point is outside of.
+            UnitError: for another unit, where there was one.
+        """
+        fresh = {variable.name: variable for variable in variables}
+        for name, variable in fresh.items():
+            old = self._variable(name)
+            if type(variable) is not type(old) or variable.read_only is not old.read_only:
+                raise ValidationError(f"{name!r} cannot become another kind of variable, or an input an output")
+            if old.unit and conversion_factor(variable.unit, old.unit) != 1.0:
+                raise UnitError(f"{name!r} is in {old.unit!r} and cannot be described in {variable.unit!r}")
+        with self._lock:
+            for name, variable in fresh.items():
+                value = self._setpoints.get(name)
+                if value is not None:
+                    dtype, device = self._where(name)
+                    variable.validate_value(value, dtype=dtype, device=device, config=self._policy(name))
+            self._variables = {**self._variables, **fresh}
+            self._unlimited = self._without_limits()
+            self._evaluation = self._checked = None
 
     @property
     def supported_variables(self) -> Mapping[str, Variable]:
@@ -195,7 +235,46 @@ class Memory(nn.Module):
             found[name] = value
         return found
 
+    # -- listeners -------------------------------------------------------------------------------------------
+
+    def on_write(self, notice: Callable[[], None]) -> Callable[[], None]:
+        """Call a function after every ``set``, ``restore`` and ``reset`` that has worked, in the writer's thread.
+
+        Args:
+            notice: must be quick and must not use the model: the writer still holds its lock.
+
+        Returns:
+            What ends it; a copy of the model has no listeners.
+        """
+        self._listeners = [*self._listeners, notice]
+
+        def forget() -> None:
+            self._listeners = [other for other in self._listeners if other is not notice]
+
+        return forget
+
+    def _tell_listeners(self) -> None:
+        for notice in self._listeners:
+            notice()
+
     # -- life cycle ------------------------------------------------------------------------------------------
+
+    def baseline(self, name: str) -> Any:
+        """Return what ``reset`` would bring an input back to, without its graph.
+
+        Raises:
+            UnknownVariableError: for a name that is no input.
+        """
+        if name not in self._baseline:
+            raise unknown_variable(name, self._input_names, f"the inputs of {self._title()}")
+        value = self._baseline[name]
+        return value if value is None else without_graph(copied(value))
+
+    def make_baseline(self) -> None:
+        """Let ``reset`` go back to the present set-points from now on."""
+        with self._lock:
+            setpoints, baseline = self._setpoints, self._baseline
+            self._baseline = {n: v if v is baseline[n] else without_graph(copied(v)) for n, v in setpoints.items()}
 
     def snapshot(self) -> dict[str, Any]:
         """Return the set-points as plain numbers, lists and strings, fit for YAML.
@@ -239,7 +318,7 @@ class Memory(nn.Module):
         with self._lock:
             state = dict(self.__dict__)
         del state["_lock"]
-        state.update(_evaluation=None, _checked=None, _copies={}, _sources={})
+        state.update(_evaluation=None, _checked=None, _copies={}, _sources={}, _listeners=[])
         state["_setpoints"], state["_baseline"] = detached(state["_setpoints"], state["_baseline"])
         return state
 

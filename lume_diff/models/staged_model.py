@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Self, cast
@@ -83,6 +84,7 @@ class StagedModel(LUMEModel):
         super().__init__(variables.values(), dtype=lead.dtype, device=lead.device, validation=validation)
         self._links, self._joined, self._owners = links, joined, owners
         self._known = {name: stage._variables for name, stage in stages.items()}
+        self._homes: dict[str, Owner] = {}
         self._on_request = frozenset(n for n, owner in owners.items() if owner.name in stages[owner.stage]._on_request)
         self._stage_keys = {}
         for index, (name, stage) in enumerate(stages.items()):
@@ -111,6 +113,11 @@ class StagedModel(LUMEModel):
     def stages(self) -> Mapping[str, LUMEModel]:
         """The stages by name, in the order of the beam."""
         return MappingProxyType({name: self._stage(name) for name in self._stage_keys})
+
+    @property
+    def links(self) -> dict[str, str]:
+        """What is handed over besides the beam, as it was given."""
+        return dict(self._links)
 
     def _stage(self, name: str) -> LUMEModel:
         return cast(LUMEModel, self._modules[self._stage_keys[name]])
@@ -308,20 +315,33 @@ class StagedModel(LUMEModel):
             UnknownVariableError: if no stage has the element.
         """
         state = StagedState(self._merged(self._checked_inputs({} if inputs is None else inputs)), None, False)
-        found = {}
+        given: dict[str, dict[str, Any]] = {}
+
+        def energies(name: str, own: list[str]) -> dict[str, torch.Tensor]:
+            if name not in given:
+                given[name] = self._scalar_inputs(state, name)
+            return self._stage(name).reference_energy(given[name], own)
+
         for element in elements:
-            stage_name, separator, rest = element.partition("/")
-            is_qualified = bool(separator) and stage_name in self.stages
-            for name in [stage_name] if is_qualified else list(self.stages):
-                bare = rest if is_qualified else element
-                try:
-                    found[element] = self._stage(name).reference_energy(self._scalar_inputs(state, name), [bare])[bare]
-                    break
-                except UnknownVariableError:
-                    continue
-            else:
-                raise unknown_variable(element, (), "any stage with beamline elements")
-        return found
+            if element not in self._homes:
+                self._homes[element] = self._home_of(element, energies)
+        found: dict[str, torch.Tensor] = {}
+        for name in self.stages:
+            own = {element: self._homes[element].name for element in elements if self._homes[element].stage == name}
+            values = energies(name, list(dict.fromkeys(own.values()))) if own else {}
+            found |= {element: values[bare] for element, bare in own.items()}
+        return {element: found[element] for element in elements}
+
+    def _home_of(self, element: str, energies: Callable[[str, list[str]], Any]) -> Owner:
+        """Return the stage that has an element, and the element's name there."""
+        stage, separator, rest = element.partition("/")
+        is_qualified = bool(separator) and stage in self.stages
+        for name in [stage] if is_qualified else list(self.stages):
+            own = Owner(name, rest if is_qualified else element)
+            with suppress(UnknownVariableError):
+                energies(name, [own.name])
+                return own
+        raise unknown_variable(element, (), "any stage with beamline elements")
 
     def _scalar_inputs(self, state: StagedState, name: str) -> dict[str, Any]:
         """Return the inputs of a stage except the beam that it is handed."""
@@ -365,6 +385,6 @@ class StagedModel(LUMEModel):
 _REPLACED = (
     *("_variables", "_input_names", "_output_names", "_unlimited", "_validation", "dtype", "device"),
     *("_baseline", "_setpoints", "_evaluation", "_checked", "_copies", "_sources", "_runs"),
-    *("_joined", "_owners", "_known", "_on_request", "_stage_keys", "_modules"),
+    *("_joined", "_owners", "_known", "_on_request", "_homes", "_stage_keys", "_modules"),
 )
 _BEAMS = (ParticleGroupVariable, MomentsVariable)

@@ -51,7 +51,10 @@ class _Dumper(_SafeDumper):
 
 
 def _construct_int(loader: Any, node: Any) -> int:
-    text = loader.construct_scalar(node)
+    return _whole(loader.construct_scalar(node))
+
+
+def _whole(text: str) -> int:
     return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 
 
@@ -66,6 +69,27 @@ for _tag, _pattern, _first in _RESOLVERS:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, _first)
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, _first)
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def plain_scalar(text: str) -> Any:
+    """Return what an unquoted word of a YAML text means: a number, a truth value, None, or the word itself.
+
+    Example:
+        >>> plain_scalar("1e-3"), plain_scalar("on"), plain_scalar("true")
+        (0.001, 'on', True)
+    """
+    if _NULL.match(text):
+        return None
+    first = text[0]
+    if first in "+-.0123456789":
+        if _INT.match(text):
+            return _whole(text)
+        if _FLOAT.match(text):
+            bare = text.lower()
+            return float(bare.replace(".inf", "inf").replace(".nan", "nan") if bare.endswith(("inf", "nan")) else bare)
+    elif first in "tTfF" and _BOOL.match(text):
+        return first in "tT"
+    return text
 
 
 def dump_yaml(data: Any) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,48 +77,18 @@ def build(folder: Path, count: int, current: float, **options: Any) -> Chain:
     return Chain(chain, middle, torch.stack([chain.get(name).detach() for name in KNOBS]))
 
 
-def whole_chain(loss: Callable[[Tensor], Tensor], at: Tensor, step: float, levels: int = 3) -> Tensor:
-    """Return central differences over the whole chain, extrapolated to a step of zero."""
-
-    def difference(h: float) -> Tensor:
-        moves = h * at.abs().diag()
-        with torch.no_grad():
-            values = torch.stack([loss(at + move) - loss(at - move) for move in moves])
-        return values / (2 * moves.diagonal())
-
-    table = [difference(step / 2**level) for level in range(levels)]
-    for order in range(1, levels):
-        table = [(4**order * b - a) / (4**order - 1) for a, b in itertools.pairwise(table)]
-    return table[0]
-
-
-def gradient(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    leaf = at.clone().requires_grad_()
-    (found,) = torch.autograd.grad(loss(leaf), leaf)
-    return found
-
-
-def pushed(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    directions = torch.eye(len(at), dtype=at.dtype)
-    return torch.stack([torch.func.jvp(loss, (at,), (direction,))[1].detach() for direction in directions])
-
-
-def off(found: Tensor, expected: Tensor) -> Tensor:
-    return ((found - expected) / expected).abs()
-
-
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return build(tmp_path_factory.mktemp("free"), 10_000, 0.0)
 
 
-def test_reverse_mode_without_space_charge(chain: Chain) -> None:
-    gradient(chain.size, chain.start)  # measures noise and checks the direction, once
+def test_reverse_mode_without_space_charge(compared: Any, chain: Chain) -> None:
+    compared.gradient(chain.size, chain.start)  # measures noise and checks the direction, once
     at = chain.start * 1.01
     before = chain.middle.runs
-    found = gradient(chain.size, at)
+    found = compared.gradient(chain.size, at)
     assert chain.middle.runs - before <= 13 + 2 * len(MIDDLE)
-    assert off(found, whole_chain(chain.size, at, 1e-3)).max() < 1e-8
+    assert compared.off(found, compared.whole_chain(chain.size, at, 1e-3)).max() < 1e-8
 
 
 def test_all_particles_come_through_with_their_ids(chain: Chain) -> None:
@@ -133,20 +101,20 @@ def test_all_particles_come_through_with_their_ids(chain: Chain) -> None:
     assert float(chain.model.get("middle/final_particles").z[0]) == pytest.approx(0.7 + 0.8, rel=1e-12)
 
 
-def test_forward_mode_with_space_charge(tmp_path: Path) -> None:
+def test_forward_mode_with_space_charge(compared: Any, tmp_path: Path) -> None:
     chain = build(tmp_path, 500, 1.0, gradient=FiniteDifference(particles="collective"))
-    found = pushed(chain.size, chain.start)
-    expected = whole_chain(chain.size, chain.start, 1e-5, levels=1)
-    assert off(found, expected).max() < 1e-4
+    found = compared.pushed(chain.size, chain.start)
+    expected = compared.whole_chain(chain.size, chain.start, 1e-5, levels=1)
+    assert compared.off(found, expected).max() < 1e-4
     with pytest.raises(GradientError, match="forward mode"):
-        gradient(chain.size, chain.start)
+        compared.gradient(chain.size, chain.start)
 
 
-def test_reverse_mode_with_space_charge_says_how_far_it_is_off(tmp_path: Path) -> None:
+def test_reverse_mode_with_space_charge_says_how_far_it_is_off(compared: Any, tmp_path: Path) -> None:
     chain = build(tmp_path, 500, 1.0)
     with pytest.warns(PhysicsWarning, match=r"off by [\d.]+ in a random direction"):
-        found = gradient(chain.size, chain.start)
-    wrong = off(found, whole_chain(chain.size, chain.start, 1e-5, levels=1))
+        found = compared.gradient(chain.size, chain.start)
+    wrong = compared.off(found, compared.whole_chain(chain.size, chain.start, 1e-5, levels=1))
     assert wrong[0] > 1e-3  # upstream
     assert wrong[1:].max() < 1e-4  # its own knobs and what lies behind
     assert any("random direction" in note for note in chain.middle.gradient_report().notes)

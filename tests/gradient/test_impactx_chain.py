@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,61 +84,31 @@ def build(count: int, energy: float, charge: float = 1e-9, **options: Any) -> Ch
     return Chain(chain, middle, torch.stack([chain.get(name).detach() for name in KNOBS]))
 
 
-def whole_chain(loss: Callable[[Tensor], Tensor], at: Tensor, step: float, levels: int = 3) -> Tensor:
-    """Return central differences over the whole chain, extrapolated to a step of zero."""
-
-    def difference(h: float) -> Tensor:
-        moves = h * at.abs().diag()
-        with torch.no_grad():
-            values = torch.stack([loss(at + move) - loss(at - move) for move in moves])
-        return values / (2 * moves.diagonal())
-
-    table = [difference(step / 2**level) for level in range(levels)]
-    for order in range(1, levels):
-        table = [(4**order * b - a) / (4**order - 1) for a, b in itertools.pairwise(table)]
-    return table[0]
-
-
-def gradient(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    leaf = at.clone().requires_grad_()
-    (found,) = torch.autograd.grad(loss(leaf), leaf)
-    return found
-
-
-def pushed(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    directions = torch.eye(len(at), dtype=at.dtype)
-    return torch.stack([torch.func.jvp(loss, (at,), (direction,))[1].detach() for direction in directions])
-
-
-def off(found: Tensor, expected: Tensor) -> Tensor:
-    return ((found - expected) / expected).abs()
-
-
 @pytest.fixture(scope="module")
 def chain() -> Chain:
     return build(10_000, 1e8)
 
 
-def test_reverse_mode_without_space_charge(chain: Chain) -> None:
-    found = gradient(chain.size, chain.start)
-    expected = whole_chain(chain.size, chain.start, 1e-3)
-    assert off(found, expected).max() < 1e-9
+def test_reverse_mode_without_space_charge(compared: Any, chain: Chain) -> None:
+    found = compared.gradient(chain.size, chain.start)
+    expected = compared.whole_chain(chain.size, chain.start, 1e-3)
+    assert compared.off(found, expected).max() < 1e-9
 
 
-def test_a_screen_without_space_charge(chain: Chain) -> None:
+def test_a_screen_without_space_charge(compared: Any, chain: Chain) -> None:
     # An image is smooth only as long as no particle crosses from one pixel's middle to the next.
-    found = gradient(chain.screen, chain.start)
-    expected = whole_chain(chain.screen, chain.start, 1e-7, levels=1)
-    assert off(found, expected).max() < 1e-6
+    found = compared.gradient(chain.screen, chain.start)
+    expected = compared.whole_chain(chain.screen, chain.start, 1e-7, levels=1)
+    assert compared.off(found, expected).max() < 1e-6
 
 
-def test_what_a_gradient_costs(chain: Chain) -> None:
-    gradient(chain.size, chain.start)  # measures noise and checks the direction, once
+def test_what_a_gradient_costs(compared: Any, chain: Chain) -> None:
+    compared.gradient(chain.size, chain.start)  # measures noise and checks the direction, once
     before = chain.middle.runs
-    gradient(chain.size, chain.start + 0.05)
+    compared.gradient(chain.size, chain.start + 0.05)
     assert chain.middle.runs - before <= 13 + 2 * 2
     before = chain.middle.runs
-    gradient(chain.screen, chain.start + 0.05)
+    compared.gradient(chain.screen, chain.start + 0.05)
     assert chain.middle.runs == before
 
 
@@ -153,8 +121,10 @@ def test_all_particles_come_through_with_their_ids(chain: Chain) -> None:
         assert bool((found.alive == 1.0).all())
 
 
-def test_forward_mode_without_space_charge(chain: Chain) -> None:
-    assert off(pushed(chain.size, chain.start), gradient(chain.size, chain.start)).max() < 1e-9
+def test_forward_mode_without_space_charge(compared: Any, chain: Chain) -> None:
+    assert (
+        compared.off(compared.pushed(chain.size, chain.start), compared.gradient(chain.size, chain.start)).max() < 1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,7 +135,7 @@ def test_forward_mode_without_space_charge(chain: Chain) -> None:
         pytest.param(10_000, 32, 1e8, id="10000 particles, 100 MeV", marks=pytest.mark.slow),
     ],
 )
-def test_forward_mode_with_space_charge(count: int, cells: int, energy: float) -> None:
+def test_forward_mode_with_space_charge(compared: Any, count: int, cells: int, energy: float) -> None:
     chain = build(
         count,
         energy,
@@ -173,22 +143,22 @@ def test_forward_mode_with_space_charge(count: int, cells: int, energy: float) -
         n_cell=(cells,) * 3,
         gradient=FiniteDifference(particles="collective"),
     )
-    found = pushed(chain.size, chain.start)
-    expected = whole_chain(chain.size, chain.start, 1e-4, levels=1)
-    assert off(found, expected).max() < 1e-4
+    found = compared.pushed(chain.size, chain.start)
+    expected = compared.whole_chain(chain.size, chain.start, 1e-4, levels=1)
+    assert compared.off(found, expected).max() < 1e-4
     ids = chain.model.get("initial_particles").id
     through = chain.model.get("middle/final_particles")
     assert torch.equal(through.id, ids)
     assert through.n_particle == count
     with pytest.raises(GradientError, match="forward mode"):
-        gradient(chain.size, chain.start)
+        compared.gradient(chain.size, chain.start)
 
 
-def test_reverse_mode_with_space_charge_says_how_far_it_is_off() -> None:
+def test_reverse_mode_with_space_charge_says_how_far_it_is_off(compared: Any) -> None:
     chain = build(2_000, 1e8, space_charge="3D", n_cell=(16, 16, 16))
     with pytest.warns(PhysicsWarning, match=r"off by 0\.\d+ in a random direction"):
-        found = gradient(chain.size, chain.start)
-    wrong = off(found, whole_chain(chain.size, chain.start, 1e-4, levels=1))
+        found = compared.gradient(chain.size, chain.start)
+    wrong = compared.off(found, compared.whole_chain(chain.size, chain.start, 1e-4, levels=1))
     assert wrong[0] > 1e-2  # upstream
     assert wrong[1:].max() < 1e-6  # its own knobs and what lies behind
     assert any("random direction" in note for note in chain.middle.gradient_report().notes)

@@ -20,7 +20,7 @@ from lume_diff.calibration import ModelMean, PriorMeanModelConstructor, vocs_fro
 from lume_diff.models import CheetahModel, LUMEModel, StagedModel
 from lume_diff.variables import TorchScalarVariable
 
-pytestmark = pytest.mark.gradient
+pytestmark = [pytest.mark.gradient, pytest.mark.usefixtures("double_by_default")]
 
 D = torch.float64
 

@@ -385,7 +385,7 @@ def test_demo_fails_where_its_check_does(tmp_path: Path, monkeypatch: pytest.Mon
     assert result.exit_code == 1
     assert "failed: backpropagation and differences differ" in result.stderr
     passed = json.loads((tmp_path / "summary.json").read_text())["passed"]
-    assert passed == {"gradient": False, "matching": True, "calibration": True}
+    assert passed == {"gradient": False, "matching": True, "calibration": True, "machine": True}
 
 
 def test_demo_refuses_a_folder_that_is_a_file(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_example_is_a_configuration(tmp_path: Path) -> None:
         ),
         ("std: 0.03", "std: wide", r"line 7: parameters\[0\]\.prior\.std: is 'wide': input should be a valid number"),
         ("kind: scale", "kind: factor", r"line 7: parameters\[0\]: kind is 'factor'; expected 'scale', 'offset'"),
-        ("  beam: beam.h5\n", "", r"line 1: model: give 'lattice' and 'beam', or 'entry' instead"),
+        ("  beam: beam.h5\n", "", r"line 1: model: give 'lattice' and 'beam', or 'machine' or 'entry' instead"),
         ("file: scan.npz", "file: other.npz", r"data file .*other\.npz' does not exist"),
         (
             "screen: SCR1.image",

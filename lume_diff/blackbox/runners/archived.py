@@ -63,6 +63,17 @@ class Archived(Runner):
                 found[key] = result
         return [found[key] for key in keys]
 
+    def known_points(self, inputs: Inputs, names: Sequence[str]) -> list[list[float]]:
+        """Return the values of some numbers at the runs in the archive whose other inputs are the given ones."""
+        identity = self.identity()
+        found = []
+        for key, known in self._archive.inputs_of(identity):
+            if all(isinstance(known.get(name), float) for name in names):
+                values = {name: known[name] for name in names}
+                if run_key(identity, {**inputs, **values}) == key:
+                    found.append(list(values.values()))
+        return found
+
     def jacobians(
         self, points: Sequence[Inputs], outputs: Sequence[str], wrt: Sequence[str]
     ) -> list[Jacobian | SimulatorError]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from lume_diff.blackbox.runners.crew import Crew, Seat
 from lume_diff.blackbox.runners.runner import Inputs, Result, run_error
-from lume_diff.blackbox.runners.worker_process import WorkerLost, WorkerProcess, how_it_ended
 from lume_diff.errors import SimulatorError
+from lume_diff.processes.worker_process import WorkerLost, WorkerProcess, how_it_ended
 
 _TICK = 0.25  # [s] between looks at the processes themselves
 _TRIES = 2

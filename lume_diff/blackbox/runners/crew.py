@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from dataclasses import dataclass
 
-from lume_diff.blackbox.runners.host import Change
-from lume_diff.blackbox.runners.worker_process import WorkerProcess
+from lume_diff.blackbox.runners.host import Change, packed_host
 from lume_diff.errors import SimulatorError
+from lume_diff.processes.worker_process import WorkerProcess
 
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -49,7 +50,8 @@ class Crew:
         if self.ended:
             raise SimulatorError("no worker can be started any more: the interpreter is ending or the pool is gone")
         try:
-            return WorkerProcess(self.payload, self.changes, _environment(len(self.seats)), self._folder)
+            host = functools.partial(packed_host, self.payload, self.changes)
+            return WorkerProcess(host, _environment(len(self.seats)), self._folder)
         except OSError as error:
             raise SimulatorError(f"no worker process could be started: {error}") from error
 

@@ -72,6 +72,11 @@ def unpacked(payload: bytes) -> Factory:
     return lambda: pickle.loads(payload)()
 
 
+def packed_host(payload: bytes, changes: Sequence[Change]) -> Host:
+    """Return the host of a simulator whose factory was packed."""
+    return Host(unpacked(payload), changes)
+
+
 class Host:
     """Keep one simulator and the changes made to it.
 

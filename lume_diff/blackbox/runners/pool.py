@@ -26,9 +26,9 @@ from lume_diff.blackbox.runners.crew import Crew, Seat
 from lume_diff.blackbox.runners.host import Answer, Change, Reference
 from lume_diff.blackbox.runners.proxy import SimulatorProxy, identity_with
 from lume_diff.blackbox.runners.runner import Factory, Inputs, Jacobian, Result, Runner
-from lume_diff.blackbox.runners.worker_main import Reply
-from lume_diff.blackbox.runners.worker_process import WorkerLost, WorkerProcess, how_it_ended
 from lume_diff.errors import SimulatorError, ValidationError
+from lume_diff.processes.worker_main import Reply
+from lume_diff.processes.worker_process import WorkerLost, WorkerProcess, how_it_ended
 
 #: What a read through a proxy may raise as it is, so that ``hasattr`` and iteration work.
 _READ_ERRORS = {error.__name__: error for error in (AttributeError, IndexError, KeyError, LookupError, TypeError)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from lume_diff.archive import RunArchive
 from lume_diff.calibration.data.several import data_sets
+from lume_diff.calibration.fit.bunches import effective_particles, is_drawn
 from lume_diff.calibration.fit.objective import Objective, Observation, observed_images
 from lume_diff.calibration.fit.optimisers import METHODS, STEPS, Optimum
 from lume_diff.calibration.fit.parameters import InputParameter, Parameter
@@ -19,12 +22,16 @@ from lume_diff.calibration.fit.posterior import Laplace
 from lume_diff.calibration.fit.progress import Progress
 from lume_diff.calibration.fit.result import CalibrationResult
 from lume_diff.calibration.likelihoods.base import Likelihood
-from lume_diff.errors import CalibrationError, GradientError, ValidationError
+from lume_diff.errors import CalibrationError, GradientError, PhysicsWarning, ValidationError
 from lume_diff.registry import plugin
-from lume_diff.variables import ParticleGroupVariable
 
 if TYPE_CHECKING:
     from lume_diff.models import LUMEModel
+
+#: Other bunches that a fit of images looks at: their scatter is known to a sixth.
+_BUNCHES = 20
+#: Variance from the particles relative to that from the data above which a fit says so.
+_GRAIN = 1.0
 
 
 class Calibration:
@@ -39,8 +46,7 @@ class Calibration:
         parameters: the unknowns, each with its prior.
         likelihood: how predictions and data are compared: a ``Likelihood``, the name of one (``"images"``,
             ``"profiles"``, ``"moments"``, ``"transport"``, ``"values"``), or one for each data set. By default
-            ``"moments"`` for screens, whose errors hold for bunches of few macroparticles too, and ``"values"`` for
-            numbers.
+            ``"moments"`` for screens, which few macroparticles tell as well as many, and ``"values"`` for numbers.
 
     Raises:
         ValidationError, UnknownVariableError: for parameters, data or names that do not fit the model.
@@ -69,7 +75,8 @@ class Calibration:
         if len(self.data) == 1 and observed_images(self.data[0]):
             _require_settings(self.data[0])
         self._observations = []
-        particles = _particles(model) if any(map(observed_images, self.data)) else None
+        particles = effective_particles(model) if any(map(observed_images, self.data)) else None
+        self._granular = particles if any(chosen.is_granular for chosen in self.likelihoods) else None
         for part, chosen in zip(self.data, self.likelihoods, strict=True):
             target = chosen.target(part)
             if particles is not None:
@@ -79,6 +86,27 @@ class Calibration:
     def objective(self, ledger: RunArchive | None = None, seed: int = 0) -> Objective:
         """Return residuals, cost and derivatives as functions of the parameters, for a fit of one's own."""
         return Objective(self.model, self._observations, self.parameters, ledger, seed)
+
+    def _posterior(self, objective: Objective, u: Tensor) -> tuple[Tensor, Laplace, float | None]:
+        """Return the most likely point near the minimum of the cost, how sure it is, and which chi² is due to noise.
+
+        Where the particles of the model show, a bunch that is drawn is one of many: the point is where the average
+        over others has its minimum, and what is left of their scatter adds to the errors. A bunch that was given is
+        the only one, and all of its scatter does.
+        """
+        if self._granular is None:
+            try:
+                return u, Laplace.around(objective.linearised(u).slope), None
+            except GradientError:
+                return u, Laplace.around(objective.jacobian_by_rows(u)), None
+        sampling = objective.sampling(u, _BUNCHES)
+        left = 1.0
+        if is_drawn(self.model):
+            u = u - torch.linalg.solve(sampling.precision, sampling.slope)
+            left = 1.0 / _BUNCHES
+        laplace = Laplace.sandwich(sampling.precision, sampling.noise + left * sampling.granularity)
+        _warn_of_grains(self._granular, laplace, Laplace.sandwich(sampling.precision, sampling.noise))
+        return u, laplace, float(sampling.chi_square)
 
     def run(
         self,
@@ -96,6 +124,10 @@ class Calibration:
         was: every evaluation is on disk when it is made, and none is made twice. A black box needs an ``archive=`` of
         its own for that to hold run by run and bit by bit: it keeps runs and steps.
 
+        Images and profiles by macroparticles take 20 more evaluations at the end, each with another bunch: one that is
+        drawn from moments is drawn anew, and the estimate moves to where the average of them fits best; one that was
+        given is resampled, which tells the error but not the bias that its particles cause.
+
         Args:
             method: ``"levenberg-marquardt"`` (the choice of ``"auto"``), ``"lbfgs"`` for models with a reverse mode
                 only, ``"adam"`` for rough ones.
@@ -111,6 +143,9 @@ class Calibration:
         Raises:
             CalibrationError: if no starting point can be evaluated, or the data say nothing at all.
             SimulatorError: if the model fails at the centre of the priors.
+
+        Warns:
+            PhysicsWarning: if the particles of the model are too few for the likelihood, and how many would do.
         """
         chosen = "levenberg-marquardt" if method == "auto" else method
         if chosen not in METHODS:
@@ -124,13 +159,10 @@ class Calibration:
         with Progress(objective, most * starts, progress) as told:
             optima = _optima(objective, chosen, most, _starting_points(len(self.parameters), starts, seed), told)
             best = min(optima, key=lambda optimum: optimum.cost)
-            try:
-                laplace = Laplace.around(objective.linearised(best.u).slope)
-            except GradientError:
-                laplace = Laplace.around(_by_rows(objective, best.u))
+            u, laplace, expected = self._posterior(objective, best.u)
         return CalibrationResult(
             calibration=self,
-            u=best.u,
+            u=u,
             cost=best.cost,
             laplace=laplace,
             method=chosen,
@@ -142,6 +174,22 @@ class Calibration:
             evaluations=objective.evaluations,
             seconds=time.perf_counter() - began,
             seed=seed,
+            expected=expected,
+        )
+
+
+def _warn_of_grains(particles: float, laplace: Laplace, without: Laplace) -> None:
+    """Warn if the chance positions of particles are a large part of the variance of an estimate."""
+    grain = float((laplace.errors / without.errors).square().max()) - 1.0
+    if grain > _GRAIN:
+        digits = 10.0 ** math.floor(math.log10(particles * grain / _GRAIN))
+        enough = math.ceil(particles * grain / _GRAIN / digits) * digits
+        warnings.warn(
+            f"the model's bunch counts as {particles:.0f} macroparticles, which make up {grain / (1.0 + grain):.0%} "
+            "of the variance of an estimate; its error includes that, but it may be biased too: "
+            f"use {enough:.0f} particles, or the likelihood 'moments'",
+            PhysicsWarning,
+            stacklevel=4,
         )
 
 
@@ -182,14 +230,6 @@ def _require_settings(data: Any) -> None:
         )
 
 
-def _by_rows(objective: Objective, u: Tensor) -> Tensor:
-    """Return derivatives of all residuals by reverse mode, for chains without a forward mode."""
-    leaf = u.detach().clone().requires_grad_()
-    residuals = objective.residuals(leaf)
-    rows = [torch.autograd.grad(r, leaf, retain_graph=True)[0] for r in residuals]
-    return torch.stack(rows)
-
-
 def _likelihoods(data: Sequence[Any], likelihood: Any) -> list[Likelihood]:
     """Return a likelihood for each data set."""
     given = list(likelihood) if isinstance(likelihood, (list, tuple)) else [likelihood] * len(data)
@@ -210,18 +250,6 @@ def _likelihoods(data: Sequence[Any], likelihood: Any) -> list[Likelihood]:
             )
         found.append(chosen)
     return found
-
-
-def _particles(model: LUMEModel) -> float | None:
-    """Return how many macroparticles of equal weight say as much as those that a model tracks; None if it has none."""
-    variables = [model.supported_variables[name] for name in (*model.input_names, *model.output_names)]
-    bunches = [variable.name for variable in variables if isinstance(variable, ParticleGroupVariable)]
-    for name in bunches:
-        bunch = model.get(name)
-        if bunch is not None:
-            weight = (bunch.weight * bunch.alive).detach()
-            return float((weight.sum(-1).square() / weight.square().sum(-1)).min())
-    return None
 
 
 def check_parameters(parameters: Sequence[Parameter], model: LUMEModel) -> None:

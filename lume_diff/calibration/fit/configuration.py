@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from lume_diff.calibration.fit import parameters, priors, screens
 from lume_diff.calibration.fit.yaml_files import Section
 from lume_diff.errors import LumeDiffError, ValidationError, nearest_names
+from lume_diff.registry import plugin
 
 if TYPE_CHECKING:
     from lume_diff.calibration.fit.calibration import Calibration
@@ -134,15 +135,17 @@ ParameterSection = Annotated[InputSection | MomentumSection | CameraSection, Fie
 
 
 class ModelSection(Section):
-    """Files that make a line, or a function of Python that returns a model.
+    """Files that make a line, a machine file, or a function of Python that returns a model.
 
     Attributes:
+        machine: a machine file.
         lattice, beam: files as ``lume-diff gradient`` takes them.
-        line, trust: which line of the lattice file; whether to run one that is a program.
+        line, trust: which line of the lattice file; whether to run lattices that are programs.
         entry: ``module:function``, or ``file.py:function``; called without arguments.
         set: inputs that are not as the files have them.
     """
 
+    machine: Path | None = None
     lattice: Path | None = None
     beam: Path | None = None
     line: str | None = None
@@ -152,9 +155,9 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> ModelSection:
-        files = self.lattice is not None and self.beam is not None
-        if files == (self.entry is not None) or (self.lattice is None) != (self.beam is None):
-            raise ValueError("give 'lattice' and 'beam', or 'entry' instead")
+        ways = [self.lattice is not None or self.beam is not None, self.machine is not None, self.entry is not None]
+        if sum(ways) != 1 or (self.lattice is None) != (self.beam is None):
+            raise ValueError("give 'lattice' and 'beam', or 'machine' or 'entry' instead")
         if self.entry is not None and ":" not in self.entry:
             raise ValueError(f"entry is {self.entry!r}; expected 'module:function' or 'file.py:function'")
         return self
@@ -167,6 +170,8 @@ class ModelSection(Section):
         if self.lattice is not None and self.beam is not None:
             named = {} if self.line is None else {"name": self.line}
             model = CheetahModel.from_file(folder / self.lattice, folder / self.beam, trust=self.trust, **named)
+        elif self.machine is not None:
+            model = plugin("loaders", "machine")(folder / self.machine, trust=self.trust or None)
         else:
             model = _called(str(self.entry), folder)
         if self.set:
@@ -307,8 +312,6 @@ class CalibrationConfig(Section):
 
 
 def _likelihood(given: str | LikelihoodSection) -> Any:
-    from lume_diff.registry import plugin
-
     if isinstance(given, str):
         return given
     made = plugin("likelihoods", given.name)

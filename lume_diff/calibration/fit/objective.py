@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from lume_diff.archive import RunArchive
+from lume_diff.calibration.fit.bunches import other_bunches
 from lume_diff.calibration.fit.parameters import Parameter, acted_image, acted_inputs
 from lume_diff.calibration.likelihoods.base import Likelihood
-from lume_diff.errors import CalibrationError, SimulatorError, ValidationError
+from lume_diff.errors import CalibrationError, GradientError, SimulatorError, ValidationError
 from lume_diff.models.derivatives import component_shape
 from lume_diff.models.fingerprint import fingerprint
 
@@ -34,6 +35,24 @@ class Observation(NamedTuple):
     data: Any
     likelihood: Likelihood
     target: Any
+
+
+class Sampling(NamedTuple):
+    """How the slope of the cost, ``J^T r``, scatters at one point: with the data's noise and with the particles.
+
+    Attributes:
+        precision: ``J^T J``, prior included, ``(p, p)``.
+        noise: covariance of the slope from the noise of the data and the width of the prior, ``(p, p)``.
+        granularity: its covariance from where the particles of one bunch happen to be, ``(p, p)``.
+        slope: its mean over bunches other than the model's own, ``(p,)``.
+        chi_square: what the noise of data and particles makes of the sum of the squared deviations, ``()``.
+    """
+
+    precision: Tensor
+    noise: Tensor
+    granularity: Tensor
+    slope: Tensor
+    chi_square: Tensor
 
 
 class Linearised(NamedTuple):
@@ -58,6 +77,7 @@ class Objective:
         parameters: what is unknown.
         ledger: keeps every evaluation, so that a fit that was killed repeats none; None to keep nothing.
         seed: part of the ledger's key.
+        given: values of the model's inputs other than its set-points, for all data.
     """
 
     def __init__(
@@ -67,6 +87,7 @@ class Objective:
         parameters: Sequence[Parameter],
         ledger: RunArchive | None = None,
         seed: int = 0,
+        given: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.observations = list(observations)
@@ -74,6 +95,7 @@ class Objective:
         self.evaluations = 0
         self._ledger = ledger
         self._seed = seed
+        self._given = dict(given or {})
 
     @cached_property
     def identity(self) -> str:
@@ -117,7 +139,7 @@ class Objective:
         pairs = list(zip(self.parameters, values.to(self.model.dtype).unbind(-1), strict=True))
         inputs = acted_inputs(pairs, data.inputs(self.model.dtype), self.model)
         seen = {}
-        for name, value in self.model(inputs, outputs=list(data.outputs)).items():
+        for name, value in self.model({**self._given, **inputs}, outputs=list(data.outputs)).items():
             value = value.expand(len(data), *component_shape(self.model.supported_variables[name]))
             if observed_images(data):
                 value = data.frame.view(acted_image(pairs, value, data.frame.pixel))
@@ -130,11 +152,14 @@ class Objective:
         Gradient:
             As the model's.
         """
-        parts = [
-            observation.likelihood.residuals(predicted, observation.target)
+        return torch.cat([*self._deviations(u), u])
+
+    def _deviations(self, u: Tensor) -> list[Tensor]:
+        """Return the residuals of each data set, ``(n,)``."""
+        return [
+            observation.likelihood.residuals(predicted, observation.target).reshape(-1)
             for observation, predicted in zip(self.observations, self.predictions(self.values(u)), strict=True)
         ]
-        return torch.cat([*(part.reshape(-1) for part in parts), u])
 
     # -- what optimisers ask for -----------------------------------------------------------------------------
 
@@ -169,6 +194,40 @@ class Objective:
         found = self._kept("linearised", u, evaluate)
         return Linearised(found["cost"], torch.as_tensor(found["slope"]))
 
+    def sampling(self, u: Tensor, count: int) -> Sampling:
+        """Return how the slope of the cost scatters at ``u``, by running the model with ``count`` other bunches."""
+
+        def evaluate() -> dict[str, Any]:
+            try:
+                jacobian = self.jacobian(u)[1]
+            except GradientError:
+                jacobian = self.jacobian_by_rows(u)
+            with torch.no_grad():
+                shares = [
+                    observation.likelihood.measured_share(observation.target).expand(len(part))
+                    for observation, part in zip(self.observations, self._deviations(u), strict=True)
+                ]
+                others = []
+                for model, given in other_bunches(self.model, count):
+                    other = Objective(model, self.observations, self.parameters, given=given)
+                    others.append(other._checked(u))
+            residuals = torch.stack(others)
+            slopes = residuals @ jacobian
+            parts = jacobian.split([*map(len, shares), len(u)])
+            noise = parts[-1].mT @ parts[-1]
+            for observation, part in zip(self.observations, parts[:-1], strict=True):
+                noise = noise + observation.likelihood.measured_noise(part, observation.target)
+            found = {
+                "precision": jacobian.mT @ jacobian,
+                "noise": noise,
+                "granularity": torch.cov(slopes.mT).reshape(len(u), len(u)),
+                "slope": slopes.mean(0),
+                "chi_square": torch.cat(shares).sum() + residuals.var(0).sum(),
+            }
+            return {name: value.cpu().numpy() for name, value in found.items()}
+
+        return Sampling(**{n: torch.as_tensor(v) for n, v in self._kept(f"sampling {count}", u, evaluate).items()})
+
     def jacobian(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return all residuals ``(n,)`` and their derivatives ``(n, p)``."""
         residuals = None
@@ -180,6 +239,12 @@ class Objective:
         if residuals is None:
             raise ValidationError("there is nothing to fit: give at least one parameter")
         return self._finite(residuals.detach(), u), torch.stack(columns, dim=-1)
+
+    def jacobian_by_rows(self, u: Tensor) -> Tensor:
+        """Return derivatives of all residuals ``(n, p)`` by reverse mode, for chains without a forward mode."""
+        leaf = u.detach().clone().requires_grad_()
+        rows = [torch.autograd.grad(r, leaf, retain_graph=True)[0] for r in self.residuals(leaf)]
+        return torch.stack(rows)
 
     def _checked(self, u: Tensor) -> Tensor:
         return self._finite(self.residuals(u), u)

@@ -46,6 +46,10 @@ class Parameter(ABC):  # noqa: B024 - a parameter may act on inputs, on images, 
         """Return what the camera sees, ``(*batch, ny, nx)``, of what falls on the screen; ``pixel_size`` in m."""
         return image
 
+    def acts(self) -> dict[str, Any]:
+        """Return what it acts on, as arguments that make it again."""
+        return {}
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.prior!r})"
 
@@ -100,6 +104,10 @@ class InputParameter(Parameter):
                 raise ValidationError(
                     f"{name!r} of parameter {self.name!r} is a {type(variable).__name__}; expected a scalar input"
                 )
+
+    def acts(self) -> dict[str, Any]:
+        """Return the inputs."""
+        return {"inputs": self.inputs}
 
     def on_inputs(self, inputs: Mapping[str, Any], value: Tensor) -> dict[str, Any]:
         """Return inputs with those of this parameter changed."""
@@ -229,6 +237,10 @@ class BeamMomentum(InputParameter):
         self.energies = [energy] if isinstance(energy, str) else list(energy or ())
         self.rest_energy = rest_energy
         super().__init__([*self.strengths, *self.energies], prior, "", name)
+
+    def acts(self) -> dict[str, Any]:
+        """Return strengths and energies."""
+        return {"strengths": self.strengths, "energy": self.energies, "rest_energy": self.rest_energy}
 
     def on_inputs(self, inputs: Mapping[str, Any], value: Tensor) -> dict[str, Any]:
         """Return inputs with weaker magnets and a faster beam."""

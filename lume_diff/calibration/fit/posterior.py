@@ -54,6 +54,23 @@ class Laplace:
         covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision))
         return cls(covariance, precision - identity)
 
+    @classmethod
+    def sandwich(cls, precision: Tensor, noise: Tensor) -> Laplace:
+        """Build for residuals whose variances are not all 1.
+
+        Args:
+            precision: ``J^T J`` of all residuals, those of the prior included, ``(p, p)``.
+            noise: covariance of ``J^T r``, ``(p, p)``.
+
+        Source:
+            P. J. Huber, Proc. 5th Berkeley Symp. Math. Stat. Prob. 1, 221 (1967).
+        """
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(precision))
+        covariance = inverse @ noise @ inverse
+        covariance = 0.5 * (covariance + covariance.mT)
+        identity = torch.eye(len(precision), dtype=precision.dtype)
+        return cls(covariance, torch.cholesky_inverse(torch.linalg.cholesky(covariance)) - identity)
+
     @property
     def errors(self) -> Tensor:
         """Standard errors of the coordinates, ``(p,)``; 1 where the data say nothing."""

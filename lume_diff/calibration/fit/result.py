@@ -57,6 +57,7 @@ class CalibrationResult:
         evaluations: int,
         seconds: float,
         seed: int,
+        expected: float | None = None,
     ) -> None:
         self.calibration = calibration
         self.parameters = calibration.parameters
@@ -72,6 +73,7 @@ class CalibrationResult:
         self.evaluations = evaluations
         self.seconds = seconds
         self.seed = seed
+        self._expected = expected
 
     # -- numbers ---------------------------------------------------------------------------------------------
 
@@ -124,8 +126,13 @@ class CalibrationResult:
 
     @property
     def degrees_of_freedom(self) -> int:
-        """Number of data less that of parameters that they resolve."""
-        return max(len(self.residuals) - (len(self.u) - len(self.unresolved)), 1)
+        """Number of data less that of parameters that they resolve.
+
+        Errors of pixels that allow for a model's particles are on the large side; data count by what is known of their
+        noise then.
+        """
+        number = len(self.residuals) if self._expected is None else round(self._expected)
+        return max(number - (len(self.u) - len(self.unresolved)), 1)
 
     @property
     def reduced_chi_square(self) -> float:
@@ -161,8 +168,12 @@ class CalibrationResult:
             model: the model to calibrate; that of the fit if None.
         """
         chosen = self.calibration.model if model is None else model
-        sizes = {n: part.frame.pixel for part in self.calibration.data if observed_images(part) for n in part.outputs}
-        return CalibratedModel(chosen, self.parameters, self._values, sizes)
+        return CalibratedModel(chosen, self.parameters, self._values, self._pixel_sizes)
+
+    @property
+    def _pixel_sizes(self) -> dict[str, tuple[float, float]]:
+        """Pixel size [m] of each screen, by output."""
+        return {n: part.frame.pixel for part in self.calibration.data if observed_images(part) for n in part.outputs}
 
     def sample(self, count: int = 1000, *, warmup: int = 300, seed: int = 0) -> Tensor:
         """Draw values from the posterior by the No-U-Turn sampler, ``(count, p)``, each in its unit.
@@ -203,9 +214,11 @@ class CalibrationResult:
                     "unit": p.unit,
                     "prior": repr(p.prior),
                     "resolved": self.resolved[p.name],
+                    "acts": p.acts(),
                 }
                 for p, value in zip(self.parameters, self._values.tolist(), strict=True)
             ],
+            "pixel_sizes": {name: [float(size) for size in pixel] for name, pixel in self._pixel_sizes.items()},
             "coordinates": self.u.tolist(),
             "correlation": self.correlation.tolist(),
             "unresolved": [{"information": u.information, "direction": u.direction} for u in self.unresolved],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +68,10 @@ class Magnification(Parameter):
     def __init__(self, prior: Prior, *, axis: str = "xy", name: str = "magnification") -> None:
         super().__init__(name, prior, "")
         self.axis = axis
+
+    def acts(self) -> dict[str, Any]:
+        """Return the axis."""
+        return {"axis": self.axis}
 
     def on_image(self, image: Tensor, value: Tensor, pixel_size: tuple[float, float]) -> Tensor:
         """Return the image as a camera sees it whose pixels are ``value`` times larger on the screen."""

@@ -24,6 +24,8 @@ class Likelihood(ABC):
 
     #: Whether the data are images (``ScreenDataset``) or numbers (``Dataset``).
     images = True
+    #: Whether the particles of a bunch show in the deviations, so that a fit has to look at other bunches too.
+    is_granular = False
 
     def __init__(self, robust: float | None = None) -> None:
         if robust is not None and not robust > 0.0:
@@ -37,6 +39,22 @@ class Likelihood(ABC):
     def granular(self, target: Any, particles: float) -> Any:
         """Return a target that allows for the noise of a prediction from this many macroparticles."""
         return target
+
+    def measured_share(self, target: Any) -> Tensor:
+        """Return the variance that the noise of the data gives to every deviation, ``(n,)`` or ``()``.
+
+        It is 1 but for targets that allow for the noise of a prediction.
+        """
+        return torch.ones((), dtype=torch.float64)
+
+    def measured_noise(self, slope: Tensor, target: Any) -> Tensor:
+        """Return the covariance that the noise of the data gives to ``slope^T deviations``, ``(p, p)``.
+
+        Args:
+            slope: for instance the derivatives of all deviations, ``(n, p)``.
+            target: what ``target`` or ``granular`` returned.
+        """
+        return slope.mT @ slope
 
     @abstractmethod
     def deviations(self, predicted: Mapping[str, Tensor], target: Any) -> Tensor:

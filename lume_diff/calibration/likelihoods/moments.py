@@ -63,7 +63,7 @@ class Moments(Likelihood):
     def target(self, data: Any) -> MeasuredMoments:
         """Take the moments of the mean images and their errors."""
         shots = screen_shots(data)
-        around = _around_the_beam(shots.mean * shots.valid, shots.sigma)
+        around = around_the_beam(shots.mean * shots.valid, shots.sigma)
         region, share = shots.valid * around, _share_of_background(shots.valid * (1.0 - around))
         values = _measured(shots.mean, region, share, shots.pixel_size)
         variance = _variance(shots, region, share, values)
@@ -93,12 +93,12 @@ class Moments(Likelihood):
 
 def beam_moments(shots: Shots) -> Tensor:
     """Return centroids [m] and second moments [m^2] of the mean images, ``(settings, 5)``; see ``Moments``."""
-    around = _around_the_beam(shots.mean * shots.valid, shots.sigma)
+    around = around_the_beam(shots.mean * shots.valid, shots.sigma)
     share = _share_of_background(shots.valid * (1.0 - around))
     return _measured(shots.mean, shots.valid * around, share, shots.pixel_size)
 
 
-def _around_the_beam(image: Tensor, sigma: Tensor) -> Tensor:
+def around_the_beam(image: Tensor, sigma: Tensor) -> Tensor:
     """Return 1 around what stands out of the noise, 0 elsewhere, ``(settings, ny, nx)``."""
     import numpy as np
     from scipy import ndimage

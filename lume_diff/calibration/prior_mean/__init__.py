@@ -13,11 +13,13 @@ from lume_diff.errors import MissingExtraError
 if TYPE_CHECKING:
     from lume_diff.calibration.prior_mean.calibrated import OutputOffset, OutputScale
     from lume_diff.calibration.prior_mean.constructor import PriorMeanModelConstructor
+    from lume_diff.calibration.prior_mean.emulator import Emulator
     from lume_diff.calibration.prior_mean.evaluator import xopt_evaluator
     from lume_diff.calibration.prior_mean.model_mean import ModelMean
     from lume_diff.calibration.prior_mean.vocs import vocs_from_model
 
 _HOME_OF = {
+    "Emulator": "emulator",
     "ModelMean": "model_mean",
     "OutputOffset": "calibrated",
     "OutputScale": "calibrated",
@@ -27,6 +29,7 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "Emulator",
     "ModelMean",
     "OutputOffset",
     "OutputScale",

@@ -6,7 +6,6 @@ import logging
 import statistics
 from typing import Any
 
-import pandas as pd
 import torch
 from botorch.models import ModelListGP, SingleTaskGP
 from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
@@ -21,9 +20,10 @@ from xopt.pydantic import recursive_serialize
 from lume_diff.calibration.prior_mean.checks import raise_all
 from lume_diff.calibration.prior_mean.decision import Decision, History, LearnedValue, report
 from lume_diff.calibration.prior_mean.gp import ModelGP
-from lume_diff.calibration.prior_mean.gp_mean import PhysicalMean
+from lume_diff.calibration.prior_mean.gp_mean import PhysicalMean, emulation_of
 from lume_diff.calibration.prior_mean.learning import learn
 from lume_diff.calibration.prior_mean.model_mean import ModelMean
+from lume_diff.calibration.prior_mean.storing import LOST, is_kept_as_module
 from lume_diff.calibration.prior_mean.trust import correlation, leave_one_out
 from lume_diff.errors import ValidationError
 
@@ -71,7 +71,7 @@ class PriorMeanModelConstructor(StandardModelConstructor):
         self,
         input_names: list[str],
         outcome_names: list[str],
-        data: pd.DataFrame,
+        data: Any,
         input_bounds: dict[str, list] | None = None,
         dtype: torch.dtype = torch.double,
         device: torch.device | str = "cpu",
@@ -163,6 +163,7 @@ class PriorMeanModelConstructor(StandardModelConstructor):
             decision.learned = [
                 LearnedValue(name=v.name, value=v.value, expected=v.expected, unit=v.unit) for v in mean.learned()
             ]
+        decision.emulation = emulation_of(gp, name)
         if constant is None:
             decision.reason = "not judged"
         else:
@@ -190,7 +191,9 @@ class PriorMeanModelConstructor(StandardModelConstructor):
 
         Xopt rebuilds constructors from their fields only if it has a name for them, and has none for this one.
         """
-        return plain_fields(self) if info.mode == "json" else StoredConstructor(self)
+        if info.mode == "python" and is_kept_as_module():
+            return StoredConstructor(self)
+        return {**plain_fields(self), "lost": LOST}
 
     def model_dump(self, **options: Any) -> Any:
         """Return the fields."""

@@ -37,6 +37,7 @@ class Decision(BaseModel):
         correlation: of model and data: for show.
         reason: in words.
         learned: trainable parameters as they stood.
+        emulation: what the mean's emulator had cost and how good it was, in words; empty without one.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -48,6 +49,7 @@ class Decision(BaseModel):
     correlation: float = math.nan
     reason: str = ""
     learned: list[LearnedValue] = []
+    emulation: str = ""
 
     def line(self) -> str:
         """Return the decision in one line."""
@@ -77,4 +79,5 @@ def report(decisions: Sequence[Decision]) -> str:
             f"{last.points} points",
         ]
         lines += [f"  {v.name}: {f'{v.value:.4g} {v.unit}'.strip()}, expected {v.expected:.4g}" for v in last.learned]
+        lines += [f"  {last.emulation}"] if last.emulation else []
     return "\n".join(lines)

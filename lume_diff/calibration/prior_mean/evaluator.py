@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from xopt.evaluator import Evaluator
+from xopt.evaluator import DummyExecutor, Evaluator
 
 from lume_diff.calibration.prior_mean.checks import checked_inputs, raise_all
+from lume_diff.calibration.prior_mean.storing import loaded_module, packed, unpacked
 from lume_diff.calibration.prior_mean.vocs import Definition, Quantity, quantities_of, quantity
-from lume_diff.errors import LumeDiffError
+from lume_diff.errors import LumeDiffError, ValidationError
 from lume_diff.models import LUMEModel
 
 #: Takes the settings asked for, returns those that the machine has, ``{name: value}``.
@@ -43,21 +43,31 @@ class Evaluation(nn.Module):
             outputs = {name: _made(q, found).expand(shape).cpu().numpy().copy() for name, q in self._quantities.items()}
         return {**outputs, **{f"{name}_RBV": np.asarray(value) for name, value in read.items()}}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return packed(self, ["_modules", "_quantities", "_readback"])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(unpacked(state))
+
 
 def _made(quantity: Quantity, found: Mapping[str, torch.Tensor]) -> torch.Tensor:
     values = [found[name] for name in quantity.outputs]
     return values[0] if quantity.transform is None else quantity.transform(*values)
 
 
-def evaluate(settings: Any, evaluation: Evaluation | str) -> dict[str, Any]:
-    """Compute the outputs of a VOCS at the rows of a table of settings; an evaluation may be given by its file."""
-    found = _loaded(evaluation) if isinstance(evaluation, str) else evaluation
+def evaluate(settings: Any, evaluation: Evaluation | str | None = None) -> dict[str, Any]:
+    """Compute the outputs of a VOCS at the rows of a table of settings; an evaluation may be given by its file.
+
+    Raises:
+        ValidationError: without an evaluation, as after a dump that left it out.
+    """
+    if evaluation is None:
+        raise ValidationError(
+            "the model of this evaluator was not in the file that Xopt loaded: dump with Xopt(..., "
+            "serialize_torch=True) and without serialize_inline, or give X.evaluator = xopt_evaluator(...) again"
+        )
+    found = loaded_module(evaluation) if isinstance(evaluation, str) else evaluation
     return found({name: settings[name] for name in found._names})
-
-
-@lru_cache(maxsize=8)
-def _loaded(path: str) -> Evaluation:
-    return torch.load(path, weights_only=False)
 
 
 def xopt_evaluator(
@@ -65,6 +75,7 @@ def xopt_evaluator(
     vocs: Any,
     outputs: Mapping[str, Definition] | None = None,
     readback: Readback | None = None,
+    batch: int = 1,
 ) -> Evaluator:
     """Make an Xopt evaluator of a model.
 
@@ -78,6 +89,7 @@ def xopt_evaluator(
         readback: called with the settings asked for, ``{name: values}`` in an array each; sets them on a live machine,
             say, and returns what it has in fact: the model is asked there, and the values are recorded as
             ``"<name>_RBV"``.
+        batch: how many points Xopt shall ask for in every step: as many as the model has workers, say.
 
     Returns:
         The evaluator. ``Xopt(..., serialize_torch=True)`` dumps it to a file that loads again.
@@ -108,4 +120,10 @@ def xopt_evaluator(
             problems.append(f"{name!r} of the VOCS: {error}; say how it is computed in outputs={{...}}")
     raise_all(problems)
     evaluation = Evaluation(model, names, quantities, readback)
-    return Evaluator(function=evaluate, function_kwargs={"evaluation": evaluation}, vectorized=True)
+    return Evaluator(
+        function=evaluate,
+        function_kwargs={"evaluation": evaluation},
+        vectorized=True,
+        max_workers=batch,
+        executor=DummyExecutor(),  # the model runs a batch on workers of its own
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from xopt.generators.bayesian.models.prior_mean import CustomMean
 
 from lume_diff.calibration.prior_mean.model_mean import ModelMean
+from lume_diff.errors import PhysicsWarning
 
 
 class PhysicalMean(CustomMean):
@@ -70,3 +72,30 @@ class PhysicalMean(CustomMean):
             found = mean.at(self.physical(x), torch.cat([at + moves, at - moves]))
             above, below = self.standardised(found).chunk(2)
         return ((above - below) / (2.0 * step)).T
+
+
+def emulation_of(gp: Any, objective: str) -> str:
+    """Return in words how good a GP's mean is as an emulator of its model; warn if its error matters.
+
+    It does where it is larger than the noise of the objective and more than half of what the mean tells of the data.
+    """
+    mean = gp.mean_module.model
+    emulation = mean.emulation if isinstance(mean, ModelMean) else None
+    if emulation is None:
+        return ""
+    gp.eval()
+    with torch.no_grad():
+        unit = float(gp.outcome_transform.stdvs)
+        noise = float(gp.likelihood.noise.mean().sqrt()) * unit
+        y = gp.train_targets
+        left = y - gp.mean_module(gp.train_inputs[0])
+        told = float((y.var() - left.var()).clamp_min(0.0).sqrt()) * unit
+    if emulation.error > max(noise, 0.5 * told) and len(y) > 2:
+        more = "raise max_runs" if emulation.is_spent else "it will be refined"
+        warnings.warn(
+            f"the emulator of {objective!r} is wrong by {emulation.error:.2g}; the objective's noise is {noise:.2g}, "
+            f"and the model explains {told:.2g} of the data: {more}, or narrow the ranges",
+            PhysicsWarning,
+            stacklevel=2,
+        )
+    return str(emulation)

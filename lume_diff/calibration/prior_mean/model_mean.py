@@ -21,6 +21,9 @@ from lume_diff.calibration.prior_mean.calibrated import (
 )
 from lume_diff.calibration.prior_mean.callers import check_caller, names_in_build
 from lume_diff.calibration.prior_mean.checks import checked_inputs, checked_outputs, matching_problems, raise_all
+from lume_diff.calibration.prior_mean.emulator import Emulator, EmulatorReport, emulated
+from lume_diff.calibration.prior_mean.storing import packed, unpacked
+from lume_diff.calibration.prior_mean.surface import Surface
 from lume_diff.errors import ShapeError, ValidationError
 from lume_diff.models import LUMEModel
 from lume_diff.models.derivatives import component_shape
@@ -51,6 +54,9 @@ class ModelMean(Mean):
         transform: function of the outputs, each ``(*batch, *shape)``, that returns the objective, ``(*batch,)``.
         trainable: what may be learned (``Scale``, ``Offset``, ``Value``, ``OutputScale``, ``OutputOffset``...); a scale
             of 1 ± 0.2 for each input if None.
+        emulate: True, or an ``Emulator`` with a bound on the runs, for a model that is too slow to be asked thousands
+            of times in every step: the mean answers from a local differentiable emulator, see ``emulation``. Without,
+            batches go to the model, to its workers if it has some, and its gradients are used as they are.
 
     Raises:
         UnknownVariableError: for names that the model does not have.
@@ -58,7 +64,7 @@ class ModelMean(Mean):
             shape; all that is wrong at once.
 
     Gradient:
-        As the model's, to inputs and to trainable parameters.
+        As the model's, to inputs and to trainable parameters; exactly that of the emulator where there is one.
 
     Example:
         >>> import torch
@@ -78,6 +84,7 @@ class ModelMean(Mean):
         output: str | Sequence[str],
         transform: Callable[..., Tensor] | None = None,
         trainable: Sequence[Parameter] | None = None,
+        emulate: bool | Emulator = False,
     ) -> None:
         super().__init__()
         self.input_names = checked_inputs(model, inputs)
@@ -89,6 +96,8 @@ class ModelMean(Mean):
         self._outside: tuple[LUMEModel, Response] = (model, model.tensor_function(self._asked, self.output_names))
         self._columns: list[str] | None = None
         self._limits = _limits(model, self._asked)
+        self._emulator = emulated(emulate, model, self._asked, self._limits)
+        self._surface: Surface | None = None  # of the emulator when a GP was built, for that GP
 
     # -- the model -------------------------------------------------------------------------------------------
 
@@ -114,6 +123,11 @@ class ModelMean(Mean):
     def response(self, response: Response) -> None:
         self._outside = (self.model, response)
 
+    @property
+    def emulation(self) -> EmulatorReport | None:
+        """What the emulator has cost and how good it is; None without one."""
+        return None if self._emulator is None else self._emulator.report()
+
     # -- names -----------------------------------------------------------------------------------------------
 
     @property
@@ -134,6 +148,8 @@ class ModelMean(Mean):
         """
         raise_all(matching_problems(self.input_names, self._limits, columns, bounds))
         self._columns = list(columns)
+        if self._emulator is not None and bounds is not None:
+            self._emulator.narrow(bounds)
         return self
 
     def check(self, vocs: Any) -> None:
@@ -180,7 +196,7 @@ class ModelMean(Mean):
             _check_inside(point, columns, self._limits)
         pairs = self.calibration.pairs(coordinates if coordinates.dtype == point.dtype else coordinates.to(point))
         asked = self._asked_columns(point, [(p, v) for p, v in pairs if isinstance(p, InputParameter)])
-        objective = self._objective(self.response(asked))
+        objective = self._answer(asked)
         if objective.shape != asked.shape[:-1]:
             raise ShapeError(
                 f"transform of {self.output_names} returned shape {tuple(objective.shape)}; expected "
@@ -215,6 +231,15 @@ class ModelMean(Mean):
         low, high = asked.new_tensor(edges).unbind(-1)
         return asked.clamp(low, high)
 
+    def _answer(self, asked: Tensor) -> Tensor:
+        """Return the objective at the model's inputs, from the emulator if there is one."""
+        if self._emulator is None:
+            return self._truth(asked)
+        return self._emulator(asked, self._truth, self._surface)
+
+    def _truth(self, asked: Tensor) -> Tensor:
+        return self._objective(self.response(asked))
+
     def _objective(self, flat: Tensor) -> Tensor:
         """Return the objective from the outputs' columns, ``(*batch, n_out)``."""
         variables = self.model.supported_variables
@@ -230,13 +255,23 @@ class ModelMean(Mean):
         """Return the trainable parameters as they stand, in physical units."""
         return self.calibration.learned()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return packed(self, ["_outside", "_emulator", "transform"])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(unpacked(state))
+
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelMean:
         """Copy everything but the model, which only answers; learn the columns' names if Xopt copies for a build."""
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         new.__dict__.update({k: v if k == "_outside" else deepcopy(v, memo) for k, v in self.__dict__.items()})
         names = names_in_build()
-        return new if names is None else new.bind(names)
+        if names is None:
+            return new
+        if new._emulator is not None:
+            new._surface = new._emulator.refined(new._truth)
+        return new.bind(names)
 
 
 def _limits(model: LUMEModel, names: Sequence[str]) -> dict[str, tuple[float, float]]:

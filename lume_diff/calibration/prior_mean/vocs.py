@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gest_api.vocs import VOCS
 from torch import Tensor
+from xopt.vocs import VOCS
 
 from lume_diff.calibration.prior_mean.checks import checked_inputs, checked_outputs, raise_all
 from lume_diff.errors import LumeDiffError

@@ -118,7 +118,7 @@ def _short_fit(
 ) -> tuple[torch.Tensor, tuple[float, float]]:
     """Return the distances of aligned images ``(settings,)`` and the emittances [m] of a reading."""
     other = task.read_as(reading, particles)
-    training = Training(other, Options(epochs, pointing=False))
+    training = Training(other, Options(epochs, ensemble=1, pointing=False))
     member = training.members()[0]
     if not training.finished:
         raise KeyboardInterrupt

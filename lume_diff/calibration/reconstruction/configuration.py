@@ -32,8 +32,8 @@ class ReconstructionConfig(Section):
     scale: list[float] | None = None
     generator: Literal["network", "flow"] = "network"
     seed: int = 0
-    epochs: int = Field(default=800, ge=1)
-    ensemble: int = Field(default=1, ge=1)
+    epochs: int = Field(default=1200, ge=1)
+    ensemble: int = Field(default=5, ge=1)
     rate: float = Field(default=1e-2, gt=0.0)
     size_weight: float = Field(default=0.3, ge=0.0)
     entropy_weight: float = Field(default=0.0, ge=0.0)

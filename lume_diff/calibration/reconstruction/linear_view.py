@@ -50,5 +50,5 @@ def _constant_maps(task: BeamReconstruction) -> ScreenMaps | None:
         not torch.equal(model.get(name), value.to(model.dtype)) for name, value in references.items()
     ):
         return None
-    found = model.screen_maps(task.data.screen, task.variant.on_inputs(task.inputs, task.data.scanned))
+    found = model.screen_maps(task.data.screen, task.variant.on_inputs(task.inputs, task.scanned))
     return None if found is None else found.to(torch.float32)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lume_diff.calibration.reconstruction.bunches import Entrance
 from lume_diff.calibration.reconstruction.generators import normal_points
+from lume_diff.calibration.reconstruction.resolution import Aim
 from lume_diff.particles import TorchParticleGroup
 
 
@@ -19,13 +20,16 @@ class Member(nn.Module):
         even: points in the unit cube that the bunch is made of, ``(n, d + 2)``; the last two are for what a transverse
             bunch does not have.
         settings: which settings it is fitted to, with repetitions.
+        aim: what the blur of the screen should be, if anything.
 
     Attributes:
         offset: that is added to the transverse coordinates of order one, ``(4,)``.
         coordinates: of the machine's parameters, in standard deviations of their priors.
     """
 
-    def __init__(self, generator: nn.Module, parameters: int, even: Tensor, settings: Tensor) -> None:
+    def __init__(
+        self, generator: nn.Module, parameters: int, even: Tensor, settings: Tensor, aim: Aim | None = None
+    ) -> None:
         super().__init__()
         self.generator = generator
         self.offset = nn.Parameter(torch.zeros(4, dtype=torch.float64))
@@ -34,6 +38,7 @@ class Member(nn.Module):
         self.settings: Tensor
         self.register_buffer("even", even, persistent=False)
         self.register_buffer("settings", settings, persistent=False)
+        self.aim = aim
 
     def other_points(self, seed: int) -> Tensor:
         """Return points as even as those of this member, but elsewhere, ``(n, d + 2)``."""

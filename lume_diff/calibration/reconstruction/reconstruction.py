@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +18,17 @@ from lume_diff.calibration.data.screens import ScreenDataset
 from lume_diff.calibration.data.several import screen_data_sets
 from lume_diff.calibration.fit.calibration import check_parameters
 from lume_diff.calibration.fit.parameters import Pairs, Parameter, acted_image, acted_inputs
+from lume_diff.calibration.fit.screens import Blur
 from lume_diff.calibration.likelihoods.shots import screen_shots
 from lume_diff.calibration.reconstruction.ambiguity import check_ambiguity
 from lume_diff.calibration.reconstruction.bunches import Entrance, design_bunch, design_scale
 from lume_diff.calibration.reconstruction.flow import Flow
 from lume_diff.calibration.reconstruction.generators import DIMENSIONS, Network, entropy, even_points, normal_points
+from lume_diff.calibration.reconstruction.grain import Grain, grain_of
 from lume_diff.calibration.reconstruction.linear_view import LinearView
 from lume_diff.calibration.reconstruction.losses import Distance, distances, sizes, target_of
 from lume_diff.calibration.reconstruction.member import Member
+from lume_diff.calibration.reconstruction.resolution import Aim, point_spread
 from lume_diff.calibration.reconstruction.result import Reconstruction
 from lume_diff.calibration.reconstruction.scale import fitted_scale, response
 from lume_diff.calibration.reconstruction.training import Listener, Options, Training
@@ -36,6 +41,9 @@ if TYPE_CHECKING:
 _POINTING_WEIGHT = 0.05
 _ENTROPY_POINTS = 256
 _PROBES = 64  # particles of a thin bunch
+_PRIOR_WEIGHT = 1e-3  # of a squared standard error beside the images, ...
+_AIM_WEIGHT = 3e-2  # ... which for their own grain would have the bunch's images blurred more
+_FIXED = 0.02  # relative error of the variance of a blur that was drawn
 
 
 class BeamReconstruction:
@@ -91,12 +99,14 @@ class BeamReconstruction:
             raise ValidationError(f"dimensions is {dimensions!r}; expected one of {', '.join(map(str, DIMENSIONS))}")
         self.model = model
         self.design = design_bunch(model)
+        self.parameters = list(parameters)
+        blurs = [place for place, parameter in enumerate(self.parameters) if isinstance(parameter, Blur)]
+        self._blur = blurs[0] if len(blurs) == 1 else None
         first, *rest = screen_data_sets(data)
         self._watch(first)
         if not rest:
             self.data.require_scan(2, "a reconstruction")
         self.n_particles, self.seed, self.dimensions = n_particles, seed, dimensions
-        self.parameters = list(parameters)
         if self.parameters:
             check_parameters(self.parameters, model)
         self.generator = _generator(generator, dimensions)
@@ -104,7 +114,6 @@ class BeamReconstruction:
         self.scanned = tuple(dict.fromkeys(name for part in (first, *rest) for name in part.scanned))
         self._others: list[BeamReconstruction] = []
         self._passes = 0
-        self._linear: LinearView | None = None
         self._given_scale = None if scale is None else torch.tensor(list(scale), dtype=torch.float64)
         if self._given_scale is not None and len(self._given_scale) != dimensions:
             raise ValidationError(f"scale has {len(self._given_scale)} numbers; expected {dimensions}")
@@ -119,7 +128,7 @@ class BeamReconstruction:
     def _on(self, data: ScreenDataset) -> BeamReconstruction:
         """Return the same reconstruction, looking at other data alone."""
         other = copy.copy(self)
-        other._others, other._linear, other._passes = [], None, 0
+        other._others, other._passes = [], 0
         other._watch(data)
         return other
 
@@ -134,12 +143,15 @@ class BeamReconstruction:
         self.seen = shots.present.any(1)
         self.target = target_of(shots.mean[self.seen], shots.valid[self.seen], self.data.pixel_size)
         self.inputs = self.data[self.seen.numpy()].inputs(self.model.dtype)
+        light = (shots.mean * shots.valid)[self.seen]
+        self.grain: Grain | None = None if self._blur is None else grain_of(light, self.data.pixel_size)
+        self._linear: LinearView | None = None
 
     def run(
         self,
-        epochs: int = 800,
+        epochs: int = 1200,
         *,
-        ensemble: int = 1,
+        ensemble: int = 5,
         rate: float = 1e-2,
         size_weight: float = 0.3,
         entropy_weight: float = 0.0,
@@ -154,9 +166,8 @@ class BeamReconstruction:
 
         Args:
             epochs: of fitting the shape; a tenth as many, at least 40, follow for the pointing.
-            ensemble: how many bunches, each from its own first weights and points, and beyond the first one from
-                settings drawn with replacement and machine parameters drawn from their priors: their spread tells the
-                uncertainty.
+            ensemble: how many bunches: the one that is reported, and others that go on from it for some more
+                epochs with what could have been otherwise, see ``Reconstruction.statistic``: they tell the errors.
             rate: of the optimiser at the start; it falls to zero along a cosine.
             size_weight: of the logarithm of beam sizes beside the images.
             entropy_weight: of the bunch's entropy per coordinate, which fills what the images leave open.
@@ -197,8 +208,12 @@ class BeamReconstruction:
 
     # -- what a member sees ----------------------------------------------------------------------------------
 
-    def new_member(self, index: int) -> Member:
-        """Return a member of the ensemble before it was fitted.
+    def new_member(self, index: int, first: Member | None = None) -> Member:
+        """Return a member of the ensemble before it is fitted.
+
+        Args:
+            index: in the ensemble.
+            first: the member that others go on from.
 
         Raises:
             CalibrationError: where its bunch does not reach the screen.
@@ -213,10 +228,16 @@ class BeamReconstruction:
             settings = drawn if len(drawn.unique()) > 1 else settings
         member = Member(self.generator(seed), len(self.parameters), even, settings)
         with torch.no_grad():
-            if index:
+            if first is not None:
+                member.load_state_dict(first.state_dict())
                 # What the images hardly tell ends near where it began: from many starts the spread shows it.
                 start = torch.Generator().manual_seed(seed + 1)
                 member.coordinates.normal_(generator=start)
+            if self._blur is not None:
+                member.aim = self._aim(member, first, seed + 2, self._blur)
+                if member.aim is not None:
+                    prior = self.parameters[self._blur].prior
+                    member.coordinates[self._blur] = prior.coordinate(member.aim.width())
             for screen in self.screens:
                 lit = (screen.images(member, screen.inputs) * screen.target.valid).sum((-2, -1)) > 0.0
                 if not bool(lit.any()):
@@ -225,6 +246,25 @@ class BeamReconstruction:
                         "screen at any setting; check the model against the measured optics, or give a smaller scale"
                     )
         return member
+
+    def _aim(self, member: Member, first: Member | None, seed: int, blur: int) -> Aim | None:
+        """Return what the blur of a member should be: by the grain, or drawn from its prior below the first one's."""
+        screen = next((screen for screen in self.screens if screen.grain is not None), None)
+        if screen is not None and screen.grain is not None:
+            if first is not None and first.aim is not None:
+                return first.aim.drawn(seed)
+            # A blur much narrower than a pixel has another variance on pixels.
+            member.coordinates[blur] = self.parameters[blur].prior.coordinate(math.sqrt(screen.grain.variance))
+            images = functools.partial(screen._thin_images, member)
+            spread = point_spread(images, self.entrance.scale[:4], screen.target.pixel_size)
+            own = spread - float(self.values(member)[blur]) ** 2
+            return Aim(screen.grain.variance - own, screen.grain.error)
+        if first is None:
+            return None
+        below = torch.special.ndtr(first.coordinates[blur])
+        share = torch.rand((), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        variance = float(self.parameters[blur].prior.at(torch.special.ndtri(share * below))) ** 2
+        return Aim(variance, _FIXED * variance)
 
     def values(self, member: Member) -> Tensor:
         """Return the values of the machine's parameters, ``(p,)``, each in its unit."""
@@ -293,7 +333,10 @@ class BeamReconstruction:
         if entropy_weight:
             few = normal_points(member.even[:_ENTROPY_POINTS, : self.dimensions])
             loss = loss - entropy_weight * entropy(member.generator, few)
-        return loss + 0.5e-3 * member.coordinates.square().sum(), found
+        loss = loss + 0.5 * _PRIOR_WEIGHT * member.coordinates.square().sum()
+        if member.aim is not None and self._blur is not None:
+            loss = loss + 0.5 * _AIM_WEIGHT * member.aim.misfit(self.values(member)[self._blur]).square()
+        return loss, found
 
     # -- other readings of the scan --------------------------------------------------------------------------
 
@@ -305,18 +348,22 @@ class BeamReconstruction:
         other._others = [other._on(screen.data) for screen in self._others]
         return other
 
+    def _thin_images(self, member: Member | None, start: Tensor) -> Tensor:
+        """Return the images of a bunch without size that starts at ``(4,)`` [m], [rad]."""
+        points = torch.zeros(_PROBES, self.dimensions, dtype=torch.float64)
+        points[:, :4] = start
+        thin = Entrance(self.design, torch.ones(self.dimensions, dtype=torch.float64))
+        bunch = thin.bunch(points, torch.zeros(_PROBES, 2, dtype=torch.float64))
+        return self._seen_by_camera(member, self.inputs, bunch)
+
     def _scale(self) -> Tensor:
         """Return what coordinates of order one are at the start, ``(d,)``."""
         if self._given_scale is not None:
             return self._given_scale
         scale = design_scale(self.design)[: self.dimensions]
-        thin = Entrance(self.design, torch.ones(self.dimensions, dtype=torch.float64))
 
         def thin_bunch(start: Tensor) -> tuple[Tensor, Tensor]:
-            points = torch.zeros(_PROBES, self.dimensions, dtype=torch.float64)
-            points[:, :4] = start
-            bunch = thin.bunch(points, torch.zeros(_PROBES, 2, dtype=torch.float64))
-            image = self._seen_by_camera(None, self.inputs, bunch) * self.target.valid
+            image = self._thin_images(None, start) * self.target.valid
             return image.sum((-2, -1)), sizes(image, self.target.pixel_size)[0]
 
         with torch.no_grad():

@@ -76,7 +76,7 @@ class Reconstruction:
 
     Attributes:
         task: what was fitted.
-        members: the ensemble; the first is fitted to all settings.
+        members: the ensemble; the first is fitted to all settings, see ``statistic`` for the others.
         history: every epoch.
         runs: simulator runs that the fit took.
         seconds, cpu_seconds: that the fit took.
@@ -102,6 +102,7 @@ class Reconstruction:
         self.finished = finished
         self.ambiguity: Ambiguity | None = None
         self.beams = [self.bunch(index) for index in range(len(self.members))]
+        self._drawn = [self._drawn_bunch(index) for index in range(1, len(self.members))]
         each = [self._evaluated(screen, screen.data, task.n_particles, 0) for screen in task.screens]
         self.fit = Evaluation(*map(torch.cat, zip(*each, strict=True)))
 
@@ -122,21 +123,40 @@ class Reconstruction:
         with torch.no_grad():
             return self.members[member].bunch(self.task.entrance, self._points(n_particles))
 
+    def _drawn_bunch(self, member: int) -> TorchParticleGroup:
+        """Return a bunch of as many particles as the images have grains, drawn at random."""
+        task = self.task
+        grain = next((screen.grain for screen in task.screens if screen.grain is not None), None)
+        count = task.n_particles if grain is None else round(grain.particles)
+        random = torch.Generator().manual_seed(task.seed + member)
+        points = normal_points(torch.rand(count, task.dimensions + 2, dtype=torch.float64, generator=random))
+        with torch.no_grad():
+            return self.members[member].bunch(task.entrance, points)
+
     @property
     def reported(self) -> dict[str, str]:
         """What is reported of the bunch, with its unit."""
         return {**STATISTICS, **LONGITUDINAL} if self.task.dimensions == 6 else dict(STATISTICS)
 
     def statistic(self, name: str) -> tuple[float, float]:
-        """Return a statistic of the bunch, or a parameter of the machine, and its standard deviation over the ensemble.
+        """Return a statistic of the bunch, or a parameter of the machine, and its standard error.
 
-        The value is that of the bunch which is fitted to all settings; without an ensemble the error is NaN.
+        The value is that of the bunch which is fitted to all settings. The others of the ensemble differ from it by
+        what could have been otherwise: which settings were measured (drawn again with replacement), how the
+        particles were drawn whose grain the images show, and the screen's blur, where it is fitted: within the error
+        that the grain of the images gives or, without grain, below what fits best as its prior has it, since a softer
+        bunch and a sharper screen make the same images. Machine parameters besides the blur start from their priors.
+        The error is the rms deviation from the first; without an ensemble it is NaN. Not in it is what is wrong for
+        all alike: the strength of the settings, see ``check_ambiguity``, and light beyond the edge of the screen.
 
         Args:
             name: such as ``"norm_emit_x"``, ``"twiss_beta_x"``, ``"cov_x__py"``, or the name of a parameter.
 
         Raises:
             UnknownVariableError: for neither of them.
+
+        Source:
+            B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap (Chapman & Hall, 1993), 6.
         """
         parameters = [parameter.name for parameter in self.task.parameters]
         if name in parameters:
@@ -148,7 +168,9 @@ class Reconstruction:
                 found = [float(beam[name]) for beam in self.beams]
             except (LookupError, ValueError, TypeError) as problem:
                 raise unknown_variable(name, [*self.reported, *parameters], "this reconstruction") from problem
-        error = float(torch.tensor(found, dtype=torch.float64).std()) if len(found) > 1 else math.nan
+            found[1:] = [float(bunch[name]) for bunch in self._drawn]
+        off = [other - found[0] for other in found[1:]]
+        error = math.sqrt(sum(value**2 for value in off) / len(off)) if off else math.nan
         return found[0], error
 
     # -- predictions -----------------------------------------------------------------------------------------

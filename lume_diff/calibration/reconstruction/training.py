@@ -22,6 +22,7 @@ _POINTING = 0.1  # of the epochs, ...
 _FEWEST = 40  # ... at least
 _POINTING_RATE = 10.0  # times the rate of the shape
 _KEPT = 10  # states over the epochs of a member
+_AGAIN = 0.15  # of the epochs of the first member, for each that goes on from it
 
 
 #: Told after every epoch: member, epoch, loss.
@@ -32,7 +33,7 @@ class Options(NamedTuple):
     """How to fit; see ``BeamReconstruction.run``."""
 
     epochs: int
-    ensemble: int = 1
+    ensemble: int = 5
     rate: float = 1e-2
     size_weight: float = 0.3
     entropy_weight: float = 0.0
@@ -97,15 +98,17 @@ class Training:
         """Fit all members; of those after the first only what was fitted to the end."""
         found: list[Member] = []
         options = self._options
-        extra = max(round(_POINTING * options.epochs), _FEWEST) if options.pointing else 0
-        self._show_bar(options.ensemble * (options.epochs + extra))
+        epochs = [options.epochs] + [max(round(_AGAIN * options.epochs), 1)] * (options.ensemble - 1)
+        fewest = [_FEWEST] + [round(_AGAIN * _FEWEST)] * (options.ensemble - 1)
+        extra = [max(round(_POINTING * n), few) * options.pointing for n, few in zip(epochs, fewest, strict=True)]
+        self._show_bar(sum(epochs) + sum(extra))
         try:
             for index in range(options.ensemble):
-                member = self._task.new_member(index)
+                member = self._task.new_member(index, found[0] if found else None)
                 if not found:
                     found.append(member)
-                self._fit(member, index, "shape", options.epochs)
-                self._fit(member, index, "pointing", extra)
+                self._fit(member, index, "shape", epochs[index])
+                self._fit(member, index, "pointing", extra[index])
                 if index:
                     found.append(member)
             self.finished = True

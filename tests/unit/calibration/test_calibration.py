@@ -39,10 +39,10 @@ def number(value: float) -> torch.Tensor:
     return torch.tensor(value, dtype=D)
 
 
-def line(quadrupoles: int = 1) -> ld.StagedModel:
+def line(quadrupoles: int = 1, particles: int = 400) -> ld.StagedModel:
     """Return a bunch from moments, quadrupoles, a drift and a screen."""
     gun = ld.BunchFromMoments(
-        400,
+        particles,
         beta_x=8.0,
         norm_emit_x=4e-6,
         beta_y=6.0,
@@ -100,14 +100,14 @@ def assert_true_within(result: CalibrationResult, errors: float = 4.0) -> None:
 
 
 @pytest.mark.parametrize("likelihood", [Images(), Moments()], ids=["images", "moments"])
-def test_hidden_errors_are_found(model: ld.StagedModel, data: ScreenDataset, likelihood: Any) -> None:
-    result = Calibration(model, data, parameters(), likelihood).run(progress=False)
+def test_hidden_errors_are_found(likelihood: Any) -> None:
+    data = scan(line(particles=100_000))  # a real beam has no grains
+    result = Calibration(line(particles=4000), data, parameters(), likelihood).run(progress=False)
     assert result.converged
     assert_true_within(result)
     assert result.errors["scale of Q1.k1"] < 0.018
-    # Data and fit have the same particles here: their noise, which the errors of images allow for, is not there.
     scatter = 4.0 * math.sqrt(2.0 / result.degrees_of_freedom)
-    assert (0.5 if isinstance(likelihood, Images) else 1.0 - scatter) < result.reduced_chi_square < 1.0 + scatter
+    assert 1.0 - scatter < result.reduced_chi_square < 1.0 + scatter
 
 
 def test_methods_agree(model: ld.StagedModel, data: ScreenDataset) -> None:
@@ -119,6 +119,7 @@ def test_methods_agree(model: ld.StagedModel, data: ScreenDataset) -> None:
         torch.testing.assert_close(other.u, best.u, rtol=0.0, atol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:the model's bunch counts as 400 macroparticles")
 def test_blur_of_the_screen_is_found(model: ld.StagedModel) -> None:
     blur = Blur(LogNormal(1e-4, 2.0))
     sharp = scan(model, noise=1e-3).images[:, 0]

@@ -111,7 +111,5 @@ def test_other_generators_are_refused(scan: ScreenDataset, generator: Any) -> No
 
 
 def test_any_module_will_do(scan: ScreenDataset) -> None:
-    task = BeamReconstruction(
-        line(gun(500)), scan, 500, generator=lambda seed: nn.Linear(4, 4, dtype=D) if seed else Network(4)
-    )
+    task = BeamReconstruction(line(gun(500)), scan, 500, generator=lambda seed: nn.Linear(4, 4, dtype=D))
     assert task.run(2, progress=False, entropy_weight=0.01).finished

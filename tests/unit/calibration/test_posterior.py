@@ -38,6 +38,15 @@ def test_covariance_adds_the_information_of_prior_and_data(jacobian: torch.Tenso
     torch.testing.assert_close(laplace.correlation.diagonal(), torch.ones(3, dtype=D))
 
 
+def test_sandwich_is_that_of_independent_residuals_if_their_variances_are_one(jacobian: torch.Tensor) -> None:
+    slope = torch.cat((jacobian, torch.eye(3, dtype=D)))
+    precision = slope.mT @ slope
+    plain, sandwich = Laplace.around(slope), Laplace.sandwich(precision, precision)
+    torch.testing.assert_close(sandwich.covariance, plain.covariance, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(sandwich.information, plain.information, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(Laplace.sandwich(precision, 4.0 * precision).errors, 2.0 * plain.errors)
+
+
 def test_null_direction_is_named() -> None:
     parameters = [Scale(name, Normal(1.0, 0.02)) for name in ("Q1.k1", "Q2.k1", "Q3.k1")]
     # Only the sum of the first two shows.

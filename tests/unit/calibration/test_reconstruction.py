@@ -114,7 +114,7 @@ def test_pointing_is_kept_apart_from_the_shape(scan: ScreenDataset) -> None:
     for setting, rows in enumerate((3, -3, 2, -2, 3, -3)):
         moved[setting] = np.roll(moved[setting], rows, axis=-2)
     jumping = ScreenDataset({"Q1.k1": K1}, moved, "SCR1.image", PIXEL)
-    result = task(jumping, 1000).run(60, progress=False)
+    result = task(jumping, 1000).run(60, ensemble=1, progress=False)
     truth = ld.TorchParticleGroup.from_cheetah(hidden_bunch())
     assert float(result.beam["norm_emit_y"]) == pytest.approx(float(truth["norm_emit_y"]), rel=0.25)
     assert result.jitter["y"] == pytest.approx(PIXEL * 2.7, rel=0.25)
@@ -125,15 +125,28 @@ def test_blur_is_fitted_with_the_bunch(scan: ScreenDataset) -> None:
     blur = Blur(LogNormal(PIXEL, 2.0))
     seen = blur.on_image(torch.tensor(scan.images[:, 0]), number(1.5 * PIXEL), (PIXEL, PIXEL))
     blurred = ScreenDataset({"Q1.k1": K1}, seen.numpy(), "SCR1.image", PIXEL)
-    result = task(blurred, 2000, parameters=[blur]).run(120, progress=False)
+    result = task(blurred, 2000, parameters=[blur]).run(120, ensemble=1, progress=False)
     assert result.statistic("screen blur")[0] == pytest.approx(1.5 * PIXEL, rel=0.15)
     assert "screen blur" in result.report()
+
+
+def test_without_grain_a_blur_below_what_fits_best_is_as_good(scan: ScreenDataset) -> None:
+    # Two images are too few to see grain in.
+    reconstruction = task(scan[[1, 4]], parameters=[Blur(LogNormal(PIXEL, 2.0))])
+    assert reconstruction.grain is None
+    first = reconstruction.new_member(0)
+    assert first.aim is None
+    drawn = [reconstruction.new_member(index, first).aim for index in range(1, 9)]
+    widths = [aim.width() for aim in drawn if aim is not None]
+    assert len(set(widths)) == 8
+    assert max(widths) < float(reconstruction.values(first).detach()[0])
+    assert min(widths) < 0.7 * max(widths)
 
 
 def test_fit_of_a_quadrupole_scale_with_the_bunch_follows_its_prior(scan: ScreenDataset) -> None:
     # The bunch makes up for a common scale: the estimate is what the prior says, and the emittance goes with it.
     results = [
-        task(scan, 1000, parameters=[Scale("Q1.k1", Normal(centre, 1e-3))]).run(60, progress=False)
+        task(scan, 1000, parameters=[Scale("Q1.k1", Normal(centre, 1e-3))]).run(60, ensemble=1, progress=False)
         for centre in (1.0, 1.3)
     ]
     scales = [result.statistic("scale of Q1.k1")[0] for result in results]
@@ -142,7 +155,7 @@ def test_fit_of_a_quadrupole_scale_with_the_bunch_follows_its_prior(scan: Screen
 
 
 def test_what_the_scan_cannot_decide_is_said(scan: ScreenDataset) -> None:
-    result = task(scan, 1000).run(40, progress=False)
+    result = task(scan, 1000).run(40, ensemble=1, progress=False)
     assert "not checked" in result.report()
     ambiguity = result.check_ambiguity(epochs=40, strengths=(1.2, 0.0))
     verdict = {found.reading: found.decided for found in ambiguity.alternatives}
@@ -157,8 +170,8 @@ def test_what_the_scan_cannot_decide_is_said(scan: ScreenDataset) -> None:
 def test_images_of_a_fit_are_those_of_the_model(scan: ScreenDataset) -> None:
     # Through constant maps, in single precision, where the model need not run; a blur acts on the images only.
     reconstruction = task(scan, 2000, parameters=[Blur(LogNormal(PIXEL, 2.0))])
-    runs = reconstruction.model.runs
     member = reconstruction.new_member(0)
+    runs = reconstruction.model.runs
     short = reconstruction.distances(member)
     assert reconstruction.passes == 1
     assert reconstruction.model.runs <= runs + 3
@@ -210,7 +223,7 @@ def test_six_dimensions_from_a_cavity_and_a_dipole() -> None:
     data = ScreenDataset(settings, 1e15 * images.numpy(), "SCR1.image", 4e-4)
     model = chain(design_beam(sigma_p=1e-3))
     scale = [4e-4, 2e-4, 5e-4, 2e-4, 2e-4, 3e-3]
-    result = BeamReconstruction(model, data, 1000, dimensions=6, scale=scale).run(120, progress=False)
+    result = BeamReconstruction(model, data, 1000, dimensions=6, scale=scale).run(120, ensemble=1, progress=False)
     truth = ld.TorchParticleGroup.from_cheetah(hidden)
     for name in ("sigma_t", "sigma_energy"):
         assert result.statistic(name)[0] == pytest.approx(float(truth[name]), rel=0.25), name
@@ -241,7 +254,7 @@ def test_report_names_what_was_found(found: Reconstruction) -> None:
 
 
 def test_without_an_ensemble_there_are_no_errors(scan: ScreenDataset) -> None:
-    result = task(scan).run(2, progress=False)
+    result = task(scan).run(2, ensemble=1, progress=False)
     assert math.isnan(result.statistic("sigma_x")[1])
     assert "ensemble" in result.report()
 
@@ -271,7 +284,7 @@ def test_seed_repeats_a_fit_bit_by_bit(scan: ScreenDataset) -> None:
     assert not first[2].equal(other[2])
 
 
-@pytest.mark.parametrize("after", [1, 13, 31, 75], ids=["at once", "shape", "pointing", "second bunch"])
+@pytest.mark.parametrize("after", [1, 13, 31, 67], ids=["at once", "shape", "pointing", "second bunch"])
 def test_killed_fit_goes_on_bit_by_bit(scan: ScreenDataset, tmp_path: Path, after: int) -> None:
     class Killed(Exception):
         pass
@@ -330,7 +343,7 @@ def test_setting_without_a_beam_is_left_out(scan: ScreenDataset) -> None:
     images = np.array(scan.images)
     images[2] = 0.0
     data = ScreenDataset({"Q1.k1": K1}, images, "SCR1.image", PIXEL, black="flag")
-    result = task(data).run(3, progress=False)
+    result = task(data).run(3, ensemble=1, progress=False)
     assert len(result.fit.image) == 5
     assert bool(torch.isfinite(result.fit.image).all())
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lume_diff.blackbox.runners.channel import Channel
 from lume_diff.blackbox.runners.executors import ExecutorRunner
 from lume_diff.blackbox.runners.host import Change, Host, Reference
 from lume_diff.blackbox.runners.proxy import identity_with, records
 from lume_diff.blackbox.runners.runner import InProcess, attempt, describe, run_error
 from lume_diff.blackbox.simulator import FunctionSimulator, Simulator
 from lume_diff.errors import SimulatorError, ValidationError
+from lume_diff.processes.channel import Channel
 
 COUNTS: Counter[tuple[str, str]] = Counter()
 

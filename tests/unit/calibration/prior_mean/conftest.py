@@ -16,6 +16,11 @@ NAMES = ["Q2.k1", "Q10.k1", "B.k1"]  # sorted, they are in another order
 LIMITS = {"Q2.k1": (-4.0, 4.0), "Q10.k1": (0.0, 10.0), "B.k1": (-1.0, 3.0)}
 
 
+@pytest.fixture(autouse=True)
+def _as_xopt_needs(double_by_default: None) -> None:
+    """Compute in double precision."""
+
+
 def size(x: torch.Tensor) -> torch.Tensor:
     """Return a beam size [m] for strengths ``(..., 3)``: every input matters differently."""
     a, b, c = x.unbind(-1)

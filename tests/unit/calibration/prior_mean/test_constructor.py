@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,6 +84,7 @@ def test_a_model_that_agrees_is_the_mean(build: Builder) -> None:
 
 
 def test_a_model_that_misleads_gives_way_to_a_constant(build: Builder, caplog: pytest.LogCaptureFixture) -> None:
+    np.random.seed(1)  # noqa: NPY002 - a few points can be such that the wrong sign is hard to tell
     with caplog.at_level(logging.WARNING):
         gp, constructor = build(8, sign=-1.0)
     assert not isinstance(gp.mean_module, PhysicalMean)
@@ -90,10 +94,8 @@ def test_a_model_that_misleads_gives_way_to_a_constant(build: Builder, caplog: p
 
 
 def test_what_takes_over_is_xopts_own_process(build: Builder, wide: TorchModel, table: Any, seed: int) -> None:
-    import numpy as np
-
     np.random.seed(seed)  # noqa: NPY002 - the same data for both
-    gp, _ = build(8, sign=-1.0)
+    gp, _ = build(8, sign=-1.0, demand=1e6)  # never trusted, whatever the data
     np.random.seed(seed)  # noqa: NPY002
     own = (
         StandardModelConstructor()
@@ -168,18 +170,27 @@ def small(wide: TorchModel) -> TorchModel:
     )
 
 
-def test_xopts_files_keep_everything(wide: TorchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # Xopt writes modules into the current directory
-    model = small(wide)
-    vocs = vocs_from_model(model, {"a": (-2.0, 2.0)}, {"log_y": "MINIMIZE"}, outputs={"log_y": ("y", torch.log10)})
-    constructor = PriorMeanModelConstructor(mean_modules={"log_y": ModelMean(model, ["a"], "y", torch.log10)})
+def softplus_xopt(**options: Any) -> Xopt:
+    model = TorchModel(
+        torch.nn.Softplus(), [TorchScalarVariable(name="a", default_value=0.0)], [TorchScalarVariable(name="y")]
+    )
+    transform = ("y", lambda y: y.log10())
+    vocs = vocs_from_model(model, {"a": (-2.0, 2.0)}, {"log_y": "MINIMIZE"}, outputs={"log_y": transform})
+    constructor = PriorMeanModelConstructor(mean_modules={"log_y": ModelMean(model, ["a"], *transform)})
     generator = UpperConfidenceBoundGenerator(
         vocs=vocs, gp_constructor=constructor, numerical_optimizer=LBFGSOptimizer(n_restarts=2, max_iter=5)
     )
-    X = Xopt(evaluator=xopt_evaluator(model, vocs), generator=generator, serialize_torch=True)
+    X = Xopt(evaluator=xopt_evaluator(model, vocs), generator=generator, **options)
     X.random_evaluate(3)
+    return X
+
+
+def test_xopts_files_keep_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a transform that is a lambda."""
+    monkeypatch.chdir(tmp_path)  # Xopt writes modules into the current directory
+    X = softplus_xopt(serialize_torch=True)
     X.step()
-    assert constructor.decisions, "the constructor that was given does not show what Xopt's copy decided"
+    constructor = X.generator.gp_constructor
     X.dump("run.yml")
     again = Xopt.from_file("run.yml")
     kept = again.generator.gp_constructor
@@ -188,3 +199,20 @@ def test_xopts_files_keep_everything(wide: TorchModel, tmp_path: Path, monkeypat
     again.step()
     assert len(again.data) == 5
     assert len(kept.decisions) == len(constructor.decisions) + 1
+
+
+@pytest.mark.parametrize("options", [{}, {"serialize_torch": True, "serialize_inline": True}], ids=["plain", "inline"])
+def test_a_file_that_lost_the_mean_says_so(options: dict[str, Any], tmp_path: Path) -> None:
+    X = softplus_xopt(**options)
+    assert "prior_mean" in str(X)  # for people, without a warning
+    with pytest.warns(UserWarning, match=r"not in this file.*serialize_torch=True"):
+        X.dump(str(tmp_path / "run.yml"))
+    with pytest.raises(ValueError, match=r"not in this file.*serialize_torch=True"):
+        Xopt.from_file(str(tmp_path / "run.yml"))
+
+
+def test_what_cannot_be_kept_is_told_with_the_fix(wide: TorchModel) -> None:
+    lock = threading.Lock()
+    mean = ModelMean(wide, NAMES, "size", lambda size: size.log10() if lock else size)
+    with pytest.raises(ValidationError, match=r"a ModelMean cannot be written to a file.*without open files, locks"):
+        pickle.dumps(mean)

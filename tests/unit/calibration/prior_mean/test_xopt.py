@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ import torch
 pytest.importorskip("xopt")
 
 from xopt import Xopt
+from xopt.errors import XoptError
 from xopt.generators import get_generator
 from xopt.numerical_optimizer import LBFGSOptimizer
 from xopt.vocs import VOCS
 
 from lume_diff.blackbox import BlackBoxModel
 from lume_diff.calibration import ModelMean, PriorMeanModelConstructor, vocs_from_model, xopt_evaluator
+from lume_diff.calibration.prior_mean.storing import loaded_module
 from lume_diff.calibration.prior_mean.vocs import units_of
 from lume_diff.errors import UnknownVariableError, ValidationError
 from lume_diff.models import TorchModel
@@ -106,6 +109,76 @@ def test_a_black_box_gets_a_batch_for_its_workers() -> None:
     vocs = vocs_from_model(model, ["a"], {"y": "MINIMIZE"})
     found = xopt_evaluator(model, vocs).evaluate_data(pd.DataFrame({"a": [1.0, -2.0]}))
     assert list(found["y"]) == [1.0, 4.0]
+
+
+def _noted_square(a: float) -> dict[str, float]:
+    import os
+    import time
+
+    time.sleep(0.4)  # so that no worker is done before the other has begun
+    with open(os.environ["LUME_DIFF_TEST_NOTES"], "a") as notes:
+        notes.write(f"{os.getpid()}\n")
+    return {"y": a**2}
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_a_batch_of_a_step_runs_on_the_models_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two points a step, in two processes, at the readbacks; and the same again from Xopt's file."""
+    import os
+
+    monkeypatch.chdir(tmp_path)
+    notes = tmp_path / "processes.txt"
+    monkeypatch.setenv("LUME_DIFF_TEST_NOTES", str(notes))
+    inputs = [Scalar(name="a", default_value=1.0, value_range=(-2.0, 2.0))]
+
+    def readback(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value + 0.125 for name, value in settings.items()}
+
+    with BlackBoxModel.from_function(_noted_square, inputs, [Scalar(name="y")], gradient=None, workers=2) as model:
+        vocs = vocs_from_model(model, {"a": (-1.5, 1.5)}, {"y": "MINIMIZE"})
+        optimizer = LBFGSOptimizer(n_restarts=2, max_iter=5)
+        generator = get_generator("upper_confidence_bound")(
+            vocs=vocs, numerical_optimizer=optimizer, n_monte_carlo_samples=8
+        )
+        evaluator = xopt_evaluator(model, vocs, readback=readback, batch=2)
+        X = Xopt(evaluator=evaluator, generator=generator, serialize_torch=True)
+        X.random_evaluate(6, seed=0)
+        X.step()
+        assert len(X.data) == model.runs == 8
+        np.testing.assert_allclose(X.data["a_RBV"], X.data["a"] + 0.125)
+        np.testing.assert_allclose(X.data["y"], X.data["a_RBV"] ** 2)
+        processes = set(map(int, notes.read_text().split()))
+        assert len(processes) == 2
+        assert os.getpid() not in processes
+        X.dump("run.yml")
+    again = Xopt.from_file("run.yml")
+    assert float(again.evaluator.evaluate({"a": 0.5})["y"]) == 0.625**2
+    loaded_module("function_kwargs_evaluation.pt").model.close()
+
+
+def test_an_evaluator_that_lost_its_model_says_so(model: TorchModel) -> None:
+    vocs = vocs_from_model(model, ["Q2.k1"], {"size": "MINIMIZE"})
+    X = Xopt(evaluator=xopt_evaluator(model, vocs), generator=get_generator("random")(vocs=vocs))
+    again = Xopt.from_yaml(X.yaml())
+    with pytest.raises(XoptError, match=r"not in the file that Xopt loaded.*serialize_torch=True"):
+        again.random_evaluate(1)
+
+
+def test_a_file_that_was_written_anew_is_read_anew(
+    model: TorchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Xopt gives all evaluators one file name."""
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for output in ("size", "profile_sum"):
+        outputs = {"profile_sum": ("profile", _total)} if output == "profile_sum" else None
+        vocs = vocs_from_model(model, ["Q2.k1"], {output: "MINIMIZE"}, outputs=outputs)
+        generator = get_generator("random")(vocs=vocs)
+        Xopt(evaluator=xopt_evaluator(model, vocs), generator=generator, serialize_torch=True).dump("run.yml")
+        found.append(Xopt.from_file("run.yml").evaluator.evaluate({"Q2.k1": 0.5}))
+    assert "size" in found[0]
+    assert "profile_sum" in found[1]
 
 
 def optimised(model: TorchModel, vocs: VOCS, name: str, **options: Any) -> Xopt:

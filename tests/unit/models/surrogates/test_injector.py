@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[4]
 @pytest.fixture(scope="module")
 def surrogate() -> TorchModel:
     with as_file(files("lume_diff") / "data" / "machine") as folder:
-        assert (folder / "injector.pt").stat().st_size < 100_000
-        return TorchModel.from_file(folder / "injector.yaml")
+        assert (folder / "surrogate.pt").stat().st_size < 100_000
+        return TorchModel.from_file(folder / "surrogate.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +35,16 @@ def tool() -> ModuleType:
 
 
 def test_it_predicts_what_the_simulation_gives(surrogate: TorchModel, tool: ModuleType) -> None:
-    x, y = tool.simulated(16, 3)
+    x, y = tool.simulated(64, 3)
     found = surrogate(dict(zip(surrogate.input_names, x.unbind(-1), strict=True)))
     for index, name in enumerate(tool.OUTPUTS):
         scale = y[:, index].abs() if index in tool.POSITIVE else y[:, index].std()
-        assert float(((found[name] - y[:, index]) / scale).square().mean().sqrt()) < 0.02, name
+        assert float(((found[name] - y[:, index]) / scale).abs().max()) < 0.03, name
 
 
 def test_it_feeds_a_bunch(surrogate: TorchModel) -> None:
     start = {name: float(surrogate.get(name)) for name in surrogate.output_names}
-    bunch = BunchFromMoments(200, **start)
+    bunch = BunchFromMoments(200, charge=1e-10, **start)
     chain = StagedModel(
         {"injector": surrogate, "bunch": bunch}, {f"bunch/{name}": f"injector/{name}" for name in start}
     )

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import pickle
 import select
 import signal
 import socket
@@ -15,18 +14,17 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cloudpickle
 
-from lume_diff.blackbox.runners.channel import Channel
-from lume_diff.blackbox.runners.host import Change
-from lume_diff.blackbox.runners.worker_main import Reply
+from lume_diff.processes.channel import Channel
+from lume_diff.processes.worker_main import Reply
 
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[3]); "
-    "from lume_diff.blackbox.runners.worker_main import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+    "from lume_diff.processes.worker_main import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
 _STALL = 30.0  # [s] that one transfer may stand still
 _LOG_LIMIT = 1 << 22  # [bytes] at which a log starts anew
@@ -49,14 +47,17 @@ class WorkerProcess:
     children are killed with it. What it prints goes to an unnamed temporary file that is cut when it grows.
 
     Args:
-        payload: pickled factory of the simulator.
-        changes: made to the simulator before anything else.
+        host: makes, in the worker, the object that the parent talks to: a message is the name of one of its methods
+            and the arguments. ``make`` is called first and answered for, ``close`` last.
         environment, folder: of the process.
+        descriptors: of files that the process is to have open too, under the same numbers.
     """
 
-    def __init__(self, payload: bytes, changes: Sequence[Change], environment: Mapping[str, str], folder: str) -> None:
+    def __init__(
+        self, host: Callable[[], Any], environment: Mapping[str, str], folder: str, descriptors: Sequence[int] = ()
+    ) -> None:
         self.started = time.monotonic()
-        self.ready = False  # whether the simulator is made
+        self.ready = False  # whether the host is made
         self.broken = False  # whether a transfer was cut short
         self._mark = 0  # where the log of what is being done now begins
         with contextlib.ExitStack() as on_failure:
@@ -69,7 +70,7 @@ class WorkerProcess:
             path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
             # A file and not the channel, which would fill up and hold us until the interpreter has started.
             letter = on_failure.enter_context(tempfile.TemporaryFile())
-            pickle.dump((payload, cloudpickle.dumps(list(changes))), letter)
+            cloudpickle.dump(host, letter)
             letter.seek(0)
             try:
                 self._process = subprocess.Popen(
@@ -77,7 +78,7 @@ class WorkerProcess:
                     stdin=letter,
                     stdout=self._log,
                     stderr=subprocess.STDOUT,
-                    pass_fds=(theirs.fileno(), listening),
+                    pass_fds=(theirs.fileno(), listening, *descriptors),
                     start_new_session=True,
                     env=dict(environment),
                     cwd=folder,
@@ -197,7 +198,7 @@ class WorkerProcess:
         return self._process.returncode, tail
 
     def ask_to_close(self) -> None:
-        """Ask the worker to close its simulator and end."""
+        """Ask the worker to close its host and end."""
         with contextlib.suppress(WorkerLost):
             self.send(("close",))
 

@@ -1,4 +1,4 @@
-"""The program that a worker process runs: one simulator that does what its parent asks until the parent is gone."""
+"""The program that a worker process runs: one host that does what its parent asks until the parent is gone."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ import threading
 import traceback
 from typing import Any, NamedTuple
 
-from lume_diff.blackbox.runners.channel import Channel
-from lume_diff.blackbox.runners.host import Host, unpacked
 from lume_diff.errors import SimulatorError
+from lume_diff.processes.channel import Channel
 
 _STDOUT = 1
 
@@ -64,8 +63,7 @@ def main(link: int, lifeline: int) -> None:
 def _serve(channel: Channel) -> None:
     host = None
     try:
-        factory, changes = pickle.load(sys.stdin.buffer)
-        host = Host(unpacked(factory), pickle.loads(changes))
+        host = pickle.load(sys.stdin.buffer)()
         reply = _reply(host.make)
     except Exception as error:
         reply = _failed(error)
@@ -81,7 +79,7 @@ def _serve(channel: Channel) -> None:
         except (EOFError, OSError):
             raise
         except Exception as error:
-            channel.send(tuple(_no(f"what the simulator returned cannot be sent: {error}", type(error).__name__)))
+            channel.send(tuple(_no(f"what was returned cannot be sent: {error}", type(error).__name__)))
 
 
 def _reply(action: Any, *args: Any) -> Reply:

@@ -1,0 +1,398 @@
+"""Time served models against p4p with nothing around it, and against lume-pva where it is on the path.
+
+    python benchmarks/ioc.py [--only latency,latency1000,start,images,burst,busy] [--quick]
+
+Clients are p4p on PVAccess and pyepics on Channel Access; every server is a process of its own on this machine, and
+posts the same changed PVs. "x bare" is the ratio to p4p alone, after the model's own time is taken away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SERVERS = Path(__file__).with_name("_ioc_servers.py")
+
+
+def free_port() -> int:
+    """Return a port that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def settings() -> dict[str, str]:
+    """Return settings for a server and its clients that meet on this machine only."""
+    pva, pva_udp, ca, repeater = (str(free_port()) for _ in range(4))
+    here = "127.0.0.1"
+    return {
+        "OMP_NUM_THREADS": "1",
+        "EPICS_PVAS_INTF_ADDR_LIST": here,
+        "EPICS_PVAS_SERVER_PORT": pva,
+        "EPICS_PVA_SERVER_PORT": pva,
+        "EPICS_PVAS_BROADCAST_PORT": pva_udp,
+        "EPICS_PVA_BROADCAST_PORT": pva_udp,
+        "EPICS_PVA_ADDR_LIST": here,
+        "EPICS_PVA_AUTO_ADDR_LIST": "NO",
+        "EPICS_PVA_NAME_SERVERS": f"{here}:{pva}",
+        "EPICS_CA_SERVER_PORT": ca,
+        "EPICS_CAS_BEACON_PORT": repeater,
+        "EPICS_CA_ADDR_LIST": f"{here}:{ca}",
+        "EPICS_CA_AUTO_ADDR_LIST": "NO",
+    }
+
+
+class Served:
+    """A server in a process of its own, with ports and a prefix of its own."""
+
+    count = 0
+
+    def __init__(self, kind: str, shape: str, isolation: str = "thread") -> None:
+        Served.count += 1
+        self.kind, self.isolation = kind, isolation
+        self.prefix, self.settings = f"B{Served.count}:", settings()
+        command = [sys.executable, str(SERVERS), kind, shape, isolation, self.prefix]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **self.settings}
+        )
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("ready"):
+                self.seconds = float(line.split()[1])
+                break
+        else:
+            raise SystemExit(f"the server {kind} {shape} has not started")
+
+    def __str__(self) -> str:
+        return self.kind if self.kind in ("bare", "lume-pva") else f"{self.kind} {self.isolation}"
+
+    def memory(self) -> float:
+        """Return its memory [MB]."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+
+    def end(self) -> list[float]:
+        """End it; returns how late its handlers were [ms]."""
+        if self.process.returncode is not None:
+            return []
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        late = [float(x) for line in self.process.stdout if line.startswith("late") for x in line.split()[1:]]
+        self.process.wait(20.0)
+        return late
+
+
+@contextlib.contextmanager
+def served(*wanted: tuple[str, str, str]) -> Iterator[list[Served]]:
+    """Serve several side by side; pyepics, which looks only once, is told of all of them."""
+    found = [Served(*one) for one in wanted]
+    repeater = str(free_port())
+    addresses = " ".join(one.settings["EPICS_CA_ADDR_LIST"] for one in found if one.kind in ("ca", "both"))
+    os.environ.update(EPICS_CA_ADDR_LIST=addresses, EPICS_CA_AUTO_ADDR_LIST="NO", EPICS_CA_REPEATER_PORT=repeater)
+    os.environ.update(EPICS_CA_MAX_ARRAY_BYTES="20000000")
+    try:
+        yield found
+    finally:
+        for one in found:
+            one.end()
+
+
+class Watch:
+    """Follow outputs, and wait until each has a value."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._wanted = count, float("nan")
+        self._seen: set[str] = set()
+        self._all, self._lock = threading.Event(), threading.Lock()
+
+    def expect(self, value: float) -> None:
+        """Begin to wait for a value."""
+        with self._lock:
+            self._wanted, self._seen = value, set()
+            self._all.clear()
+
+    def told(self, name: str, value: float) -> None:
+        """Note a value."""
+        with self._lock:
+            if value == self._wanted:
+                self._seen.add(name)
+                if len(self._seen) == self._count:
+                    self._all.set()
+
+    def wait(self) -> None:
+        """Wait until every output has the value."""
+        if not self._all.wait(10.0):
+            raise SystemExit(f"{len(self._seen)} of {self._count} outputs have followed {self._wanted}")
+
+
+class PVA:
+    """Write and follow by p4p, without the queues of its threaded client, which may lose a subscription."""
+
+    def __init__(self, one: Served) -> None:
+        from p4p.client.raw import Context as Raw
+        from p4p.client.thread import Context
+
+        self.context = Context("pva", conf=one.settings, useenv=False, nt=False)
+        self.raw = Raw("pva", conf=one.settings, useenv=False, nt=False)
+        self._prefix = one.prefix
+        self._held: list[object] = []
+
+    def put(self, name: str, value: float) -> None:
+        """Write, and wait."""
+        self.context.put(self._prefix + name, value, timeout=20.0)
+
+    def send(self, name: str, value: float, answered: Callable[[object], None]) -> None:
+        """Write, and be told."""
+        full = self._prefix + name
+        self._held.append(self.raw.put(full, answered, builder=value, get=False))
+
+    def get(self, name: str) -> float:
+        """Read."""
+        return float(self.context.get(self._prefix + name).value)
+
+    def follow(self, names: list[str], watch: Watch) -> None:
+        """Follow numbers, or images by their first pixel."""
+        for name in names:
+            self._follow(name, watch)
+
+    def _follow(self, name: str, watch: Watch) -> None:
+        made = threading.Event()
+
+        def event() -> None:
+            made.wait()
+            while (value := subscription.pop()) is not None:
+                if not isinstance(value, Exception):
+                    found = value.value
+                    watch.told(name, float(found[0] if name == "image" else found))
+
+        subscription = self.raw.monitor(self._prefix + name, event)
+        made.set()
+        self._held.append(subscription)
+
+    def close(self) -> None:
+        """Let go."""
+        self._held = []
+        self.context.close()
+        self.raw.close()
+
+
+class CA:
+    """Write and follow by pyepics."""
+
+    def __init__(self, one: Served) -> None:
+        import epics
+
+        self._epics, self._prefix = epics, one.prefix
+        self._pvs: dict[str, Any] = {}
+
+    def pv(self, name: str, **options: object) -> Any:
+        if name not in self._pvs:
+            self._pvs[name] = self._epics.PV(self._prefix + name, **options)
+            self._pvs[name].wait_for_connection(10.0)
+        return self._pvs[name]
+
+    def put(self, name: str, value: float) -> None:
+        """Write, and wait."""
+        self.pv(name, auto_monitor=False).put(value, wait=True, timeout=20.0)
+
+    def send(self, name: str, value: float, answered: Callable[[object], None]) -> None:
+        """Write, and be told."""
+        self.pv(name, auto_monitor=False).put(value, callback=lambda **_: answered(None))
+
+    def get(self, name: str) -> float:
+        """Read from the server."""
+        return float(self.pv(name, auto_monitor=False).get(use_monitor=False))
+
+    def follow(self, names: list[str], watch: Watch) -> None:
+        """Follow numbers, or images by their first pixel."""
+
+        def told(pvname: str, value: object, **_: object) -> None:
+            watch.told(pvname, float(np.ravel(value)[0]))
+
+        for name in names:
+            self._pvs[name] = self._epics.PV(self._prefix + name, auto_monitor=True, callback=told)
+        for name in names:
+            self._pvs[name].wait_for_connection(10.0)
+
+    def close(self) -> None:
+        """Let go of every PV."""
+        for pv in self._pvs.values():
+            pv.disconnect()
+
+
+def client_of(one: Served) -> PVA | CA:
+    """Return a client of a server, by its protocol."""
+    return CA(one) if one.kind == "ca" else PVA(one)
+
+
+def p(values: list[float] | np.ndarray, percent: float) -> float:
+    """Return a percentile."""
+    return float(np.percentile(values, percent))
+
+
+OURS = [(protocol, isolation) for protocol in ("pva", "ca") for isolation in ("thread", "process")]
+
+
+def latency(count: int, rounds: int) -> None:
+    """Time from a put to the last of the output monitors, the servers in turns."""
+    wanted = [("bare", str(count), ""), *((kind, str(count), isolation) for kind, isolation in OURS), *lume_pva(count)]
+    print(f"put -> {count} output monitors [ms]     median      p99   model   x bare (median, p99)")
+    with served(*wanted) as servers:
+        trips = [RoundTrips(one, [f"y{number}" for number in range(count)]) for one in servers]
+        for number in range(rounds):
+            for trip in trips:
+                if trip.one.kind != "lume-pva" or number < 5:
+                    trip.go()
+        for trip in trips:
+            times, model = trip.times[3:], trip.model[3:]
+            rest = np.array(times) - np.array(model)
+            ratios = [p(rest, q) / p(trips[0].times[3:], q) for q in (50, 99)]
+            print(
+                f"  {trip.one!s:<32} {p(times, 50):10.2f} {p(times, 99):8.2f} {p(model, 50):7.2f} "
+                f"{ratios[0]:8.2f} {ratios[1]:6.2f}"
+            )
+            trip.client.close()
+
+
+def lume_pva(count: int) -> list[tuple[str, str, str]]:
+    """Return the line of lume-pva where it can be imported."""
+    found = subprocess.run([sys.executable, "-c", "import lume_pva.runner"], capture_output=True, check=False)
+    return [("lume-pva", str(count), "")] if found.returncode == 0 else []
+
+
+class RoundTrips:
+    """Put, and wait for the last monitor; keeps the times, and what the model took of them [ms]."""
+
+    def __init__(self, one: Served, names: list[str]) -> None:
+        self.one, self.client = one, client_of(one)
+        self.times: list[float] = []
+        self.model: list[float] = []
+        self._watch = Watch(len(names))
+        self.client.follow(names, self._watch)
+        time.sleep(0.5 + 1e-3 * len(names))
+
+    def go(self) -> None:
+        """Do it once."""
+        value = len(self.times) + 1.0
+        self._watch.expect(value)
+        begun = time.perf_counter()
+        self.client.put("x", value)
+        self._watch.wait()
+        self.times.append(1e3 * (time.perf_counter() - begun))
+        is_ours = self.one.kind in ("pva", "ca")
+        self.model.append(1e3 * self.client.get("SERVER:CYCLE_TIME") if is_ours else 0.0)
+
+
+def start(count: int, rounds: int) -> None:
+    """Time until all PVs are online."""
+    print(f"{count} PVs online [s], best of {rounds}           x bare")
+    found: dict[str, float] = {}
+    for kind in ("bare", "pva", "both") * rounds:
+        with served((kind, str(count), "thread")) as (one,):
+            found[kind] = min(one.seconds, found.get(kind, one.seconds))
+    for kind, seconds in found.items():
+        print(f"  {kind:<32} {seconds:10.2f} {seconds / found['bare']:6.2f}", flush=True)
+
+
+def images(rounds: int) -> None:
+    """Time images of a million floats, a put each, the servers in turns."""
+    print("1-Mpixel images [Hz]                   rate   x bare   x bare without the model's time")
+    with served(("bare", "image", ""), *((kind, "image", isolation) for kind, isolation in OURS)) as servers:
+        trips = [RoundTrips(one, ["image"]) for one in servers]
+        for _ in range(rounds):
+            for trip in trips:
+                trip.go()
+        rates = [[1e3 / p(times, 50) for times in (t.times, np.array(t.times) - np.array(t.model))] for t in trips]
+        for trip, (rate, own) in zip(trips, rates, strict=True):
+            print(f"  {trip.one!s:<32} {rate:10.1f} {rate / rates[0][0]:8.2f} {own / rates[0][0]:8.2f}")
+            trip.client.close()
+
+
+def burst(seconds: int) -> None:
+    """Put 1000 times a second, and count the answers."""
+    print(f"1000 puts/s for {seconds} s              answered        in  last value wins  memory [MB] before, after")
+    for protocol in ("pva", "ca"):
+        with served((protocol, "10", "process")) as (one,):
+            client, asked = client_of(one), 1000 * seconds
+            client.put("x", 0.5)
+            answers: list[object] = []
+            before, begun = one.memory(), time.perf_counter()
+            for number in range(1, asked + 1):
+                client.send("x", float(number), answers.append)
+                time.sleep(max(0.0, begun + 1e-3 * number - time.perf_counter()))
+            while len(answers) < asked and time.perf_counter() < begun + seconds + 20.0:
+                time.sleep(0.01)
+            took = time.perf_counter() - begun
+            wrong = sum(isinstance(answer, Exception) for answer in answers)
+            good = client.get("y0") == client.get("x") == asked
+            print(
+                f"  {one!s:<20} {len(answers) - wrong:10d} of {asked} {took:7.2f} s {good!s:>10} {before:12.1f} "
+                f"{one.memory():8.1f}",
+                flush=True,
+            )
+            client.close()
+
+
+def busy(seconds: float) -> None:
+    """Time gets, and the acceptance of puts, while the model computes for 3 s."""
+    print(f"model busy for {seconds:g} s [ms]        get p50     p99   put accepted p50     p99")
+    wanted = [("bare", "10", ""), ("pva", "10", "process"), ("ca", "10", "process")]
+    with served(*wanted) as servers:
+        for one in servers:
+            client, other = client_of(one), client_of(one)
+            client.put("x", 1.0)
+            other.get("y0")
+            long = threading.Thread(target=client.put, args=("x", 2.0 if one.kind == "bare" else -seconds))
+            end, gets = time.monotonic() + seconds, []
+            long.start()
+            while time.monotonic() < end - 0.1:
+                begun = time.perf_counter()
+                other.get("y0")
+                gets.append(1e3 * (time.perf_counter() - begun))
+                other.send("other", time.monotonic(), lambda _: None)
+                time.sleep(0.005)
+            long.join()
+            time.sleep(0.3)
+            late = one.end()
+            print(f"  {one!s:<24} {p(gets, 50):10.2f} {p(gets, 99):7.2f} {p(late, 50):15.2f} {p(late, 99):10.2f}")
+            client.close()
+            other.close()
+
+
+def main() -> None:
+    """Run the parts that are asked for, each in a process of its own."""
+    parts: dict[str, Callable[[bool], None]] = {
+        "latency": lambda quick: latency(10, 50 if quick else 400),
+        "latency1000": lambda quick: latency(1000, 10 if quick else 60),
+        "start": lambda quick: start(2000 if quick else 10_000, 1 if quick else 3),
+        "images": lambda quick: images(10 if quick else 60),
+        "burst": lambda quick: burst(2 if quick else 10),
+        "busy": lambda quick: busy(1.0 if quick else 3.0),
+    }
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(parts), help="parts, with commas between them")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    wanted = options.only.split(",")
+    if len(wanted) == 1:
+        parts[wanted[0]](options.quick)
+        return
+    for name in wanted:
+        command = [sys.executable, __file__, "--only", name, *(["--quick"] if options.quick else [])]
+        subprocess.run(command, check=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Optimisation of a machine by Xopt with a model as the prior mean, from a file."""

@@ -1,0 +1,131 @@
+"""``lume-diff twin``: a model that follows a machine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from lume_diff.cli.loading import CHANGES, MACHINE_TRUST, changes, split_commas
+from lume_diff.cli.terminal import CHECK_FAILED, Column, console, say, table
+from lume_diff.errors import ValidationError
+
+if TYPE_CHECKING:
+    from lume_diff.ioc import LiveTwin
+
+
+def twin(
+    machine: Path = typer.Argument(metavar="MACHINE.yaml", help="The machine file.", show_default=False),
+    remote: list[str] = typer.Option(
+        ..., "--remote", metavar="INPUT[=PV],...", help="What follows what; 'same' for all inputs.", show_default=False
+    ),
+    client: str = typer.Option("pva", "--client", metavar="PROTOCOL", help="To follow with: pva or ca."),
+    once: bool = typer.Option(False, "--once", help="Read everything once, print the outputs and end."),
+    state: Path | None = typer.Option(None, "--state", metavar="FILE", help="--once, from a saved state (YAML, CSV)."),
+    archiver: str | None = typer.Option(None, "--archiver", metavar="URL", help="--once, from an archiver, with --at."),
+    at: str | None = typer.Option(None, "--at", metavar="TIME", help="With --archiver: 2026-11-22T08:00:00Z."),
+    write_back: list[str] = typer.Option([], "--write-back", metavar="OUTPUT=PV", help="Results that are written."),
+    max_age: float | None = typer.Option(None, "--max-age", metavar="S", help="Oldest time stamp that is trusted."),
+    prefix: str | None = typer.Option(None, "--prefix", help="Serve the twin, with this before every name."),
+    protocol: list[str] = typer.Option(["pva,ca"], "--protocol", help="To serve it by, with --prefix."),
+    interface: str = typer.Option("127.0.0.1", "--interface", help="To serve it on, with --prefix."),
+    isolation: str = typer.Option("process", "--isolation", help="Where the model runs: process or thread."),
+    timeout: float | None = typer.Option(None, "--timeout", metavar="S", help="Longest evaluation, in a process."),
+    change: list[str] = CHANGES,
+    trust: bool | None = MACHINE_TRUST,
+) -> None:
+    """Follow a machine with a model, until Ctrl-C, and serve it where asked."""
+    if (archiver is None) != (at is None):
+        raise ValidationError("--archiver and --at belong together")
+    if state is not None and archiver is not None:
+        raise ValidationError("--state and --archiver are two sources; give one")
+    from lume_diff.ioc import LiveTwin
+    from lume_diff.machine import load_model
+
+    is_once = once or state is not None or archiver is not None
+    model = load_model(machine, trust=trust, changes=changes(change))
+    following = LiveTwin(
+        model,
+        _links(remote),
+        "snapshot" if is_once else "monitor",
+        client,
+        write_back=dict(_pair(text, "--write-back") for text in write_back),
+        max_age=max_age,
+        prefix=prefix or "",
+        protocols=() if prefix is None else split_commas(protocol),
+        interface=interface,
+        isolation=isolation,
+        timeout=timeout,
+    )
+    with following:
+        if is_once:
+            _once(following, state, archiver, at)
+        else:
+            _follow(following)
+
+
+def _links(given: Iterable[str]) -> dict[str, str] | str:
+    """Return what ``--remote`` says; a name alone is that of both."""
+    parts = split_commas(given)
+    if parts == ["same"]:
+        return "same"
+    links: dict[str, str] = {}
+    for text in parts:
+        name, remote = _pair(text, "--remote") if "=" in text else (text, text)
+        if name in links:
+            raise ValidationError(f"--remote: {name!r} follows both {links[name]!r} and {remote!r}")
+        links[name] = remote
+    return links
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, equals, remote = (part.strip() for part in text.partition("="))
+    if not (name and equals and remote):
+        raise ValidationError(f"{option} {text!r}: expected NAME=PV")
+    return name, remote
+
+
+def _once(following: LiveTwin, state: Path | None, archiver: str | None, at: str | None) -> None:
+    """Evaluate one state of the machine and print the numbers that come out."""
+    from lume_diff.control import Severity, archived_state
+
+    if state is not None:
+        report = following.load(state)
+    elif archiver is not None and at is not None:
+        report = following.load(archived_state(archiver, following.remotes, at))
+    else:
+        report = following.update()
+    variables = following.model.supported_variables
+    rows = []
+    for name, variable in variables.items():
+        reading = following.get(name)
+        if variable.read_only and isinstance(reading.value, float | int | str):
+            alarm = "" if reading.severity is Severity.NO_ALARM else f"{reading.severity.name} {reading.message}"
+            rows.append([name, str(reading.value), variable.unit, alarm])
+    printer = console()
+    columns = [Column("output", style="cyan"), Column("value", is_number=True), Column("unit"), Column("alarm")]
+    printer.print(table(printer, columns, rows))
+    printer.print(str(report))
+    if report.untrusted:
+        say(f"failed: {len(report.untrusted)} inputs cannot be trusted, and so no output can", "red")
+        raise typer.Exit(CHECK_FAILED)
+
+
+def _follow(following: LiveTwin) -> None:
+    """Follow until a signal ends it; tell when inputs go into alarm and when they come back."""
+    end = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: end.set())
+    printer = console()
+    shown: dict[str, str] | None = None
+    while not end.is_set():
+        report = following.report()
+        if report.untrusted != shown and (report.settled or report.untrusted):
+            shown = report.untrusted
+            printer.print(str(report))
+        end.wait(0.5)
+    printer.print(str(following.report()))

@@ -1,0 +1,164 @@
+"""CAContext: caproto's server, with names that hold dots, beacons to nobody, and clients that take nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import socket
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import caproto
+from caproto import CaprotoNetworkError
+from caproto.asyncio.server import Context, VirtualCircuit
+from caproto.server.common import DisconnectedCircuit
+
+from lume_diff.ioc.ca.packed import Packed
+from lume_diff.ioc.record_fields import FIELDS
+from lume_diff.ioc.served import LOOPBACK
+
+_BATCH = 1 << 16  # [bytes] of updates that go out together
+_WAITING = 10_000  # updates for one client, of all its subscriptions together
+
+
+class Newest(asyncio.Queue[Any]):
+    """Hold references to updates for one client; the oldest go when it takes none, and who puts one in never waits."""
+
+    async def put(self, item: Any) -> None:
+        """Add an update."""
+        self.add(item)
+
+    def add(self, item: Any) -> None:
+        """Add an update."""
+        if self.full():
+            alive = [one for one in (self.get_nowait() for _ in range(self.qsize())) if one() is not None]
+            for one in alive[-(_WAITING // 2) :]:
+                self.put_nowait(one)
+        self.put_nowait(item)
+
+
+class Circuit(VirtualCircuit):
+    """Send updates to one client as they come, together those that wait; caproto would hold them for 10 ms."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # asyncio does so only for sockets that were made with the protocol's number; without it answers wait for 40 ms.
+        self.client.writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.subscription_queue = Newest(_WAITING)
+        self._losses: dict[int, Callable[[Any], None]] = {}
+
+    def push(self, spec: Any, subscription: Any, update: Packed) -> None:
+        """Add an update of a subscription; the oldest goes where its channel's backlog is full."""
+        if not self.events_on.is_set():
+            self._again(spec, subscription)
+            return
+        number = update.subscriptionid
+        if number not in self.unexpired_updates:
+            self.unexpired_updates[number] = deque(maxlen=subscription.db_entry.max_subscription_backlog)
+            self._losses[number] = functools.partial(self._lost, spec, subscription)
+        self.unexpired_updates[number].append(update)
+        self.subscription_queue.add(weakref.ref(update, self._losses.get(number)))
+
+    def _again(self, spec: Any, subscription: Any) -> None:
+        """Send the latest value when the client wants updates again."""
+        waiting = self.subscriptions_to_resend.setdefault(spec, [])
+        if subscription not in waiting:
+            waiting.append(subscription)
+
+    def _lost(self, spec: Any, subscription: Any, reference: Any) -> None:
+        """Note that an update is gone: a client that wants none for a while has them thrown away."""
+        if not self.events_on.is_set():
+            self._again(spec, subscription)
+
+    async def subscription_queue_loop(self) -> None:
+        """Send what is in the queue, for as long as the client is there."""
+        self.events_on.set()
+        queue, asked_for = self.subscription_queue, self.circuit.event_add_commands
+        try:
+            while True:
+                updates, size = [(await queue.get())()], 0
+                while not queue.empty() and size < _BATCH:
+                    updates.append(queue.get_nowait()())
+                    size += 0 if updates[-1] is None else len(updates[-1])
+                # One that is gone was overtaken; one whose subscription has ended must not follow that end.
+                alive = [one for one in updates if one is not None and one.subscriptionid in asked_for]
+                for is_packed, group in itertools.groupby(alive, lambda one: isinstance(one, Packed)):
+                    batch = list(group)
+                    await (self._send_packed(batch) if is_packed else self.send(*batch))
+        except DisconnectedCircuit:
+            await self._on_disconnect()
+            self.circuit.disconnect()
+            await self.context.circuit_disconnected(self)
+
+    async def _start_write_task(self, handle_write: Callable[[], Any]) -> None:
+        async def write() -> None:
+            with contextlib.suppress(DisconnectedCircuit):  # nobody waits for the answer any more
+                await handle_write()
+
+        self.tasks.create(write())
+
+    async def _send_packed(self, updates: Iterable[Packed]) -> None:
+        try:
+            if self.connected:
+                await self._send_buffers(*(one.data for one in updates))
+        except (OSError, CaprotoNetworkError) as error:
+            raise DisconnectedCircuit(f"the client is gone: {error}") from error
+
+
+class CAContext(Context):
+    """Serve channels.
+
+    Args:
+        channels: by full name.
+        interface: address to listen on.
+        settings: ``EPICS_CA...`` settings by name, as in the environment; what is not there is caproto's.
+    """
+
+    CircuitClass = Circuit
+    beacon_socks: dict[tuple[str, int], Any]  # to the interface and what sends
+
+    def __init__(self, channels: Mapping[str, Any], interface: str, settings: Mapping[str, str]) -> None:
+        super().__init__(dict(channels), [interface])
+        self._interface = interface
+        self.environ.update(settings)
+        self.ca_server_port = int(self.environ["EPICS_CA_SERVER_PORT"])
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a channel: a variable, whatever dots are in its name, or else a field of one."""
+        if name in self.pvdb:
+            return self.pvdb[name]
+        plain = name.removesuffix("$")  # a text as characters
+        owner, _, field = plain.rpartition(".")
+        if owner in self.pvdb and (field in FIELDS or field == "VAL"):
+            self.pvdb[plain] = self.pvdb[owner].get_field(field)
+            return self.pvdb[plain]
+        return super().__getitem__(name)
+
+    async def broadcast_beacon_loop(self) -> None:
+        """Tell clients that the server is there, ever more rarely; that nobody listens is no error."""
+        if self._interface == LOOPBACK:  # what is served to this machine alone is told to it alone
+            for _, wrapped in self.beacon_socks.values():
+                wrapped.close()
+            self.beacon_socks.clear()
+            sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM)]
+            sockets[0].connect((LOOPBACK, int(self.environ["EPICS_CAS_BEACON_PORT"])))
+        else:
+            sockets = [wrapped.transport for _, wrapped in self.beacon_socks.values()]
+        period = 0.02  # [s]
+        try:
+            while True:
+                beacon = caproto.Beacon(caproto.DEFAULT_PROTOCOL_VERSION, self.port, self.beacon_count, self._interface)
+                told = self.broadcaster.send(beacon)
+                for one in sockets:
+                    with contextlib.suppress(OSError):
+                        one.send(told)
+                self.beacon_count += 1
+                await asyncio.sleep(period)
+                period = min(2.0 * period, self.environ["EPICS_CAS_BEACON_PERIOD"])
+        finally:
+            for one in sockets:
+                one.close()

@@ -1,0 +1,76 @@
+"""Which names other servers answer for on Channel Access."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Iterable, Sequence
+
+import caproto
+
+from lume_diff.ioc.served import Served
+
+_NAMES_A_DATAGRAM = 15  # names of up to 60 characters fit into 1024 bytes
+_ROUNDS = 2  # a datagram may be lost
+
+
+def answered(names: Sequence[str], served: Served, patience: float) -> set[str]:
+    """Return the names for which a server answers.
+
+    Looked for is where a client on this machine would look, and on the interface itself.
+
+    Args:
+        names: to look for, all at once.
+        served: where we are about to listen.
+        patience: how long to wait [s].
+    """
+    port = int(served.settings.get("EPICS_CA_SERVER_PORT", caproto.get_environment_variables()["EPICS_CA_SERVER_PORT"]))
+    places = {(host, port) for host in caproto.get_address_list()}
+    if served.interface != "0.0.0.0":
+        places.add((served.interface, port))
+    searcher = _Searcher(names)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        channel.bind(("", 0))
+        for _ in range(_ROUNDS):
+            searcher.ask(channel, places)
+            searcher.listen(channel, patience / _ROUNDS)
+    return searcher.found
+
+
+class _Searcher:
+    """Look for names, and remember which were found."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._broadcaster = caproto.Broadcaster(our_role=caproto.CLIENT)
+        self._names = dict(enumerate(names))
+        self.found: set[str] = set()
+
+    def ask(self, channel: socket.socket, places: Iterable[tuple[str, int]]) -> None:
+        """Send what has not been found yet to every place, and read answers in between."""
+        version = caproto.DEFAULT_PROTOCOL_VERSION
+        wanted = [(i, name) for i, name in self._names.items() if name not in self.found]
+        for start in range(0, len(wanted), _NAMES_A_DATAGRAM):
+            searches = [
+                caproto.SearchRequest(name, i, version) for i, name in wanted[start : start + _NAMES_A_DATAGRAM]
+            ]
+            content = self._broadcaster.send(caproto.VersionRequest(0, version), *searches)
+            for place in places:
+                with contextlib.suppress(OSError):  # a network that cannot be reached has no servers
+                    channel.sendto(content, place)
+            self.listen(channel, 0.0)
+
+    def listen(self, channel: socket.socket, patience: float) -> None:
+        """Take answers until nothing has come for so long [s] as is left."""
+        end = time.monotonic() + patience
+        while select.select([channel], [], [], max(0.0, end - time.monotonic()))[0]:
+            content, sender = channel.recvfrom(65536)
+            try:
+                commands = self._broadcaster.recv(content, sender)
+            except caproto.CaprotoError:
+                continue
+            for command in commands:
+                if isinstance(command, caproto.SearchResponse) and command.cid in self._names:
+                    self.found.add(self._names[command.cid])

@@ -1,0 +1,1 @@
+"""PVAccess, by p4p."""

@@ -1,0 +1,1 @@
+"""The backends of lume_diff: one section each."""

@@ -1,0 +1,117 @@
+"""Set-points that are reached after a while, and a clock that pulses."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from lume_diff.errors import UnknownVariableError, ValidationError
+from lume_diff.ioc.limits import LimitStore
+from lume_diff.ioc.runtime import Runtime
+from lume_diff.ioc.settling import Settling, SettlingEngine
+from lume_diff.ioc.shots import ShotClock
+from lume_diff.ioc.thread_engine import ThreadEngine
+from lume_diff.models import TorchModel
+from lume_diff.variables import IntVariable, TorchScalarVariable
+from tests.unit.ioc.conftest import QUENCH
+
+
+def engine_of(magnet, **settling):
+    return SettlingEngine(ThreadEngine(magnet, list(magnet.supported_variables)), settling)
+
+
+def wait_until(holds, patience=20.0):
+    end = time.monotonic() + patience
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_the_readback_follows_at_the_rate_and_the_outputs_with_it(magnet, console):
+    place = console(engine_of(magnet, current=Settling(rate=4.0, delay=0.2)))
+    begun = time.monotonic()
+    assert place.write(current=2.0) is None
+    assert (place["current"].value, place["current_RBV"].value, place["current_MOVN"].value) == (2.0, 0.0, True)
+    wait_until(lambda: not place["current_MOVN"].value)
+    assert time.monotonic() - begun >= 0.2 + 0.5
+    assert (place["current_RBV"].value, place["field"].value) == (2.0, 4.0)
+    on_the_way = [
+        (update.readings["current_RBV"].value, update.readings["field"].value)
+        for update in place.log.updates
+        if "current_RBV" in update.readings and "field" in update.readings
+    ]
+    assert len(on_the_way) >= 3
+    assert all(field == pytest.approx(2.0 * current) for current, field in on_the_way)
+    assert [current for current, _ in on_the_way] == sorted(current for current, _ in on_the_way)
+
+
+def test_a_failure_on_the_way_leaves_the_machine_where_it_was(magnet, console):
+    place = console(engine_of(magnet, current=Settling(delay=0.1)))
+    assert place.write(current=QUENCH) is None
+    wait_until(lambda: place.runtime.cycle >= 4 and place["field"].severity == 0)
+    assert (place["current"].value, place["current_RBV"].value, place["current_MOVN"].value) == (0.0, 0.0, False)
+
+
+def test_a_new_goal_is_taken_on_the_way_and_a_reset_arrives_at_once(magnet, console):
+    place = console(engine_of(magnet, current=Settling(rate=1.0)))
+    place.write(current=5.0)
+    place.write(gap=0.2)
+    place.write(current=-5.0)
+    assert (place["current"].value, place["current_MOVN"].value) == (-5.0, True)
+    done = threading.Event()
+    place.runtime.reset("test", lambda error, cycle: done.set())
+    assert done.wait(20.0)
+    assert (place["current"].value, place["current_RBV"].value, place["current_MOVN"].value) == (0.0, 0.0, False)
+
+
+@pytest.mark.parametrize("name, error", [("none", UnknownVariableError), ("field", ValidationError)])
+def test_only_floating_point_inputs_settle(magnet, name, error):
+    with pytest.raises(error, match=name):
+        engine_of(magnet, **{name: Settling(rate=1.0)})
+
+
+@pytest.mark.parametrize("options", [{"rate": 0.0}, {"rate": -1.0}, {"delay": -1.0}])
+def test_rates_are_positive(options):
+    with pytest.raises(ValidationError, match="positive rate"):
+        Settling(**options)
+
+
+@pytest.fixture
+def noisy():
+    """Return a runtime of a model whose output depends on the number of the shot."""
+    shot = IntVariable(name="SHOT", default_value=0, value_range=(0, None))
+    outputs = [TorchScalarVariable(name="x")]
+    model = TorchModel(lambda values: {"x": (values["SHOT"] * 7.0) % 5.0}, [shot], outputs, layout="dict")
+    runtime = Runtime(ThreadEngine(model, ["SHOT", "x"]), ["SHOT", "x"], LimitStore(model.supported_variables))
+    runtime.start()
+    assert runtime.first_cycle.wait(20.0)
+    yield runtime
+    runtime.stop()
+
+
+def test_a_clock_counts_shots(noisy):
+    clock = ShotClock(noisy, 50.0, "SHOT")
+    clock.start()
+    wait_until(lambda: noisy.reading("SHOT").value >= 5)
+    clock.stop()
+    stopped = noisy.cycle
+    assert noisy.reading("x").value == (noisy.reading("SHOT").value * 7.0) % 5.0
+    time.sleep(0.1)
+    assert noisy.cycle <= stopped + 1
+
+
+def test_rates_of_clocks_are_positive(noisy):
+    with pytest.raises(ValidationError, match="rate_hz"):
+        ShotClock(noisy, 0.0)
+
+
+def test_a_shot_publishes_every_output_whether_or_not_it_has_changed(magnet, console):
+    place = console(ThreadEngine(magnet, list(magnet.supported_variables)))
+    done = threading.Event()
+    before = place["map"].cycle
+    place.runtime.shot(None, lambda error, cycle: done.set())
+    assert done.wait(20.0)
+    assert set(place.log.updates[-1].readings) == {"field", "force", "map"}
+    assert place["map"].cycle == before + 1
