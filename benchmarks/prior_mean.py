@@ -20,11 +20,14 @@ from pathlib import Path
 
 import cheetah
 import numpy as np
+import pandas as pd
 import torch
 from botorch.generation.gen import gen_candidates_scipy
-from xopt import Xopt
+from scipy import stats
+from xopt import VOCS, Xopt
 from xopt.generators.bayesian import UpperConfidenceBoundGenerator
 from xopt.generators.bayesian.models.standard import StandardModelConstructor
+from xopt.numerical_optimizer import LBFGSOptimizer
 
 from lume_diff import CheetahModel
 from lume_diff.calibration import ModelMean, Normal, PriorMeanModelConstructor, Scale, vocs_from_model, xopt_evaluator
@@ -33,7 +36,8 @@ from lume_diff.calibration.prior_mean.model_mean import Response
 D = torch.float64
 LIMIT, FIRST = 8.0, 3
 CASES = ("near", "far", "offsets", "negated")
-ARMS = ("none", "fixed", "trust", "learned")
+#: No prior; the model in Xopt's constructor; in ours without trust, and with; learning scales without trust, and with.
+ARMS = ("none", "xopt", "fixed", "trust", "unjudged", "learned")
 OBJECTIVE = "log_size"
 
 
@@ -104,23 +108,34 @@ def constructor(arm: str, model: CheetahModel, names: Sequence[str], case: str) 
         model, names, ["final.sigma_x", "final.sigma_y"], negated if case == "negated" else log_size, trainable
     )
     means = {"mean_modules": {OBJECTIVE: mean}}
-    if arm == "fixed":
+    if arm == "xopt":
         return StandardModelConstructor(**means)
-    return PriorMeanModelConstructor(**means, trainable_mean_keys=[OBJECTIVE] if arm == "learned" else [])
+    learns = [OBJECTIVE] if arm in ("unjudged", "learned") else []
+    return PriorMeanModelConstructor(**means, trainable_mean_keys=learns, trust=arm in ("trust", "learned"))
 
 
-def run(case: str, arm: str, seed: int, quadrupoles: int, steps: int) -> dict[str, object]:
-    """Optimise one machine and return what happened."""
+def vocs_of(model: CheetahModel, names: Sequence[str]) -> VOCS:
+    """Return variables and objective."""
+    sizes = ["final.sigma_x", "final.sigma_y"]
+    ranges = dict.fromkeys(names, (-LIMIT, LIMIT))
+    return vocs_from_model(model, ranges, {OBJECTIVE: "MINIMIZE"}, outputs={OBJECTIVE: (sizes, log_size)})
+
+
+def generator_of(
+    vocs: VOCS, gp: StandardModelConstructor, max_time: float | None = None
+) -> UpperConfidenceBoundGenerator:
+    """Return Xopt's generator as it is, but that no clock ends its search: runs do not depend on the load."""
+    optimizer = LBFGSOptimizer(max_time=max_time)
+    return UpperConfidenceBoundGenerator(vocs=vocs, gp_constructor=gp, numerical_optimizer=optimizer)
+
+
+def run(case: str, arm: str, seed: int, quadrupoles: int, steps: int, stop: bool = False) -> dict[str, object]:
+    """Optimise one machine and return what happened; with ``stop`` to the optimum, and 10 points to learn from."""
     model = line(quadrupoles)
     machine = Machine(model, case, seed)
     best = machine.best()
     names = machine.names
-    vocs = vocs_from_model(
-        model,
-        dict.fromkeys(names, (-LIMIT, LIMIT)),
-        {OBJECTIVE: "MINIMIZE"},
-        outputs={OBJECTIVE: (["final.sigma_x", "final.sigma_y"], log_size)},
-    )
+    vocs = vocs_of(model, names)
     evaluator = xopt_evaluator(model, vocs, readback=None)
     evaluator.function_kwargs = {}
     evaluator.vectorized = False
@@ -130,19 +145,22 @@ def run(case: str, arm: str, seed: int, quadrupoles: int, steps: int) -> dict[st
     gp = constructor(arm, model, names, case)
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - what Xopt and botorch draw from
-    X = Xopt(evaluator=evaluator, generator=UpperConfidenceBoundGenerator(vocs=vocs, gp_constructor=gp))
+    X = Xopt(evaluator=evaluator, generator=generator_of(vocs, gp))
     random = np.random.default_rng([seed, 2])
     X.evaluate_data([dict(zip(names, row, strict=True)) for row in random.uniform(-LIMIT, LIMIT, (FIRST, len(names)))])
     seconds, decisions = [], []
     for _ in range(steps):
-        start = time.perf_counter()
+        start = time.process_time()
         X.step()
-        seconds.append(round(time.perf_counter() - start, 3))
+        seconds.append(round(time.process_time() - start, 3))
+        is_known = arm not in ("unjudged", "learned") or len(X.data) > 10
+        if stop and is_known and X.data[OBJECTIVE].min() - best <= 0.1:
+            break
     found: dict[str, object] = {}
     if isinstance(gp, PriorMeanModelConstructor):
         decisions = [round(d.advantage, 2) for d in gp.decisions]
         found["trusted"] = [d.trusted for d in gp.decisions]
-        if arm == "learned":
+        if gp.trainable_mean_keys:
             found["scale_error"] = [
                 float(np.mean([abs(v.value - float(s)) for v, s in zip(d.learned, machine.scale, strict=True)]))
                 for d in gp.decisions
@@ -160,16 +178,38 @@ def evaluations(regret: Sequence[float], within: float) -> int:
     return next((i for i, value in enumerate(regret) if value <= within), len(regret))
 
 
-def _ratio(pairs: Sequence[tuple[dict, dict]], within: float) -> float:
-    """Return how many evaluations it takes to come within reach, as a share of those without a prior."""
-    counts = [[evaluations(row["regret"], within) for row in pair] for pair in pairs]
-    return sum(count[0] for count in counts) / sum(count[1] for count in counts) if counts else np.nan
+def ratio(pairs: Sequence[tuple[dict, dict]], within: float) -> tuple[float, float, float]:
+    """Return how many evaluations it takes to come within reach, as a share of those without a prior.
+
+    The geometric mean of the pairs with its upper 90 % bound (Student), and the share of the sums. A run that never
+    comes counts one more than it made; one that came with the first points counts as one.
+    """
+    counts = np.array([[max(1, evaluations(row["regret"], within)) for row in pair] for pair in pairs], dtype=float)
+    if len(counts) < 2:
+        return np.nan, np.nan, np.nan
+    logs = np.log(counts[:, 0] / counts[:, 1])
+    error = stats.t.ppf(0.9, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
+    own, plain = counts.sum(0)
+    return float(np.exp(logs.mean())), float(np.exp(logs.mean() + error)), float(own / plain)
+
+
+def added_regret(pairs: Sequence[tuple[dict, dict]]) -> tuple[float, float]:
+    """Return the mean regret at the end above that without a prior, and its upper 95 % bound (Student)."""
+    differences = np.array([a["regret"][-1] - b["regret"][-1] for a, b in pairs])
+    if len(pairs) < 2:
+        return np.nan, np.nan
+    error = stats.t.ppf(0.95, len(pairs) - 1) * differences.std(ddof=1) / len(pairs) ** 0.5
+    return float(differences.mean()), float(differences.mean() + error)
 
 
 def show(rows: Sequence[dict]) -> None:
     """Print a table of everything in the store."""
-    print(f"{'case':10}{'arm':10}{'n':>4}{'reached':>9}{'median':>8}{'ratio':>7}{'regret':>8}{'added':>8}{'±95%':>7}"
-          f"{'to 0.2':>8}{'scales':>8}{'trust':>7}{'s/step':>8}")  # fmt: skip
+    print("reached: within 0.1; to 0.1, to 0.2: evaluations as a share of those without a prior, mean of pairs, its")
+    print("upper 90 % bound, and of sums; added: final regret above that without, and its upper 95 % bound; scales:")
+    print("mean error at 10 points; trust: share of builds; s: CPU time of a step [s], the median")
+    print(f"{'case':10}{'arm':10}{'n':>4}{'reached':>9}{'median':>8}{'to 0.1':>8}{'<':>6}{'sums':>6}"
+          f"{'to 0.2':>8}{'<':>6}{'sums':>6}{'regret':>8}{'added':>8}{'<':>7}{'scales':>8}{'trust':>7}{'s':>6}"
+          )  # fmt: skip
     table = {(r["case"], r["quadrupoles"], r["arm"], r["seed"]): r for r in rows}
     for case, quads, arm in sorted(
         {key[:3] for key in table}, key=lambda k: (CASES.index(k[0]), k[1], ARMS.index(k[2]))
@@ -179,18 +219,49 @@ def show(rows: Sequence[dict]) -> None:
         counts = [evaluations(r["regret"], 0.1) for r in own.values()]
         reached = sum(c < len(r["regret"]) for c, r in zip(counts, own.values(), strict=True)) / len(own)
         pairs = [(own[s], plain[s]) for s in plain]
-        ratio, two = _ratio(pairs, 0.1), _ratio(pairs, 0.2)
-        differences = np.array([a["regret"][-1] - b["regret"][-1] for a, b in pairs])
-        added = differences.mean() if pairs else np.nan
-        error = 1.645 * differences.std(ddof=1) / len(pairs) ** 0.5 if len(pairs) > 1 else np.nan
+        one, two = ratio(pairs, 0.1), ratio(pairs, 0.2)
+        added = added_regret(pairs)
         final = statistics.mean(r["regret"][-1] for r in own.values())
-        scales = [r["scale_error"][min(7, len(r["scale_error"]) - 1)] for r in own.values() if "scale_error" in r]
+        scales = [r["scale_error"][7] for r in own.values() if len(r.get("scale_error", [])) > 7]
         trust = [statistics.mean(r["trusted"]) for r in own.values() if "trusted" in r]
         pace = statistics.median(s for r in own.values() for s in r["seconds"])
-        print(f"{case + str(quads):10}{arm:10}{len(own):4}{reached:9.0%}{statistics.median(counts):8.0f}{ratio:7.2f}"
-              f"{final:8.3f}"
-              f"{added:+8.3f}{error:7.3f}{two:8.2f}{statistics.mean(scales) if scales else np.nan:8.3f}"
-              f"{statistics.mean(trust) if trust else np.nan:7.0%}{pace:8.2f}")  # fmt: skip
+        print(f"{case + str(quads):10}{arm:10}{len(own):4}{reached:9.0%}{statistics.median(counts):8.0f}"
+              f"{one[0]:8.2f}{one[1]:6.2f}{one[2]:6.2f}{two[0]:8.2f}{two[1]:6.2f}{two[2]:6.2f}{final:8.3f}"
+              f"{added[0]:+8.3f}{added[1]:+7.3f}{statistics.mean(scales) if scales else np.nan:8.3f}"
+              f"{statistics.mean(trust) if trust else np.nan:7.0%}{pace:6.2f}")  # fmt: skip
+
+
+def show_cost(points: int = 10, repeats: int = 5) -> None:
+    """Print the CPU time of one step, training and proposal, of all arms on the same data, in turn."""
+    model = line(5)
+    machine = Machine(model, "near", 0)
+    vocs = vocs_of(model, machine.names)
+    x = np.random.default_rng(0).uniform(-LIMIT, LIMIT, (points, 5))
+    data = pd.DataFrame(x, columns=machine.names).assign(**{OBJECTIVE: machine(torch.as_tensor(x)).numpy()})
+    # With a limit, even one that is never reached, botorch takes all starts together, which takes more steps.
+    for title, limit in (("without a time limit", None), ("with a time limit, Xopt's default", 60.0)):
+        spent: dict[str, list[float]] = {arm: [] for arm in ARMS}
+        for repeat in range(repeats):
+            for arm in ARMS:
+                generator = generator_of(vocs, constructor(arm, model, machine.names, "near"), limit)
+                generator.add_data(data)
+                torch.manual_seed(repeat)
+                start = time.process_time()
+                generator.generate(1)
+                spent[arm].append(time.process_time() - start)
+        plain = statistics.median(spent["none"])
+        print(f"CPU time of a step at {points} points, {title}: [s], and as a multiple of that without a prior")
+        for arm, seconds in spent.items():
+            middle = statistics.median(seconds)
+            print(f"  {arm:10} {middle:6.2f} {middle / plain:6.2f}")
+
+
+def same_machine(row: dict, case: str, seed: int, options: argparse.Namespace) -> bool:
+    """Tell whether a run without a prior was made on the same machine: one that is negated is only called so."""
+    kind = ("near", "negated")
+    wanted = ("none", seed, options.quadrupoles, options.steps + 1)
+    found = (row["arm"], row["seed"], row["quadrupoles"], len(row["regret"]))
+    return case in kind and row["case"] in kind and found == wanted
 
 
 def main() -> None:
@@ -201,10 +272,14 @@ def main() -> None:
     parser.add_argument("--seeds", default="0:8", help="first:last, the last one left out")
     parser.add_argument("--quadrupoles", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--stop", action="store_true", help="end runs of near and far at the optimum")
     parser.add_argument("--show", action="store_true")
+    parser.add_argument("--cost", action="store_true", help="CPU time of one step of each arm, and nothing else")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    if options.cost:
+        return show_cost()
     rows = [json.loads(text) for text in options.store.read_text().splitlines()] if options.store.exists() else []
     done = {(r["case"], r["arm"], r["seed"], r["quadrupoles"]) for r in rows}
     if not options.show:
@@ -214,7 +289,10 @@ def main() -> None:
                 for arm in options.arm or ARMS:
                     if (case, arm, seed, options.quadrupoles) in done:
                         continue
-                    row = run(case, arm, seed, options.quadrupoles, options.steps)
+                    stop = options.stop and case in ("near", "far") and arm != "none"
+                    twin = next((r for r in rows if arm == "none" and same_machine(r, case, seed, options)), None)
+                    row = run(case, arm, seed, options.quadrupoles, options.steps, stop) if twin is None else twin
+                    row = {**row, "case": case}
                     rows.append(row)
                     with options.store.open("a") as store:
                         store.write(json.dumps(row) + "\n")

@@ -194,7 +194,8 @@ class CheetahModel(LUMEModel):
         changed, active = self._changes(inputs)
         shapes = {value.shape for value in inputs.values() if isinstance(value, Tensor) and value.dim()}
         shapes |= {inputs[self._beam_name].batch_shape, self._line.batch_shape}
-        batch = tuple(torch.broadcast_shapes(*shapes) if len(shapes) > 1 else shapes.pop())
+        shapes.discard(torch.Size())
+        batch = tuple(torch.broadcast_shapes(*shapes)) if len(shapes) > 1 else tuple(*shapes)
         beam = self._incoming_beam(inputs)
         run = LineRun(self._line, beam, changed, active, self._losses, batch, self._upstream, self._by_cheetah)
         run.before(max((self._readings[name].place for name in outputs), default=self._line.count))

@@ -269,12 +269,18 @@ class TensorFunction(nn.Module):
         if x.dim() == 0 or x.shape[-1] != self.n_in:
             raise ShapeError(f"x has shape {tuple(x.shape)}; expected (..., {self.n_in}) for {self.input_names}")
         batch = x.shape[:-1]
-        values, start = {}, 0
-        for name, shape in zip(self.input_names, self._in_shapes, strict=True):
-            size = math.prod(shape)
-            values[name] = x[..., start : start + size].reshape((*batch, *shape))
-            start += size
-        found = self.model(values, outputs=self.output_names)
+        if any(self._in_shapes):
+            columns = x.split([math.prod(shape) for shape in self._in_shapes], dim=-1)
+            parts = [part.reshape((*batch, *shape)) for part, shape in zip(columns, self._in_shapes, strict=True)]
+        else:
+            parts = list(x.unbind(-1))
+        found = self.model(dict(zip(self.input_names, parts, strict=True)), outputs=self.output_names)
+        if not any(self._out_shapes):
+            values = [found[name] for name in self.output_names]
+            if any(value.shape != batch for value in values):
+                batch = torch.broadcast_shapes(batch, *(value.shape for value in values))
+                values = [value.expand(batch) for value in values]
+            return torch.stack(values, dim=-1)
         shapes = zip(self.output_names, self._out_shapes, strict=True)
         flat = [found[name].reshape(*_batch_of(found[name], shape), math.prod(shape)) for name, shape in shapes]
         batch = torch.broadcast_shapes(batch, *(part.shape[:-1] for part in flat))

@@ -221,7 +221,7 @@ def check_batches(variables: Mapping[str, Variable], inputs: Mapping[str, Any]) 
         if not shape:
             continue
         try:
-            batch = tuple(torch.broadcast_shapes(batch, shape)) if shape != batch else batch
+            batch = tuple(torch.broadcast_shapes(batch, shape)) if batch and shape != batch else tuple(shape)
         except RuntimeError:
             other = next(n for n, taken in seen.items() if not _broadcast(taken, shape))
             raise ShapeError(

@@ -89,6 +89,7 @@ class MeanParameters(gpytorch.Module):
     def __init__(self, parameters: Sequence[Parameter]) -> None:
         super().__init__()
         self.described = list(parameters)
+        self._settled: tuple[int, list[tuple[Parameter, Tensor]]] | None = None
         self.register_parameter("coordinates", nn.Parameter(torch.zeros(len(self.described), dtype=torch.float64)))
         if self.described:
             # Named functions: a mean is pickled, and gpytorch's own closures cannot be.
@@ -106,6 +107,14 @@ class MeanParameters(gpytorch.Module):
 
     def pairs(self, coordinates: Tensor) -> list[tuple[Parameter, Tensor]]:
         """Return the parameters with their values [their units], ``(*c, 1)`` for coordinates ``(*c, p)``."""
+        if coordinates is self.coordinates and not coordinates.requires_grad and not coordinates.is_inference():
+            # An optimiser of the acquisition function asks many times while nothing trains them.
+            if self._settled is None or self._settled[0] != coordinates._version:
+                self._settled = coordinates._version, self._pairs(coordinates)
+            return self._settled[1]
+        return self._pairs(coordinates)
+
+    def _pairs(self, coordinates: Tensor) -> list[tuple[Parameter, Tensor]]:
         return [(p, p.prior.at(coordinates[..., i, None])) for i, p in enumerate(self.described)]
 
     def learned(self) -> list[Learned]:

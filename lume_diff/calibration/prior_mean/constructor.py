@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import statistics
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from gpytorch.kernels import ScaleKernel
 from gpytorch.priors import LogNormalPrior
 from pydantic import Field, PrivateAttr, SerializationInfo, model_serializer
 from torch import nn
-from xopt.generators.bayesian.models.standard import StandardModelConstructor
+from xopt.generators.bayesian.models.standard import LBFGSNumericalOptimizerConfig, StandardModelConstructor
 from xopt.pydantic import recursive_serialize
 
 from lume_diff.calibration.prior_mean.checks import raise_all
 from lume_diff.calibration.prior_mean.decision import Decision, History, LearnedValue, report
+from lume_diff.calibration.prior_mean.gp import ModelGP
 from lume_diff.calibration.prior_mean.gp_mean import PhysicalMean, emulation_of
+from lume_diff.calibration.prior_mean.learning import learn
 from lume_diff.calibration.prior_mean.model_mean import ModelMean
 from lume_diff.calibration.prior_mean.storing import LOST, is_kept_as_module
 from lume_diff.calibration.prior_mean.trust import correlation, leave_one_out
@@ -26,8 +29,14 @@ from lume_diff.errors import ValidationError
 
 logger = logging.getLogger(__name__)
 
-#: From how many points after the second on no more is demanded.
-_LAST = 10
+#: What is demanded at three points [nats], and from how many points after the second on no more is.
+_LEAST, _LAST = 3.0, 10
+
+#: Variance of what a mean leaves over, of standardised data, as learning begins: it is to explain what it can.
+_FIRST = 0.01
+
+#: Change of the likelihood, relative, at which training around a fixed mean ends: closer takes twice as many steps.
+_TOLERANCE = 1e-6
 
 
 class PriorMeanModelConstructor(StandardModelConstructor):
@@ -35,9 +44,10 @@ class PriorMeanModelConstructor(StandardModelConstructor):
 
     Everything that ``StandardModelConstructor`` takes is taken. Every time data arrive, an objective with a mean gets
     two GPs, one with the model and one with a constant, each as Xopt would train it. They are judged by how well they
-    predict every point from the others. Up to two points the model is believed; then it has to predict each further one
-    better by ``demand``, or the constant takes over: a model that says something of the machine does so soon, and one
-    that is no better than a constant misleads near the optimum.
+    predict every point from the others. Up to two points the model is believed; then it has to predict the data better
+    by 3 nats, and soon by ``demand`` for each further point, or the constant takes over: a model that says something of
+    the machine does so soon, and one that is no better than a constant misleads near the optimum. The middle of the
+    last three builds counts.
 
     Attributes:
         trust: whether models are judged; without, they are always the mean.
@@ -98,15 +108,13 @@ class PriorMeanModelConstructor(StandardModelConstructor):
 
     def _variant(self, kind: str, kernels: dict[str, Any]) -> PriorMeanModelConstructor:
         """Return a copy that builds with the models, or without."""
-        without: dict[str, Any] = {"mean_modules": {}, "trainable_mean_keys": []} if kind == "constant" else {}
+        changed: dict[str, Any] = {}
+        if kind == "constant":
+            changed = {"mean_modules": {}, "trainable_mean_keys": []}
         stored = self._stores.get(kind)
         use_stored = bool(self.use_cached_hyperparameters and stored is not None)
         variant = self.model_copy(
-            update={
-                **without,
-                "covar_modules": kernels,
-                "use_cached_hyperparameters": use_stored,
-            }
+            update={"covar_modules": kernels, "use_cached_hyperparameters": use_stored, **changed}
         )
         variant._hyperparameter_store = stored
         return variant
@@ -117,6 +125,23 @@ class PriorMeanModelConstructor(StandardModelConstructor):
     def _store(self, kind: str, model: ModelListGP) -> None:
         self._stores = {**self._stores, kind: model.state_dict()}
 
+    def _train_model(self, model: Any, mll: Any) -> Any:
+        """Train a GP: what its mean may learn in turn with the rest, since both at once take ten times as long."""
+        if not isinstance(model.mean_module, PhysicalMean):
+            return super()._train_model(model, mll)
+        mean = model.mean_module.model
+        if not model.mean_module.is_learning and self.train_method == "lbfgs" and self.train_config is None:
+            config = LBFGSNumericalOptimizerConfig(ftol=_TOLERANCE)
+            return StandardModelConstructor._train_model(self.model_copy(update={"train_config": config}), model, mll)
+        if not (isinstance(mean, ModelMean) and mean.calibration.is_learning):
+            return super()._train_model(model, mll)
+        learn(model, variance=_FIRST)
+        mean.requires_grad_(False)
+        super()._train_model(model, mll)
+        mean.requires_grad_(True)
+        learn(model)
+        return model
+
     def build_mean_module(self, name: str, mean_modules: Any, input_transform: Any, outcome_transform: Any) -> Any:
         """Return the mean of an outcome between its own units and the GP's, or None for a constant."""
         mean = self._get_module(mean_modules, name)
@@ -125,11 +150,18 @@ class PriorMeanModelConstructor(StandardModelConstructor):
         return PhysicalMean(mean, input_transform, outcome_transform, fixed_model=name not in self.trainable_mean_keys)
 
     @staticmethod
+    def build_single_task_gp(X: Any, Y: Any, train: bool = True, **options: Any) -> Any:
+        """Return a GP of data whose noise is learned, ours if it has a mean; training is the caller's."""
+        if options.get("mean_module") is None:
+            return StandardModelConstructor.build_single_task_gp(X, Y, train=train, **options)
+        return ModelGP(X, Y, **options)
+
+    @staticmethod
     def build_heteroskedastic_gp(X: Any, Y: Any, Yvar: Any, train: bool = True, **options: Any) -> Any:
-        """Return a GP of data with known noise; Xopt's own forgets the mean, so one with a mean is botorch's."""
+        """Return a GP of data with known noise, ours if it has a mean, which Xopt's own forgets."""
         if options.get("mean_module") is None:
             return StandardModelConstructor.build_heteroskedastic_gp(X, Y, Yvar, train=train, **options)
-        return SingleTaskGP(X, Y, train_Yvar=Yvar, **options)
+        return ModelGP(X, Y, train_Yvar=Yvar, **options)
 
     def _decide(self, name: str, gp: Any, constant: SingleTaskGP | None) -> Any:
         """Return the GP to use, note why, and leave its mean as it was trained."""
@@ -144,11 +176,14 @@ class PriorMeanModelConstructor(StandardModelConstructor):
             decision.reason = "not judged"
         else:
             decision.advantage = leave_one_out(gp) - leave_one_out(constant)
-            demanded = self.demand * min(max(decision.points - 2, 0), _LAST)
-            decision.trusted = decision.points < 3 or decision.advantage >= demanded
-            better = "better" if decision.advantage >= 0.0 else "worse"
+            demanded = max(_LEAST, self.demand * min(decision.points - 2, _LAST))
+            # One build in twenty trains badly: the middle of three is what counts.
+            lately = [d.advantage for d in self.decisions if d.objective == name and d.points < decision.points][-2:]
+            advantage = statistics.median([*lately, decision.advantage] if len(lately) == 2 else [decision.advantage])
+            decision.trusted = decision.points < 3 or advantage >= demanded
+            better = "better" if advantage >= 0.0 else "worse"
             decision.reason = (
-                f"the data are predicted {better} by {abs(decision.advantage):.1f} nats than by a constant, "
+                f"the data are predicted {better} by {abs(advantage):.1f} nats than by a constant, "
                 f"{demanded:.1f} better is asked for"
             )
         before = next((d for d in reversed(self.decisions) if d.objective == name), None)

@@ -14,10 +14,9 @@ from lume_diff.errors import PhysicsWarning
 
 
 class PhysicalMean(CustomMean):
-    """Call a mean in physical units from a GP in its own, and not twice at the training points.
+    """Call a mean in physical units from a GP in its own.
 
-    A GP asks for its mean at the training points again with every candidate. What the mean said there is kept while
-    nothing trains it.
+    Training asks for it at the same points again and again: what it said there is kept while nothing trains it.
 
     Args:
         mean: in physical units.
@@ -37,21 +36,15 @@ class PhysicalMean(CustomMean):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean, standardised, ``(*batch, n)``, at normalised inputs ``(*batch, n, d)``."""
-        if self.is_learning:
+        if self.is_learning or x.dim() > 2 or x.requires_grad:
             return self.standardised(self.model(self.physical(x)))
-        if self._kept is not None:
-            known, values = self._kept
-            n = known.shape[-2]
-            is_new = x.requires_grad and x.shape[-2] == n
-            if x.shape[-2] >= n and not is_new and torch.equal(x[..., :n, :], known.expand(*x.shape[:-2], n, -1)):
-                kept = values.expand(*x.shape[:-2], n)
-                if x.shape[-2] == n:
-                    return kept
-                return torch.cat([kept, self.standardised(self.model(self.physical(x[..., n:, :])))], dim=-1)
-        value = self.standardised(self.model(self.physical(x)))
-        if x.dim() == 2 and not x.requires_grad:
-            self._kept = x.detach().clone(), value.detach().clone()
-        return value
+        if self._kept is None or not torch.equal(x, self._kept[0]):
+            self._kept = x.detach().clone(), self.standardised(self.model(self.physical(x))).detach()
+        return self._kept[1]
+
+    def forget(self) -> None:
+        """Ask anew at the training points: the mean has changed."""
+        self._kept = None
 
     def physical(self, x: Tensor) -> Tensor:
         """Return inputs in the variables' units."""

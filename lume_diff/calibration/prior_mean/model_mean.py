@@ -194,7 +194,7 @@ class ModelMean(Mean):
         point = x.to(dtype=model.dtype, device=model.device)
         if not in_transform():
             _check_inside(point, columns, self._limits)
-        pairs = self.calibration.pairs(coordinates.to(point))
+        pairs = self.calibration.pairs(coordinates if coordinates.dtype == point.dtype else coordinates.to(point))
         asked = self._asked_columns(point, [(p, v) for p, v in pairs if isinstance(p, InputParameter)])
         objective = self._answer(asked)
         if objective.shape != asked.shape[:-1]:
@@ -211,9 +211,11 @@ class ModelMean(Mean):
         """Return what the model is asked at, ``(*batch, n, n_in)``: the machine's values, within the model's limits."""
         columns = self.columns
         if pairs:
-            values = {name: point[..., columns.index(name)] for name in self.input_names}
+            values = dict(zip(columns, point.unbind(-1), strict=True))
             changed = acted_inputs(pairs, values, self.model)
-            asked = torch.stack(torch.broadcast_tensors(*(changed[name] for name in self._asked)), dim=-1)
+            parts = [changed[name] for name in self._asked]
+            is_alike = all(part.shape == parts[0].shape for part in parts)
+            asked = torch.stack(parts if is_alike else list(torch.broadcast_tensors(*parts)), dim=-1)
         elif columns == self._asked:
             asked = point
         else:
@@ -242,6 +244,9 @@ class ModelMean(Mean):
         """Return the objective from the outputs' columns, ``(*batch, n_out)``."""
         variables = self.model.supported_variables
         shapes = [component_shape(variables[name]) for name in self.output_names]
+        if not any(shapes):
+            parts = flat.unbind(-1)
+            return parts[0] if self.transform is None else self.transform(*parts)
         parts = flat.split([max(1, torch.Size(shape).numel()) for shape in shapes], dim=-1)
         values = [part.reshape(*flat.shape[:-1], *shape) for part, shape in zip(parts, shapes, strict=True)]
         return values[0] if self.transform is None else self.transform(*values)
@@ -282,6 +287,8 @@ def _limits(model: LUMEModel, names: Sequence[str]) -> dict[str, tuple[float, fl
 
 def _check_inside(point: Tensor, columns: Sequence[str], limits: Mapping[str, tuple[float, float]]) -> None:
     """Raise for points ``(*batch, n, d)`` outside the model's limits by more than rounding."""
+    if all(limits[name] == _UNLIMITED for name in columns):
+        return
     outside = []
     for i, name in enumerate(columns):
         low, high = limits[name]

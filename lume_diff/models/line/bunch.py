@@ -16,6 +16,7 @@ from lume_diff.particles.bundle import Static
 from lume_diff.particles.constants import c_light
 from lume_diff.particles.coordinates import from_coordinates, reference_momentum, to_coordinates
 from lume_diff.particles.statistics import BunchStatistics
+from lume_diff.particles.weighted import safe_sqrt
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,10 @@ class TrackedBunch:
         return (self.weight * self.alive).sum(-1) / (self.weight * self.born).sum(-1)
 
 
+#: Statistics that are an entry of the covariance, and where it is.
+_SIZES = {"sigma_x": 0, "sigma_y": 2}
+
+
 @dataclass(frozen=True)
 class TrackedMoments:
     """Mean ``(*batch, 7)`` and covariance ``(*batch, 7, 7)`` in Cheetah's coordinates.
@@ -331,8 +336,9 @@ class TrackedMoments:
         return self._cache["moments"]
 
     def statistic(self, key: str) -> Tensor:
-        """Return a statistic by openPMD name."""
-        return self.moments[key]
+        """Return a statistic by openPMD name; a size needs no reference particle."""
+        place = _SIZES.get(key)
+        return self.moments[key] if place is None else safe_sqrt(self.cov[..., place, place])
 
     @property
     def survival(self) -> Tensor:

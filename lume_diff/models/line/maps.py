@@ -157,12 +157,14 @@ class KeptMaps:
         if stack.kind != "Quadrupole" or in_transform() or not stack.varies_only("k1", changed):
             return None
         values = list(stack.fresh("k1", changed, members, live=True).values())
-        if len(values) < len(members) or any(value.dim() for value in values):
+        if len(values) < len(members):
             return None
         if members not in self._series:
             self._keep(self._series, members, self._expanded(stack, members))
         series, largest = self._series[members] if members in self._series else self._expanded(stack, members)
-        strength = torch.stack(values)
+        strength = torch.stack(
+            torch.broadcast_tensors(*values) if any(v.shape != values[0].shape for v in values) else values, dim=-1
+        )
         # Elements may have a batch of their own.
         if series.dim() != 4 or not bool((strength.detach().abs() <= largest).all()):
             return None
@@ -197,7 +199,7 @@ class KeptMaps:
 
 
 class Series(NamedTuple):
-    """Maps as power series, ``(n, 13, 8, 8)``, in strengths ``(n,)``."""
+    """Maps as power series, ``(n, 13, 8, 8)``, in strengths ``(*batch, n)``."""
 
     coefficients: Tensor
     strength: Tensor
@@ -279,7 +281,7 @@ class Maps:
         if self._series is not None and varying:
             coefficients, strength = self._series
             if len(varying) < len(self._places):
-                coefficients, strength = coefficients[first:last], strength[first:last]
+                coefficients, strength = coefficients[first:last], strength[..., first:last]
             folded = self._kept.folded(coefficients, start, stop, varying)
             if folded is not None:
                 return chain(optics.sum_of_powers(folded, strength))[..., :7, :7]

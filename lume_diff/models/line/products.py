@@ -27,10 +27,11 @@ def padded(matrices: Tensor) -> Tensor:
 def chain(matrices: Tensor) -> Tensor:
     """Return the product of matrices ``(*batch, count, n, n)`` in a row, the first applied first.
 
-    The last few are multiplied one by one, and without a batch by the functions for that: each call counts.
+    The last few are multiplied one by one, and by the functions for one or for a row of matrices: each call counts.
     """
-    is_flat = matrices.dim() == 3
-    many, two = (torch.bmm, torch.mm) if is_flat else (torch.matmul, torch.matmul)
+    if matrices.dim() > 4:
+        return chain(matrices.flatten(0, -4)).unflatten(0, matrices.shape[:-3])
+    many, two = (torch.bmm, torch.mm) if matrices.dim() == 3 else (torch.matmul, torch.bmm)
     left: list[Tensor] = []  # of an odd number, the last; the last of all first
     count = matrices.shape[-3]
     while count > 5:

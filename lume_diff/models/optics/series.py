@@ -81,10 +81,10 @@ def sum_of_powers(series: Tensor, strength: Tensor) -> Tensor:
 
     Args:
         series: coefficients of the powers from 0 to 12, shape `(n, 13, rows, columns)`.
-        strength: what the powers are of, shape `(n)`.
+        strength: what the powers are of, shape `(*batch, n)`.
 
     Returns:
-        the maps, shape `(n, rows, columns)`.
+        the maps, shape `(*batch, n, rows, columns)`.
 
     Gradient:
         exact, of any order.
@@ -98,5 +98,10 @@ def sum_of_powers(series: Tensor, strength: Tensor) -> Tensor:
     fourth = low[..., 3:]
     middle = low * fourth
     powers = torch.cat((low, middle, middle * fourth), dim=-1)
-    flat = series.flatten(-2)
-    return torch.baddbmm(flat[:, :1], powers.unsqueeze(-2), flat[:, 1:]).view(-1, *series.shape[-2:])
+    flat, shape = series.flatten(-2), series.shape[-2:]
+    if strength.dim() == 1:
+        return torch.baddbmm(flat[:, :1], powers.unsqueeze(-2), flat[:, 1:]).view(-1, *shape)
+    # One product for each element: the batch stays together behind it.
+    powers = powers.flatten(0, -3).transpose(0, 1)
+    maps = torch.baddbmm(flat[:, :1], powers, flat[:, 1:])
+    return maps.view(len(series), *strength.shape[:-1], *shape).movedim(0, -3)

@@ -49,3 +49,14 @@ def test_other_shapes_of_matrices() -> None:
     expected = sum(k[:, None, None] ** n * series[:, n] for n in range(13))
     torch.testing.assert_close(sum_of_powers(series, k), expected, rtol=1e-13, atol=1e-14)
     torch.testing.assert_close(torch.func.jacfwd(lambda x: sum_of_powers(series, x))(k)[1, ..., 1], series[1, 1])
+
+
+@pytest.mark.parametrize("batch", [(4,), (2, 3), (5, 1)], ids=str)
+def test_a_batch_of_strengths_is_a_loop(batch: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(6)
+    series = torch.randn(3, 13, 8, 8, generator=generator, dtype=F64)
+    k = torch.randn(*batch, 3, generator=generator, dtype=F64)
+    found = sum_of_powers(series, k)
+    assert found.shape == (*batch, 3, 8, 8)
+    expected = torch.stack([sum_of_powers(series, row) for row in k.reshape(-1, 3)]).reshape(found.shape)
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-14)

@@ -47,9 +47,11 @@ def emulating(model: LUMEModel, **options: Any) -> ModelMean:
 def optimised(model: BlackBoxModel, mean: ModelMean, steps: int, constructor: Any = PriorMeanModelConstructor) -> Xopt:
     """Return an Xopt that has optimised a machine that is a little off."""
     vocs = vocs_from_model(model, ["a", "b"], {"log": "MINIMIZE"}, outputs={"log": ("size", torch.log10)})
+    # A constant in the mean's place would ask the emulator nothing.
+    always = {"trust": False} if constructor is PriorMeanModelConstructor else {}
     generator = UpperConfidenceBoundGenerator(
         vocs=vocs,
-        gp_constructor=constructor(mean_modules={"log": mean}),
+        gp_constructor=constructor(mean_modules={"log": mean}, **always),
         numerical_optimizer=LBFGSOptimizer(n_restarts=4, max_iter=20),
         n_monte_carlo_samples=16,
     )

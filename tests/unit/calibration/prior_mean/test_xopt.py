@@ -201,8 +201,8 @@ CONSTRAINED = {"constraints": {"total": ["LESS_THAN", 0.05]}}
     [
         ("upper_confidence_bound", {}, {}),
         ("expected_improvement", {}, {}),
-        ("expected_improvement", CONSTRAINED, {}),
-        ("mobo", {}, {"reference_point": {"log_size": -2.0, "total": 0.1}}),
+        pytest.param("expected_improvement", CONSTRAINED, {}, marks=pytest.mark.slow),
+        pytest.param("mobo", {}, {"reference_point": {"log_size": -2.0, "total": 0.1}}, marks=pytest.mark.slow),
     ],
     ids=["ucb", "ei", "constrained ei", "mobo"],
 )
