@@ -86,14 +86,15 @@ def test_most_entropy_for_a_mean_square_is_a_normal_distribution() -> None:
     assert flow(base).std(0).tolist() == pytest.approx([1.0] * 4, rel=0.1)
 
 
+@pytest.mark.slow
 def test_flow_finds_a_known_bunch(scan: ScreenDataset) -> None:
     pytest.importorskip("zuko")
     task = BeamReconstruction(line(gun(500)), scan, 1000, generator="flow")
-    result = task.run(80, entropy_weight=0.001, progress=False)
+    result = task.run(400, ensemble=1, entropy_weight=0.001, progress=False)
     assert isinstance(result.members[0].generator, Flow)
     truth = gun(20_000, **TRUTH)
     for name in ("norm_emit_x", "norm_emit_y", "twiss_beta_x", "twiss_beta_y"):
-        assert result.statistic(name)[0] == pytest.approx(float(truth[name]), rel=0.1), name
+        assert result.statistic(name)[0] == pytest.approx(float(truth[name]), rel=0.15), name
     assert float(result.fit.image.mean()) < 0.15
 
 
