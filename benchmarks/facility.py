@@ -97,12 +97,14 @@ def show_reads(facility: FacilityModel, other: CheetahModel, rounds: int = 100) 
     """Print the shortest CPU time of a get of everything after a write, the write itself not counted."""
     names, k1 = natives(facility), other.get("Q200.k1").item()
     here = facility.get("QUAD:L:200:BCTRL").item()
-    best = {"model": float("inf"), "facility": float("inf")}
+    works = {
+        "model": (lambda factor: other.set({"Q200.k1": k1 * factor}), lambda: other.get(names)),
+        "facility": (lambda factor: facility.set({"QUAD:L:200:BCTRL": here * factor}), facility.get),
+    }
+    best = dict.fromkeys(works, float("inf"))
     for index in range(rounds):
-        factor = 1.0 + 0.01 * (index % 2)
-        other.set({"Q200.k1": k1 * factor})
-        facility.set({"QUAD:L:200:BCTRL": here * factor})
-        for name, read in (("model", lambda: other.get(names)), ("facility", facility.get)):
+        for name, (write, read) in works.items():
+            write(1.0 + 0.01 * (index % 2))
             begun = time.process_time()
             read()
             best[name] = min(best[name], time.process_time() - begun)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 
@@ -91,6 +93,10 @@ class Console:
 
     def __getitem__(self, name: str) -> Any:
         return self.runtime.reading(name)
+
+
+# A process of its own finds no tests to import.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture

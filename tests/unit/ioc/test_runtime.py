@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 
 import pytest
@@ -20,11 +19,7 @@ def engine_of(kind: str, model: LUMEModel) -> Engine:
     names = list(model.supported_variables)
     if kind == "thread":
         return ThreadEngine(model, names)
-    return ProcessEngine(functools.partial(_itself, model), model.supported_variables, names, timeout=1.0)
-
-
-def _itself(model: LUMEModel) -> LUMEModel:
-    return model
+    return ProcessEngine(lambda: model, model.supported_variables, names, timeout=1.0)
 
 
 @pytest.fixture(params=["thread", "process"])

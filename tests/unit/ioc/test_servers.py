@@ -9,13 +9,13 @@ import urllib.request
 
 import pytest
 
+pytest.importorskip("p4p")
+pytest.importorskip("caproto")
+
 from lume_diff.errors import ControlError, SimulatorError, ValidationError
 from lume_diff.ioc import Server, Servers, Settling
 from tests.system.ioc.conftest import free_ports, settings_of
 from tests.unit.ioc.conftest import QUENCH, Magnet
-
-pytest.importorskip("p4p")
-pytest.importorskip("caproto")
 
 
 @pytest.fixture
