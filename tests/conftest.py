@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,9 @@ from hypothesis import register_random, settings
 
 SEED_VARIABLE = "LUME_DIFF_TEST_SEED"
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+# Tests share helpers; last, so that an installed package comes before the checkout's.
+sys.path.append(str(Path(__file__).parents[1]))
 
 
 class TorchRandom:
