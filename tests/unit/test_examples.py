@@ -14,14 +14,27 @@ MODULES = [
     for path in sorted((ROOT / "lume_diff").rglob("*.py"))
     if ">>>" in path.read_text(encoding="utf-8")
 ]
-#: Modules whose examples run a code that is an extra.
-CODES = {"at": "at", "bmad": "pytao", "impact": "impact", "impactx": "impactx", "lume": "lume", "madx": "cpymad"}
+#: What the examples of a package need that is an extra.
+EXTRAS = {
+    "lume_diff.blackbox.at": "at",
+    "lume_diff.blackbox.bmad": "pytao",
+    "lume_diff.blackbox.impact": "impact",
+    "lume_diff.blackbox.impactx": "impactx",
+    "lume_diff.blackbox.lume": "lume",
+    "lume_diff.blackbox.madx": "cpymad",
+    "lume_diff.calibration.optimisation": "xopt",
+    "lume_diff.calibration.prior_mean": "xopt",
+    "lume_diff.calibration.reconstruction.flow": "zuko",
+    "lume_diff.ioc.ca": "caproto",
+    "lume_diff.ioc.pva": "p4p",
+}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_of_module(name: str) -> None:
-    if name.startswith("lume_diff.blackbox.") and (code := CODES.get(name.split(".")[2])):
-        pytest.importorskip(code, reason=f"the code of this extra is not installed: {code}")
+    for package, needed in EXTRAS.items():
+        if f"{name}.".startswith(f"{package}."):
+            pytest.importorskip(needed, reason=f"what this extra brings is not installed: {needed}")
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     result = doctest.testmod(importlib.import_module(name), optionflags=options)
     assert result.failed == 0, "see the captured output"

@@ -199,7 +199,11 @@ def registered() -> list[type[LUMEModel]]:
     """Return the model classes that the package defines, wherever it does."""
     for module in pkgutil.walk_packages(lume_diff.__path__, "lume_diff."):
         if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+            try:
+                importlib.import_module(module.name)
+            except ModuleNotFoundError as error:
+                if (error.name or "").startswith("lume_diff"):  # else an extra that is not installed
+                    raise
     found = {cls for cls in subclasses(LUMEModel) if cls.__module__.split(".")[0] == "lume_diff"}
     return sorted((cls for cls in found if not inspect.isabstract(cls)), key=lambda cls: cls.__name__)
 
