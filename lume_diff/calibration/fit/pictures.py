@@ -155,5 +155,5 @@ def _draw_history(axes: Any, result: CalibrationResult) -> None:
     axes.semilogy(np.arange(1, len(costs) + 1), costs, "o-", color="#1f5fa8", markersize=3)
     axes.set_xlabel("step", fontsize=_SIZE)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_title(f"cost; {result.runs} simulator runs in all", fontsize=_SIZE)
+    axes.set_title(f"cost; {result.runs} runs", fontsize=_SIZE)
     axes.tick_params(labelsize=_SIZE - 1)
