@@ -34,9 +34,7 @@ def test_all_notebooks_are_here() -> None:
 @pytest.mark.slow
 @pytest.mark.system
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_and_says_nothing_on_stderr(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_notebook_runs_and_says_nothing_on_stderr(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every notebook asserts its own known answer."""
     if path.stem in EXTRAS:
         pytest.importorskip(EXTRAS[path.stem])
