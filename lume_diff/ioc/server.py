@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -280,7 +279,7 @@ def _engine(model: LUMEModel, names: Sequence[str], isolation: Isolation, timeou
     if isolation == "process":
         if timeout is not None and not timeout > 0.0:
             raise ValidationError(f"timeout={timeout}; expected a positive number of seconds, or None")
-        return ProcessEngine(functools.partial(_itself, model), model.supported_variables, names, timeout)
+        return ProcessEngine(lambda: model, model.supported_variables, names, timeout)
     raise ValidationError(f"isolation={isolation!r}; expected 'thread' or 'process'")
 
 
@@ -288,7 +287,3 @@ def _information(model: LUMEModel, inputs: int, outputs: int) -> dict[str, Any]:
     """Return what a client may want to know of the model."""
     versions = {package: version(package) for package in ("lume-diff", "torch")}
     return {"model": type(model).__name__, "inputs": inputs, "outputs": outputs, "versions": versions}
-
-
-def _itself(model: LUMEModel) -> LUMEModel:
-    return model
