@@ -153,15 +153,13 @@ class Board:
 
     def _judged(self, values: Mapping[str, Any], now: float) -> dict[str, Reading]:
         """Return values of this cycle with their alarms."""
-        return {
-            name: judged(name, value, now, self.cycle, self._limits[name], self._fault_of(name))
-            for name, value in values.items()
-        }
+        cycle, limits, fault_of = self.cycle, self._limits.all, self._fault_of if self._faults else _trusted
+        return {name: judged(name, value, now, cycle, limits[name], fault_of(name)) for name, value in values.items()}
 
     def _fault_of(self, name: str) -> tuple[Condition, str] | None:
         """Return what makes a variable untrustworthy: an output does not hold where any input does not."""
         fault = self._faults.get(name)
-        if fault is None and self._faults and name in self._output_set:
+        if fault is None and name in self._output_set:
             return next(iter(self._faults.values()))
         return fault
 
@@ -177,3 +175,7 @@ class Board:
                     publisher.publish(update)
                 except Exception:
                     LOG.exception("publishing to %s failed", type(publisher).__name__)
+
+
+def _trusted(name: str) -> None:
+    """Return what makes a variable untrustworthy while nothing does."""

@@ -22,11 +22,11 @@ from lume_diff.ioc.response_matrix import ResponseMatrix
 from lume_diff.ioc.restoring import saved, write_each
 from lume_diff.ioc.runtime import Runtime
 from lume_diff.ioc.served import ControlServer, Served
-from lume_diff.ioc.service import Service
+from lume_diff.ioc.service import Command, Service
 from lume_diff.ioc.settling import Settling, SettlingEngine
 from lume_diff.ioc.shots import ShotClock
 from lume_diff.ioc.thread_engine import ThreadEngine
-from lume_diff.ioc.together import start_together, stop_together, uncollected
+from lume_diff.ioc.together import start_together, stop_together
 from lume_diff.ioc.write_log import WriteLog
 from lume_diff.models import LUMEModel
 from lume_diff.registry import plugin
@@ -67,6 +67,7 @@ class Server:
         response_matrix: whether to keep the derivatives of the scalar outputs with respect to the scalar inputs up to
             date, in time that the model is idle; of a black box that takes many runs.
         status: further variables about the server, with the values that they begin with; ``runtime.show`` changes them.
+        commands: what a write to one of these does, by its name.
 
     Raises:
         ValidationError: for an unknown isolation or protocol, or options that do not go together.
@@ -105,6 +106,7 @@ class Server:
         longest_text: int = 1 << 16,
         response_matrix: bool = False,
         status: Sequence[tuple[Variable, Any]] = (),
+        commands: Mapping[str, Command] | None = None,
     ) -> None:
         _check_together(restore, autosave)
         wanted = _known(model, names)
@@ -118,7 +120,7 @@ class Server:
         shown = {name: value for name, value in setpoints.items() if name not in self._saved}
         chosen = {name: engine.variables[name] for name in wanted}
         information = _information(model, len(inputs), len(wanted) - len(inputs))
-        service = Service(information, wanted, [*image_sizes(chosen), *status])
+        service = Service(information, wanted, [*image_sizes(chosen), *status], commands=commands)
         self.limits = LimitStore({**chosen, **service.variables}, changeable_limits)
         access = Access.of(read_only, allow, largest_array)
         self._writes = WriteLog(None if write_log is None else Path(write_log), prefix)
@@ -130,8 +132,7 @@ class Server:
             self.runtime, self.limits, prefix, interface, access, dict(settings or {}), longest_text, self.response
         )
         self.protocols, self.model_names = list(protocols), wanted
-        with uncollected():
-            self.fronts: list[ControlServer] = [plugin("servers", name)(self.served) for name in protocols]
+        self.fronts: list[ControlServer] = [plugin("servers", name)(self.served) for name in protocols]
         self.search = search
         self._autosave = None if autosave is None else Autosave(Path(autosave), self.runtime.setpoints)
         counter = shot_counter if isinstance(chosen.get(shot_counter), IntVariable) else None
