@@ -137,14 +137,18 @@ class OptimisationConfig(Section):
 
     @model_validator(mode="after")
     def _one_machine(self) -> OptimisationConfig:
-        if (self.machine is None) == (self.pvs is None):
-            raise ValueError("give 'machine', a model in its place, or 'pvs', and not both")
-        if self.pvs is not None:
-            lacking = [name for name in self.variables if name not in self.pvs.setpoints]
-            beyond = [name for name in self.pvs.setpoints if name not in self.variables]
-            if lacking or beyond:
-                raise ValueError(f"pvs.setpoints has {sorted(self.pvs.setpoints)}; expected {sorted(self.variables)}")
+        measured = self.measured
+        if isinstance(measured, PVSection) and set(measured.setpoints) != set(self.variables):
+            raise ValueError(f"pvs.setpoints has {sorted(measured.setpoints)}; expected {sorted(self.variables)}")
         return self
+
+    @property
+    def measured(self) -> ModelSection | PVSection:
+        """The machine itself, or the model in its place."""
+        given = [section for section in (self.machine, self.pvs) if section is not None]
+        if len(given) != 1:
+            raise ValueError("give 'machine', a model in its place, or 'pvs', and not both")
+        return given[0]
 
     def build(self, folder: Path) -> Study:
         """Return the study; relative paths start from ``folder``."""
@@ -162,13 +166,12 @@ class OptimisationConfig(Section):
         prior = PriorMeanModelConstructor(
             mean_modules={name: mean}, trainable_mean_keys=[name] if self.trainable else [], trust=self.trust
         )
-        machine: ProcessVariables | None = None
-        if self.pvs is not None:
-            machine = self.pvs.build(quantities_of(vocs))
+        measured, machine = self.measured, None
+        if isinstance(measured, PVSection):
+            machine = measured.build(quantities_of(vocs))
             evaluator: Any = {"function": evaluate_on_machine, "function_kwargs": {"machine": machine}}
         else:
-            assert self.machine is not None
-            evaluator = xopt_evaluator(self.machine.build(folder), vocs)
+            evaluator = xopt_evaluator(measured.build(folder), vocs)
         return Study(
             vocs,
             evaluator,
