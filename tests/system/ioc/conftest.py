@@ -15,7 +15,7 @@ import pytest
 
 MODEL = f"{Path(__file__).with_name('magnet.py')}:make"
 PREFIX = "T:"
-_PATIENCE = 60.0  # [s] for a process to come up or to end
+_PATIENCE = 120.0  # [s] for a process to come up or to end
 
 
 def free_ports() -> int:
