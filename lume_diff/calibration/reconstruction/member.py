@@ -51,13 +51,16 @@ class Member(nn.Module):
         Gradient:
             Exact, to everything that is fitted.
         """
-        return entrance.bunch(*self._placed(points))
+        return entrance.bunch(*self._placed(points, torch.float64))
 
-    def at_entrance(self, entrance: Entrance, points: Tensor | None = None) -> Tensor:
+    def at_entrance(
+        self, entrance: Entrance, points: Tensor | None = None, dtype: torch.dtype = torch.float64
+    ) -> Tensor:
         """Return the same bunch in Cheetah's coordinates, ``(n, 6)``."""
-        return entrance.coordinates(*self._placed(points))
+        return entrance.coordinates(*self._placed(points, dtype))
 
-    def _placed(self, points: Tensor | None) -> tuple[Tensor, Tensor]:
-        chosen = normal_points(self.even) if points is None else points
+    def _placed(self, points: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        chosen = (normal_points(self.even) if points is None else points).to(dtype)
         made = self.generator(chosen[:, :-2])
-        return made + nn.functional.pad(self.offset, (0, made.shape[-1] - 4)), chosen[:, -2:]
+        offset = nn.functional.pad(self.offset, (0, made.shape[-1] - 4)).to(dtype)
+        return made + offset, chosen[:, -2:]

@@ -333,7 +333,7 @@ class BeamReconstruction:
         each = found.aligned + size_weight * found.size + _POINTING_WEIGHT * found.pointing
         loss = each[member.settings].mean()
         if entropy_weight:
-            few = normal_points(member.even[:_ENTROPY_POINTS, : self.dimensions])
+            few = normal_points(member.even[:_ENTROPY_POINTS, : self.dimensions]).double()
             loss = loss - entropy_weight * entropy(member.generator, few)
         loss = loss + 0.5 * _PRIOR_WEIGHT * member.coordinates.square().sum()
         if member.aim is not None and self._blur is not None:
