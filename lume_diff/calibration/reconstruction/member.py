@@ -19,12 +19,13 @@ class Member(nn.Module):
         parameters: how many of the machine.
         even: points in the unit cube that the bunch is made of, ``(n, d + 2)``; the last two are for what a transverse
             bunch does not have.
-        settings: which settings it is fitted to, with repetitions.
+        settings: which settings it is fitted to, as many as there are, with repetitions.
         aim: what the blur of the screen should be, if anything.
 
     Attributes:
         offset: that is added to the transverse coordinates of order one, ``(4,)``.
         coordinates: of the machine's parameters, in standard deviations of their priors.
+        shares: that the settings have in the loss, ``(settings,)``, 1 in all.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class Member(nn.Module):
         self.offset = nn.Parameter(torch.zeros(4, dtype=torch.float64))
         self.coordinates = nn.Parameter(torch.zeros(parameters, dtype=torch.float64))
         self.even: Tensor
-        self.settings: Tensor
+        self.shares: Tensor
         self.register_buffer("even", even, persistent=False)
-        self.register_buffer("settings", settings, persistent=False)
+        shares = settings.bincount(minlength=len(settings)).double() / len(settings)
+        self.register_buffer("shares", shares, persistent=False)
         self.aim = aim
 
     def other_points(self, seed: int) -> Tensor:
