@@ -49,8 +49,6 @@ class Workspace:
         # Coordinates first, (2, settings, ...), so that both are one operation and each is contiguous.
         self._per_half = 1.0 / half.unsqueeze(-1)
         self._maps, self._offset = maps.transpose(0, 1) * self._per_half, offset.unsqueeze(-1) * self._per_half
-        number = torch.tensor(pixels, dtype=maps.dtype, device=maps.device).view(2, 1, 1)
-        self._scale, self._middle = 0.5 * number, 0.5 * (number + 1.0)
 
     def draw(self, rows: Tensor, charge: Tensor) -> Tensor:
         """Return images ``(settings, ny, nx)``, as ``screens.cloud_in_cell`` does.
@@ -59,10 +57,8 @@ class Workspace:
             rows: coordinates before the maps, ``(7, n)``.
             charge: of each particle [C], ``(n,)``.
         """
-        images = rows.new_empty((self._maps.shape[1], *reversed(self._pixels)))
-        for part in self._parts(rows):
-            self._draw(part, rows, charge, images[part])
-        return images
+        images = [self._draw(part, rows, charge) for part in self._parts(rows)]
+        return images[0] if len(images) == 1 else torch.cat(images)
 
     def pull_back(
         self, rows: Tensor, charge: Tensor, gradient: Tensor, wanted: tuple[bool, ...], slopes: list[Tensor]
@@ -95,27 +91,12 @@ class Workspace:
         at.nan_to_num_(0.0).clamp_(-1.0, 1.0)  # so that what is off has a place too
         return at, counted, inside
 
-    def _draw(self, part: slice, rows: Tensor, charge: Tensor, images: Tensor) -> None:
-        """Draw images ``(size, ny, nx)`` in place."""
-        at, lower, _ = self._place(part, rows, charge)
-        (nx, ny), (size, count) = self._pixels, lower.shape
-        width, height = nx + 2, ny + 2  # A frame of one pixel takes what falls over the edge.
-        cell = torch.floor(at.mul_(self._scale).add_(self._middle), out=_MEMORY.take("cell", at.shape, rows))
-        column_part, row_part = at.sub_(cell)
-        column, row = cell
-        corner = _MEMORY.take("corner", (size, 1, count), rows, torch.int64)
-        corner.copy_(column.add_(row, alpha=width).unsqueeze(1))
-        upper = torch.mul(lower, row_part, out=row)
-        lower.sub_(upper)
-        shares = _MEMORY.take("shares", (size, 4, count), rows)
-        for first, charge_in in ((0, lower), (2, upper)):
-            right = torch.mul(charge_in, column_part, out=shares[:, first + 1])
-            torch.sub(charge_in, right, out=shares[:, first])
-        # One frame for each of the four neighbours: all have the same index.
-        frames = _MEMORY.take("frames", (size, 4, height * width), rows).zero_()
-        frames = frames.scatter_add_(-1, corner.expand(-1, 4, -1), shares).view(size, 4, height, width)
-        torch.add(frames[:, 0, 1:-1, 1:-1], frames[:, 1, 1:-1, :-2], out=images)
-        images.add_(frames[:, 2, :-2, 1:-1]).add_(frames[:, 3, :-2, :-2])
+    def _draw(self, part: slice, rows: Tensor, charge: Tensor) -> Tensor:
+        """Return images ``(size, ny, nx)``."""
+        at, counted, _ = self._place(part, rows, charge)
+        (nx, ny), size = self._pixels, len(counted)
+        like = _MEMORY.take("like", (size, 1, ny, nx), rows)
+        return _to_corners(counted, like, at, of_image=True)[:, 0]
 
     def _pull_back(
         self,
@@ -129,16 +110,13 @@ class Workspace:
         at, counted, inside = self._place(part, rows, charge)
         size, count = counted.shape
         # Read at the particles, the gradient has the same weights as their charge on the pixels.
-        grid, image = at.permute(1, 2, 0).unsqueeze(1), gradient.unsqueeze(1)
+        image = gradient.unsqueeze(1)
         if wanted[2]:
-            read = torch.nn.functional.grid_sample(image, grid, align_corners=False)[:, 0, 0]
+            read = torch.nn.functional.grid_sample(image, _grid(at), align_corners=False)[:, 0, 0]
             slopes[2] += (read * inside).sum(0)
         if not (wanted[0] or wanted[1] or wanted[3] or wanted[4]):
             return
-        by_grid = torch.ops.aten.grid_sampler_2d_backward(
-            counted.view(size, 1, 1, count), image, grid, _BILINEAR, _ZEROS, False, [False, True]
-        )[1]
-        by_at = by_grid.view(size, count, 2).permute(2, 0, 1)
+        by_at = _to_corners(counted, image, at, of_image=False)[:, 0].permute(2, 0, 1)
         per_half = self._per_half[:, part]
         if wanted[0]:
             slopes[0].transpose(0, 1)[:, part] = (by_at @ rows.mT) * per_half
@@ -148,6 +126,24 @@ class Workspace:
             slopes[3][:, part] = -(by_at * at).sum(-1) * per_half.squeeze(-1)
         if wanted[4]:
             slopes[4][:, part] = -by_at.sum(-1) * per_half.squeeze(-1)
+
+
+def _grid(at: Tensor) -> Tensor:
+    """Return places ``(2, size, n)`` as torch takes them, ``(size, 1, n, 2)``."""
+    return at.permute(1, 2, 0).unsqueeze(1)
+
+
+def _to_corners(charge: Tensor, image: Tensor, at: Tensor, of_image: bool) -> Tensor:
+    """Return the derivative of what ``image (size, 1, ny, nx)`` is at some places, summed with charges ``(size, n)``.
+
+    That with respect to the image is the image of the charges, each on the four nearest pixels; that with respect to the
+    places, ``(size, 1, n, 2)``, does what an image pulls back.
+    """
+    mask = [of_image, not of_image]
+    found = torch.ops.aten.grid_sampler_2d_backward(
+        charge[:, None, None], image, _grid(at), _BILINEAR, _ZEROS, False, mask
+    )
+    return found[0] if of_image else found[1]
 
 
 def parts(settings: int, count: int, most: int) -> list[slice]:
