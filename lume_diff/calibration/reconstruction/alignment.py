@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from lume_diff.calibration.likelihoods.measures import reciprocal
 
 if TYPE_CHECKING:
     from lume_diff.calibration.reconstruction.losses import Target
@@ -27,7 +26,7 @@ class Comparison(torch.autograd.Function):
         profiles = seen.sum(-2).unsqueeze(-2), seen.sum(-1).unsqueeze(-2)
         sums = torch.cat([profile @ powers for profile, powers in zip(profiles, target.powers, strict=True)], dim=-2)
         total, first, second = sums.unbind(-1)
-        per_total = reciprocal(total)
+        per_total = torch.where(total > 0.0, total.reciprocal(), 0.0)
         # Centroid and variance in pixels, from the centroid that was measured.
         back = first * per_total
         variance = second * per_total - back.square()
@@ -36,7 +35,7 @@ class Comparison(torch.autograd.Function):
         image = seen * per_total[:, :1, None]
         whole = back.floor()
         # A shift that is no number is as good as none: the loss, which is none either, is found out later.
-        cells = _cells(whole.nan_to_num(0.0).tolist(), *seen.shape[:-3:-1])
+        cells = _cells(whole.tolist(), *seen.shape[:-3:-1])
         part_x, part_y = (back - whole)[..., None, None].unbind(1)
         found = image.new_zeros(len(image), image.shape[-2] + 1, image.shape[-1] + 1)
         for to, light, (goal, source) in zip(found.unbind(), image.unbind(), cells, strict=True):
@@ -107,13 +106,13 @@ def _cells(whole: list[list[float]], nx: int, ny: int) -> list[tuple[tuple[slice
     """Return for each image which pixels, of one more column and row, take their light from which: rows, columns."""
     cells = []
     for column, row in whole:
-        (to_x, from_x), (to_y, from_y) = _overlap(int(column), nx), _overlap(int(row), ny)
+        (to_x, from_x), (to_y, from_y) = _overlap(column, nx), _overlap(row, ny)
         cells.append(((to_y, to_x), (from_y, from_x)))
     return cells
 
 
-def _overlap(shift: int, number: int) -> tuple[slice, slice]:
+def _overlap(whole: float, number: int) -> tuple[slice, slice]:
     """Return which of ``number + 1`` pixels look at a pixel that exists, and at which."""
-    shift = max(min(shift, number), -number - 1)
+    shift = 0 if math.isnan(whole) else int(max(min(whole, number), -number - 1))
     first, last = max(0, -shift), min(number + 1, number - shift)
     return slice(first, last), slice(first + shift, last + shift)

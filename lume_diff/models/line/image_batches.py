@@ -49,7 +49,7 @@ def cloud_in_cell_batch(
         return _in_pieces(pixels, *given)
     if space is None:
         space = workspace(maps, pixels, *given[3:])
-    found = _Images.apply(space, pixels, *given)
+    found = _Images.apply(object(), space, pixels, *given)
     return found
 
 
@@ -75,24 +75,24 @@ class _Images(torch.autograd.Function):
     """Images whose graph holds nothing but what they are made from."""
 
     @staticmethod
-    def forward(space: Workspace, pixels: tuple[int, int], *given: Tensor) -> Tensor:
+    def forward(drawing: object, space: Workspace, pixels: tuple[int, int], *given: Tensor) -> Tensor:
         _, rows, charge, *_ = given
-        return space.draw(rows, charge)
+        return space.draw(rows, charge, drawing)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.space, ctx.pixels, *given = inputs
+        ctx.drawing, ctx.space, ctx.pixels, *given = inputs
         ctx.save_for_backward(*given)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        given, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        given, wanted = ctx.saved_tensors, ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():
-            return None, None, *_pulled_back_with_graph(ctx.pixels, given, gradient)
+            return None, None, None, *_pulled_back_with_graph(ctx.pixels, given, gradient)
         slopes = [torch.zeros_like(value) for value in given]
-        ctx.space.pull_back(given[1], given[2], gradient, wanted, slopes)
-        return None, None, *(slope if want else None for slope, want in zip(slopes, wanted, strict=True))
+        ctx.space.pull_back(given[1], given[2], ctx.drawing, gradient, wanted, slopes)
+        return None, None, None, *(slope if want else None for slope, want in zip(slopes, wanted, strict=True))
 
 
 def _pulled_back_with_graph(

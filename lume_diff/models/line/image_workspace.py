@@ -18,6 +18,7 @@ class _Memory(threading.local):
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
+        self.placed: object = None  # whose places it holds
 
     def take(self, name: str, shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return a tensor of any content, which the next one of the same name overwrites."""
@@ -50,27 +51,40 @@ class Workspace:
         self._per_half = 1.0 / half.unsqueeze(-1)
         self._maps, self._offset = maps.transpose(0, 1) * self._per_half, offset.unsqueeze(-1) * self._per_half
 
-    def draw(self, rows: Tensor, charge: Tensor) -> Tensor:
+    def draw(self, rows: Tensor, charge: Tensor, drawing: object) -> Tensor:
         """Return images ``(settings, ny, nx)``, as ``screens.cloud_in_cell`` does.
 
         Args:
             rows: coordinates before the maps, ``(7, n)``.
             charge: of each particle [C], ``(n,)``.
+            drawing: what ``pull_back`` knows it by.
         """
-        images = [self._draw(part, rows, charge) for part in self._parts(rows)]
-        return images[0] if len(images) == 1 else torch.cat(images)
+        pieces = self._parts(rows)
+        _MEMORY.placed = None
+        images = [self._draw(part, rows, charge) for part in pieces]
+        if len(pieces) == 1 and rows.device.type == "cpu":
+            _MEMORY.placed = drawing
+        return images[0] if len(pieces) == 1 else torch.cat(images)
 
     def pull_back(
-        self, rows: Tensor, charge: Tensor, gradient: Tensor, wanted: tuple[bool, ...], slopes: list[Tensor]
+        self,
+        rows: Tensor,
+        charge: Tensor,
+        drawing: object,
+        gradient: Tensor,
+        wanted: tuple[bool, ...],
+        slopes: list[Tensor],
     ) -> None:
         """Add the derivatives of the sum of images times ``gradient (settings, ny, nx)`` to those that are wanted.
 
         Args:
-            rows, charge: see ``draw``.
+            rows, charge, drawing: see ``draw``.
             gradient: of a number with respect to the images.
             wanted: of maps, rows, charge, half and offset.
             slopes: what is added to, in their shapes.
         """
+        if _MEMORY.placed is not drawing:
+            _MEMORY.placed = None
         for part in self._parts(rows):
             self._pull_back(part, rows, charge, gradient[part], wanted, slopes)
 
@@ -79,15 +93,21 @@ class Workspace:
         return parts(self._maps.shape[1], rows.shape[-1], self._most)
 
     def _place(self, part: slice, rows: Tensor, charge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return where particles are on the screen, -1 to 1, ``(2, size, n)``, their charge, and 1 for those on it."""
+        """Return where particles are on the screen, -1 to 1, ``(2, size, n)``, their charge, and 1 for those on it.
+
+        Where the memory still holds them, they are not computed again.
+        """
         maps, count = self._maps[:, part], rows.shape[-1]
         size = maps.shape[1]
         at, cell = (_MEMORY.take(name, (2, size, count), rows) for name in ("at", "cell"))
+        counted = _MEMORY.take("counted", (size, count), rows)
+        if _MEMORY.placed is not None:
+            return at, counted, cell[0]
         torch.matmul(maps, rows, out=at)
         at.sub_(self._offset[:, part])
         across, along = torch.abs(at, out=cell)
         inside = torch.maximum(across, along, out=across).le_(1.0)
-        counted = torch.mul(charge, inside, out=_MEMORY.take("counted", (size, count), rows))
+        torch.mul(charge, inside, out=counted)
         at.nan_to_num_(0.0).clamp_(-1.0, 1.0)  # so that what is off has a place too
         return at, counted, inside
 
