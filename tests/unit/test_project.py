@@ -100,6 +100,14 @@ def test_import_loads_nothing_heavy() -> None:
     assert LAZY.isdisjoint(loaded), f"loaded by 'import lume_diff': {sorted(LAZY.intersection(loaded))}"
 
 
+def test_simulators_load_without_torch() -> None:
+    """Worker processes start ten times as fast without it."""
+    codes = sorted(path.parent.name for path in PACKAGE.glob("blackbox/*/simulator.py"))
+    names = [f"lume_diff.blackbox.{code}.simulator" for code in codes if code != "lume"]  # lume needs variables
+    assert "lume_diff.blackbox.at.simulator" in names
+    assert run_python(f"import sys, {', '.join(names)}; print('torch' in sys.modules)") == "False\n"
+
+
 @pytest.mark.parametrize("name", lume_diff.__all__)
 def test_public_name_exists(name: str) -> None:
     assert hasattr(lume_diff, name)
