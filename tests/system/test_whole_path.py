@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import lume_diff as ld
 from lume_diff.calibration import CalibrationResult, Reconstruction, ScreenDataset
 from lume_diff.cli import app
-from tests.system.ioc.conftest import Place, printed, until_ready
+from tests.system.ioc.conftest import Place, printed
 
 for extra in ("p4p", "xopt"):
     pytest.importorskip(extra)
@@ -80,7 +80,7 @@ def machine(folder: Path) -> Iterator[Place]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in place.settings.items():
             patch.setenv(name, value)
-        until_ready(place.start(str(folder / "built.yaml")))
+        place.ready(place.start(str(folder / "built.yaml")))
         yield place
     place.end()
 
