@@ -29,8 +29,7 @@ SCREEN = "OTRS:DIAG0:420"
 IMAGE, SIZES = f"{SCREEN}:IMAGE", [f"{SCREEN}:XRMS", f"{SCREEN}:YRMS"]
 QUADRUPOLES = [f"QUAD:DIAG0:{place}:BCTRL" for place in (190, 210, 230, 260)]
 THIRD, FOURTH = QUADRUPOLES[2:]
-ELEMENTS = dict(zip(QUADRUPOLES, ("QDG01", "QDG02", "QDG03", "QDG04"), strict=True))
-STEERING = {"XCOR:DIAG0:215:BCTRL": "XCDG01", "YCOR:DIAG0:216:BCTRL": "YCDG01"}
+STEERING = ["XCOR:DIAG0:215:BCTRL", "YCOR:DIAG0:216:BCTRL"]
 SOLENOID = "SOLN:IN20:121:BCTRL"
 #: What the machine is off by, and nobody knows.
 HIDDEN = {THIRD: 0.96, FOURTH: 1.05, SOLENOID: 1.01}
@@ -38,14 +37,68 @@ HIDDEN = {THIRD: 0.96, FOURTH: 1.05, SOLENOID: 1.01}
 BEAM = {"TRUE:norm_emit_x": "norm_emit_x", "TRUE:norm_emit_y": "norm_emit_y"}
 KICK = 1.5e-3  # [kG m], so that centroids tell strengths apart from the beam
 SCAN = {THIRD: [1.0, 1.6, 1.3, 1.3, 1.3, 1.3, 1.3], FOURTH: [-0.5, -0.5, -4.0, -3.0, -2.0, 1.2, 2.4]}  # [kG]
+LIMIT = 600.0  # [s]: it takes less than one minute on a computer that does nothing else
+NOISE = 0.01  # of the brightest pixel of the faintest image
+
 SPOT = """\
 import torch
 
 def log_size(x, y):
     return torch.log10(torch.hypot(x, y))
 """
-LIMIT = 600.0  # [s]: it takes less than one minute on a computer that does nothing else
-NOISE = 0.01  # of the brightest pixel of the faintest image
+FIT = """\
+model: {machine: machine.yaml}
+data: {file: scan.npz}
+parameters:
+  - {kind: scale, inputs: "QUAD:DIAG0:230:BCTRL", prior: {kind: normal, mean: 1.0, std: 0.05}}
+  - {kind: scale, inputs: "QUAD:DIAG0:260:BCTRL", prior: {kind: normal, mean: 1.0, std: 0.05}}
+  - {kind: scale, inputs: "SOLN:IN20:121:BCTRL", prior: {kind: normal, mean: 1.0, std: 0.02}}
+likelihood: moments
+"""
+#: The diagnostic line alone, for a bunch that is to be found.
+LINE = """\
+model:
+  backend: cheetah
+  lattice: diag0.json
+  beam: {mean_energy: ENERGY, charge: 2.5e-10, beta_x: 5, beta_y: 5, norm_emit_x: 4.0e-7, norm_emit_y: 4.0e-7}
+mapping:
+  keep: [initial_particles]
+  elements: {file: line.csv, ignore: [bpm, wire, screen]}
+  templates:
+    quadrupole:
+      BCTRL: {kind: setpoint, native: "{element}.k1", unit: kG, conversion: {kind: quadrupole_field}}
+    corrector:
+      BCTRL: {kind: setpoint, native: "{element}.angle", unit: kG*m, conversion: {kind: corrector_field}}
+  variables:
+    "OTRS:DIAG0:420:IMAGE": {kind: reading, native: OTRDG02.image}
+"""
+#: Strengths are known as well as the calibration knows them.
+BUNCH = """\
+model: {machine: line.yaml}
+data: {file: part.npz}
+parameters:
+  - {kind: scale, inputs: "QUAD:DIAG0:230:BCTRL", prior: {kind: normal, THIRD}}
+  - {kind: scale, inputs: "QUAD:DIAG0:260:BCTRL", prior: {kind: normal, FOURTH}}
+n_particles: 2000
+epochs: 100
+ensemble: 3
+"""
+OPTIMISATION = """\
+model: {machine: twin.yaml}
+pvs: {setpoints: same, outputs: same}
+variables:
+  "QUAD:DIAG0:190:BCTRL": [-5, 5]
+  "QUAD:DIAG0:210:BCTRL": [-5, 5]
+  "QUAD:DIAG0:230:BCTRL": [-5, 5]
+  "QUAD:DIAG0:260:BCTRL": [-5, 5]
+objective:
+  name: log_size
+  output: ["OTRS:DIAG0:420:XRMS", "OTRS:DIAG0:420:YRMS"]
+  transform: spot.py:log_size
+  goal: minimize
+start: 2
+steps: 4
+"""
 
 
 @pytest.fixture
@@ -131,67 +184,6 @@ class Scan:
         ScreenDataset(settings, self.images, IMAGE, self.pixel).bin(2).to_npz(path)
 
 
-def fit(data: str, machine: str, parameters: Mapping[str, tuple[float, float]], **more: Any) -> str:
-    """Return the file of a fit of scales to images, each with its prior."""
-    return yaml.safe_dump(
-        {
-            "model": {"machine": machine},
-            "data": {"file": data},
-            "parameters": [
-                {"kind": "scale", "inputs": name, "prior": {"kind": "normal", "mean": mean, "std": std}}
-                for name, (mean, std) in parameters.items()
-            ],
-            **more,
-        }
-    )
-
-
-def diagnostic_line(energy: float) -> str:
-    """Return the file of the diagnostic line alone, for a beam of an energy [eV] that is not known otherwise."""
-    fields = {name: (element, "k1", "kG", "quadrupole_field") for name, element in ELEMENTS.items()}
-    fields |= {name: (element, "angle", "kG*m", "corrector_field") for name, element in STEERING.items()}
-    beam = {"mean_energy": energy, "charge": 2.5e-10, "beta_x": 5.0, "beta_y": 5.0}
-    return yaml.safe_dump(
-        {
-            "model": {
-                "backend": "cheetah",
-                "lattice": "diag0.json",
-                "beam": {**beam, "norm_emit_x": 4e-7, "norm_emit_y": 4e-7},
-            },
-            "mapping": {
-                "keep": ["initial_particles"],
-                "variables": {
-                    IMAGE: {"kind": "reading", "native": "OTRDG02.image"},
-                    **{
-                        name: {
-                            "kind": "setpoint",
-                            "native": f"{element}.{attribute}",
-                            "unit": unit,
-                            "conversion": {"kind": conversion},
-                        }
-                        for name, (element, attribute, unit, conversion) in fields.items()
-                    },
-                },
-            },
-        },
-        sort_keys=False,
-    )
-
-
-def optimisation() -> str:
-    """Return the file of an optimisation of the machine through its process variables, by the twin."""
-    return yaml.safe_dump(
-        {
-            "model": {"machine": "twin.yaml"},
-            "pvs": {"setpoints": {name: name for name in QUADRUPOLES}, "outputs": {name: name for name in SIZES}},
-            "variables": {name: [-5.0, 5.0] for name in QUADRUPOLES},
-            "objective": {"name": "log_size", "output": SIZES, "transform": "spot.py:log_size", "goal": "minimize"},
-            "start": 2,
-            "steps": 4,
-        }
-    )
-
-
 def agree(some: Sequence[Any], others: Sequence[Any]) -> bool:
     """Tell whether beam sizes are the same within 2 %."""
     known = [value for value in (*some, *others) if value is not None]
@@ -201,25 +193,26 @@ def agree(some: Sequence[Any], others: Sequence[Any]) -> bool:
 def calibrated(folder: Path, scan: Scan) -> dict[str, tuple[float, float]]:
     """Fit what the machine is off by, and return it with standard errors; the twin of it is in ``twin.yaml``."""
     scan.write(folder / "scan.npz")
-    priors = {THIRD: (1.0, 0.05), FOURTH: (1.0, 0.05), SOLENOID: (1.0, 0.02)}
-    (folder / "fit.yaml").write_text(fit("scan.npz", "machine.yaml", priors, likelihood="moments"))
+    (folder / "fit.yaml").write_text(FIT)
     command("calibrate", folder / "fit.yaml", "--out", folder / "fit")
-    ld.save_model(
-        ld.load_model(folder / "machine.yaml", changes={"calibration": "fit/result.yaml"}), folder / "twin.yaml"
-    )
+    twin = ld.load_model(folder / "machine.yaml", changes={"calibration": "fit/result.yaml"})
+    ld.save_model(twin, folder / "twin.yaml")
     fitted = CalibrationResult.load(folder / "fit" / "result.yaml")["parameters"]
-    return {name: (one["value"], one["standard_error"]) for name, one in zip(priors, fitted, strict=True)}
+    return {name: (one["value"], one["standard_error"]) for name, one in zip(HIDDEN, fitted, strict=True)}
 
 
 def reconstructed(
     folder: Path, scan: Scan, energy: float, scales: Mapping[str, tuple[float, float]]
 ) -> Mapping[str, Any]:
     """Reconstruct the beam at the entrance of the diagnostic line, by the strengths that were found."""
-    (folder / "line.yaml").write_text(diagnostic_line(energy))
+    first, *rows = (folder / "elements.csv").read_text().splitlines()
+    (folder / "line.csv").write_text("\n".join([first, *(row for row in rows if "DIAG0" in row)]))
+    (folder / "line.yaml").write_text(LINE.replace("ENERGY", repr(energy)))
     scan.write(folder / "part.npz", [*QUADRUPOLES, *STEERING])
-    (folder / "beam.yaml").write_text(fit("part.npz", "line.yaml", scales, n_particles=2000, epochs=120, ensemble=3))
-    command("reconstruct", folder / "beam.yaml", "--out", folder / "beam")
-    return Reconstruction.load(folder / "beam" / "result.yaml")["statistics"]
+    priors = [f"mean: {value!r}, std: {error!r}" for value, error in (scales[THIRD], scales[FOURTH])]
+    (folder / "bunch.yaml").write_text(BUNCH.replace("THIRD", priors[0]).replace("FOURTH", priors[1]))
+    command("reconstruct", folder / "bunch.yaml", "--out", folder / "bunch")
+    return Reconstruction.load(folder / "bunch" / "result.yaml")["statistics"]
 
 
 def test_from_files_to_a_twin_that_optimises_the_machine(
@@ -239,7 +232,7 @@ def test_from_files_to_a_twin_that_optimises_the_machine(
             assert abs(value - 1.0) > 5.0 * error
 
         energy, *truth = shown(client, "REFS:DIAG0:1:EACT", *BEAM)
-        beam = reconstructed(folder, scan, 1e6 * energy, {name: errors[name] for name in SCAN})
+        beam = reconstructed(folder, scan, 1e6 * energy, errors)
         for name, true in zip(BEAM.values(), truth, strict=True):
             found = beam[name]
             assert found["standard_error"] < 0.5 * abs(true)
@@ -258,7 +251,7 @@ def test_from_files_to_a_twin_that_optimises_the_machine(
 
             # With the twin as prior mean; the machine ends at the best settings.
             (folder / "spot.py").write_text(SPOT)
-            (folder / "optimise.yaml").write_text(optimisation())
+            (folder / "optimise.yaml").write_text(OPTIMISATION)
             command("optimize", folder / "optimise.yaml", "--out", folder / "optimisation")
             end = shown(client, *SIZES)
             assert np.hypot(*end) < 0.4 * np.hypot(*start)
