@@ -156,9 +156,9 @@ class OptimisationConfig(Section):
     @model_validator(mode="after")
     def _one_machine(self) -> OptimisationConfig:
         measured = self.measured
-        is_given = isinstance(measured, PVSection) and measured.setpoints != "same"
-        if is_given and set(measured.setpoints) != set(self.variables):
-            raise ValueError(f"pvs.setpoints has {sorted(measured.setpoints)}; expected {sorted(self.variables)}")
+        given = measured.setpoints if isinstance(measured, PVSection) else "same"
+        if given != "same" and set(given) != set(self.variables):
+            raise ValueError(f"pvs.setpoints has {sorted(given)}; expected {sorted(self.variables)}")
         return self
 
     @property
