@@ -16,7 +16,7 @@ PIP_INSTALL = -m pip install --quiet --quiet $(PIP_ARGS)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint types bench soak lowest clean
+.PHONY: help demo test lint types bench notebooks soak lowest clean
 
 help:
 	@echo "make demo     install the core in $(VENV) and run the demonstration"
@@ -24,6 +24,7 @@ help:
 	@echo "make lint     ruff and the import layers"
 	@echo "make types    mypy"
 	@echo "make bench    run every script in benchmarks/"
+	@echo "make notebooks  run notebooks/ and keep what they print and draw"
 	@echo "make soak     the long versions of the tests of served models: crowds, nonsense, stopped clients, kills"
 	@echo "make lowest   run the fast tests with the lowest versions of pyproject.toml, in $(LOWEST_VENV)"
 	@echo "make clean    remove the environments, caches and outputs"
@@ -84,6 +85,9 @@ types: $(VENV)/.test
 
 bench: $(VENV)/.test
 	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(VENV)/bin/python "$$script"; done
+
+notebooks: $(VENV)/.test
+	@$(VENV)/bin/python tools/run_notebooks.py notebooks/*.ipynb
 
 soak: $(VENV)/.test
 	@LUME_DIFF_SOAK=1 $(VENV)/bin/pytest -s $(PYTEST_ARGS) tests/system/ioc/test_soak.py
