@@ -16,6 +16,7 @@ from typing import Any
 import cheetah
 import torch
 from _fodo import Work, bunch, in_turns, machine, number, strength
+from _rows import Row, note
 
 from lume_diff.models import CheetahModel, FacilityMapping, FacilityModel
 
@@ -90,6 +91,8 @@ def show(title: str, times: dict[str, float], pairs: dict[str, str]) -> None:
     print(f"\n{title}")
     for name, seconds in times.items():
         added = f"{(seconds - times[pairs[name]]) * 1e3:>+9.2f} ms" if name in pairs else ""
+        if name in pairs:
+            note(Row(f"1000 variables, {title}", name, 1e3 * seconds, "ms", pairs[name], 1e3 * times[pairs[name]]))
         print(f"  {name:<54}{seconds * 1e3:>9.2f} ms {added}")
 
 
@@ -109,6 +112,7 @@ def show_reads(facility: FacilityModel, other: CheetahModel, rounds: int = 100) 
             read()
             best[name] = min(best[name], time.process_time() - begun)
     added = 1e3 * (best["facility"] - best["model"])
+    note(Row("1000 variables, get of all after a write", "facility adds to the model", added, "ms", wanted=2.0))
     print(f"\nget of all after a write: model {1e3 * best['model']:.2f} ms, facility {added:+.2f} ms")
 
 

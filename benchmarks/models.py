@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from _rows import Row, note
 from torch import nn
 
 from lume_diff.models import BunchFromMoments, CheetahModel, StagedModel, TorchModel
@@ -46,6 +47,8 @@ def show(title: str, times: dict[str, float], base: str) -> None:
     print(f"\n{title}")
     for name, seconds in times.items():
         added, ratio = (seconds - times[base]) * 1e6, seconds / times[base]
+        if name != base:
+            note(Row(title, name, 1e6 * seconds, "us", base, 1e6 * times[base]))
         print(f"  {name:<44}{seconds * 1e6:>12.1f} us{added:>+12.1f} us{ratio:>9.2f} x")
 
 

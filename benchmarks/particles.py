@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _rows import Row, note
 
 from lume_diff.particles import TorchParticleGroup
 from lume_diff.particles.constants import load_beamphysics
@@ -114,6 +115,8 @@ def main() -> None:
     print(f"{'statistic':<28}{'ours [ms]':>12}{'ParticleGroup [ms]':>20}{'ratio':>8}")
     for name, f, g in rows:
         a, b, r = ratio(f, g, arguments.rounds)
+        title = f"statistics of {arguments.particles} particles"
+        note(Row(title, name, 1e3 * a, "ms", "ParticleGroup", 1e3 * b))
         print(f"{name:<28}{1e3 * a:>12.3f}{1e3 * b:>20.3f}{r:>8.2f}")
 
 

@@ -2,8 +2,8 @@
 
     python docs/figures/black_boxes.py [--folder docs/images]
 
-The function is a resonance, 1 / (1 + x^2), at forty places with Gaussian noise of known size; every derivative is taken by
-``BlackBoxModel`` and ``FiniteDifference`` as a user takes it, and compared with the derivative on paper.
+The function is a resonance, 1 / (1 + x^2), at forty places with Gaussian noise of known size; every derivative is taken
+by ``BlackBoxModel`` and ``FiniteDifference`` as a user takes it, and compared with the derivative on paper.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import lume_diff as ld
 
 matplotlib.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402 - after the choice of where to draw
+from matplotlib import pyplot as plt
 
 NOISES = (1e-10, 1e-7, 1e-4)
 COLOURS = {1e-10: "#3d8b5f", 1e-7: "#1f5fa8", 1e-4: "#b5530a"}
@@ -124,9 +124,8 @@ def error_against_noise(folder: Path, cases: int) -> None:
     right.legend(fontsize=8, frameon=False, loc="lower right")
     finish(right)
     figure.savefig(folder / "difference_noise.svg", metadata={"Date": None})
-    print(
-        f"{total} derivatives: the estimate covers {covered / total:.1%}, is at most 10 times too large in {tight / total:.1%}"
-    )
+    shares = f"covers {covered / total:.1%}, is at most 10 times too large in {tight / total:.1%}"
+    print(f"{total} derivatives: the estimate {shares}")
 
 
 def finish(ax: plt.Axes) -> None:
