@@ -19,6 +19,7 @@ machine: {entry: my_machine.py:as_built}          # a model in its place, or the
 #   setpoints: {Q1.k1: "QUAD:1:BCTRL", Q2.k1: "QUAD:2:BCTRL"}
 #   outputs: {final.sigma_x: "SCREEN:1:XRMS"}
 #   settle: 0.5                                   # s
+#   protocol: pva                                 # or ca
 variables: {Q1.k1: [-8, 8], Q2.k1: [-8, 8]}
 objective: {name: log_size, output: final.sigma_x, transform: log10, goal: minimize}
 trainable:                                        # learned on the way

@@ -81,12 +81,16 @@ class Place:
         """Serve the magnet; returns when it is ready."""
         made = self.start("--entry", MODEL, "--prefix", PREFIX, "--protocol", "pva,ca", *options)
         if wait:
-            end = time.monotonic() + _PATIENCE
-            while "\nready" not in printed(made):
-                assert made.poll() is None, f"the server has ended:\n{printed(made)}"
-                assert time.monotonic() < end, f"the server does not come up:\n{printed(made)}"
-                time.sleep(0.05)
+            self.ready(made)
         return made
+
+    def ready(self, made: subprocess.Popen[bytes]) -> None:
+        """Wait until a server can be asked."""
+        end = time.monotonic() + _PATIENCE
+        while "\nready" not in printed(made):
+            assert made.poll() is None, f"the server has ended:\n{printed(made)}"
+            assert time.monotonic() < end, f"the server does not come up:\n{printed(made)}"
+            time.sleep(0.05)
 
     def pv(self, *arguments: str, patience: float = _PATIENCE) -> subprocess.CompletedProcess[str]:
         """Run ``lume-diff pv``."""
