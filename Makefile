@@ -103,6 +103,6 @@ lowest: $(LOWEST_VENV)/.lowest
 
 clean:
 	rm -rf $(VENV) $(LOWEST_VENV) build dist demo_output bench_output
-	rm -rf docs/_build docs/api/generated docs/tutorials/notebooks
+	rm -rf docs/_build docs/api/generated docs/tutorials/*.ipynb
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find lume_diff tests benchmarks tools -name __pycache__ -type d -exec rm -rf {} +

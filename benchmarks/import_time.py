@@ -1,6 +1,6 @@
 """How much `import lume_diff` adds to `import torch`: at most 0.3 s is wanted.
 
-Each import runs in a fresh interpreter, the two in turn, and the best of several counts.
+Each import runs in a fresh interpreter, the two in turn, and the best CPU time of several counts.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import sys
 from _rows import Row, note
 
 REPEATS = 7
-CODE = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+CODE = "import time; start = time.process_time(); import {}; print(time.process_time() - start)"
 
 
 def seconds(statement: str) -> float:
-    """Return the time [s] that an import takes in a fresh interpreter."""
+    """Return the CPU time [s] that an import takes in a fresh interpreter."""
     command = [sys.executable, "-c", CODE.format(statement)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

@@ -27,7 +27,6 @@ extensions = [
     "sphinx_design",
 ]
 exclude_patterns = ["_build", "examples"]
-suppress_warnings = ["toc.empty_glob"]
 
 # Markdown and notebooks, which are shown with the outputs that they were saved with
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline"]
@@ -62,11 +61,10 @@ copybutton_prompt_is_regexp = True
 pygments_style = "tango"
 
 # The notebooks stand beside the documents, where users look for them; Sphinx wants them inside.
-_copied = HERE / "tutorials" / "notebooks"
-shutil.rmtree(_copied, ignore_errors=True)
-_copied.mkdir()
+for _old in (HERE / "tutorials").glob("*.ipynb"):
+    _old.unlink()
 for _notebook in sorted((HERE.parent / "notebooks").glob("*.ipynb")):
-    shutil.copy(_notebook, _copied)
+    shutil.copy(_notebook, HERE / "tutorials")
 
 import _api  # noqa: E402 - beside this file
 
