@@ -59,6 +59,7 @@ html_copy_source = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 pygments_style = "tango"
+highlight_language = "text"
 
 # The notebooks stand beside the documents, where users look for them; Sphinx wants them inside.
 for _old in (HERE / "tutorials").glob("*.ipynb"):

@@ -68,7 +68,7 @@ def error_against_step(folder: Path, cases: int) -> None:
             )
             for step in STEPS
         ]
-        ax.plot(STEPS, fixed, color=COLOURS[noise], lw=1.6, label=f"noise {noise:.0e}")
+        ax.plot(STEPS, fixed, color=COLOURS[noise], lw=1.6, label=f"noise {noise:.0e}".replace("e-0", "e-"))
         chosen = np.array([derivative(noise, x, seed, ld.FiniteDifference())[:3] for seed, x in enumerate(places)])
         ax.plot(chosen[:, 2], chosen[:, 0], "o", color=COLOURS[noise], ms=4, mec="white", mew=0.5)
     ax.set(xscale="log", yscale="log", xlabel="step [unit of the input]", ylabel="error of the derivative")
@@ -106,7 +106,14 @@ def error_against_noise(folder: Path, cases: int) -> None:
     for noise in NOISES:
         found = np.array([derivative(noise, x, 1000 + i, ld.FiniteDifference())[:2] for i, x in enumerate(places)])
         right.plot(
-            found[:, 0], found[:, 1], "o", ms=4, color=COLOURS[noise], mec="white", mew=0.4, label=f"noise {noise:.0e}"
+            found[:, 0],
+            found[:, 1],
+            "o",
+            ms=4,
+            color=COLOURS[noise],
+            mec="white",
+            mew=0.4,
+            label=f"noise {noise:.0e}".replace("e-0", "e-"),
         )
         covered += int((found[:, 1] >= found[:, 0]).sum())
         tight += int((found[:, 1] <= 10.0 * found[:, 0]).sum())
