@@ -81,8 +81,9 @@ class CheetahSurvey(Survey):
         """Return statistics behind every element and, where maps allow, inside of them."""
         with torch.no_grad():
             run, last = self._fine_run()
+            run.look_once()
             keys = {_KEYS.get(name, name): name for name in quantities}
-            s = along(run, "s")
+            s = run.line.positions_along(self._changed)
             values = {name: along(run, key) for key, name in keys.items() if key in STATISTICS}
         if s.dim() > 1 or any(value.dim() > 1 for value in values.values()):
             return None  # a batch of settings is no one line
