@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from lume_diff.control.readings import Reading, Severity
@@ -30,7 +30,7 @@ class Latest:
             for name, new in readings.items():
                 self._note_age(name, new)
                 self._readings[name] = new
-                self._cycle, self._time = max(self._cycle, new.cycle), max(self._time, new.time)
+                self._cycle, self._time = new.cycle, max(self._time, new.time)
             self._tell()
 
     def take_measured(self, readings: Mapping[str, Reading]) -> None:
@@ -59,14 +59,6 @@ class Latest:
         self._frame = None
         self._version += 1
         self._changed.notify_all()
-
-    def forget(self, names: Iterable[str]) -> None:
-        """Drop variables that are no longer there."""
-        with self._changed:
-            for name in names:
-                self._readings.pop(name, None)
-                self._good_until.pop(name, None)
-            self._tell()
 
     def frame(self) -> Frame:
         """Return the newest frame, the same one until something changes."""
