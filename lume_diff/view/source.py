@@ -15,7 +15,9 @@ from lume_diff.models import LUMEModel
 from lume_diff.variables import Variable
 from lume_diff.view.background import Background
 from lume_diff.view.frame import Frame
+from lume_diff.view.history import History
 from lume_diff.view.latest import Latest
+from lume_diff.view.shelf import Shelf
 
 #: Told, in a thread of the source, when a write is done: what went wrong, or None.
 Told = Callable[[Exception | None], None]
@@ -85,6 +87,16 @@ class Source(ABC):
     def background(self) -> Background:
         """Where work is done that takes longer than a frame; viewers share its results."""
         return Background(self._latest.touch)
+
+    @cached_property
+    def history(self) -> History:
+        """The recent past of the variables that viewers draw against time."""
+        return History()
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """Snapshots that viewers have saved."""
+        return Shelf()
 
     @property
     def inputs(self) -> list[str]:
