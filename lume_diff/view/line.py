@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from lume_diff.view.source import Source
 
 #: How long the work on derivatives pauses, in times that it took.
 _REST = 3.0
+#: How often a server is asked for what it has worked out [s].
+_EVERY = 2.0
 
 
 def survey(source: Source, frame: Frame) -> Result:
@@ -107,6 +110,19 @@ def differentiate(model: LUMEModel, outputs: Sequence[str], knobs: Sequence[str]
                 refused[output] = str(error)
     rows = [[float(found[o][k]) if o in found else np.nan for k in knobs] for o in outputs]
     return Derivatives(tuple(outputs), tuple(knobs), np.array(rows).reshape(len(outputs), len(knobs)), refused)
+
+
+def served(source: Source) -> Result | None:
+    """Return the newest ``Derivatives`` that a server works out by itself, of some seconds ago at most."""
+    return source.background.ask("served derivatives", int(time.time() / _EVERY), lambda: _served(source))
+
+
+def _served(source: Source) -> Derivatives | None:
+    table, knobs = source.served_derivatives(), scalars(source, read_only=False)
+    if table is None or len(table) != len(knobs) + 1:
+        return None
+    values = np.column_stack([np.asarray(table[f"d{index}"], dtype=float) for index in range(len(knobs))])
+    return Derivatives(tuple(map(str, table["output"])), tuple(knobs), values, {})
 
 
 def scalars(source: Source, read_only: bool) -> list[str]:

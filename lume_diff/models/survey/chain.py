@@ -47,9 +47,7 @@ class ChainSurvey(Survey):
                 names[element.name] = name
                 self._places[name] = stage, element.name
                 knobs = tuple(shown[stage, knob] for knob in element.knobs if (stage, knob) in shown)
-                found.append(
-                    replace(element, name=name, s=element.s + start, stage=stage, native=name, knobs=knobs)
-                )
+                found.append(replace(element, name=name, s=element.s + start, stage=stage, native=name, knobs=knobs))
             if survey is not None and survey.stop is not None and self.stop is None:
                 variable = shown.get((stage, survey.stop.variable), survey.stop.variable)
                 self.stop = BeamStop(variable, survey.stop.s + start)

@@ -66,9 +66,7 @@ class CheetahSurvey(Survey):
             strength = self._number(element, attribute) if attribute else None
             acting = tuple(knobs.get(element.name, ()))
             found.append(
-                LineElement(
-                    element.name, element.kind, s, length, strength, "", attribute, unit, element.name, acting
-                )
+                LineElement(element.name, element.kind, s, length, strength, "", attribute, unit, element.name, acting)
             )
             s += length
         return tuple(found)

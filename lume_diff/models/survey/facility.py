@@ -84,9 +84,7 @@ def _common(names: Iterable[str], separator: str) -> str:
     return separator.join(shared)
 
 
-def _stop(
-    facility: FacilityModel, inputs: Mapping[str, Any], elements: Sequence[LineElement]
-) -> BeamStop | None:
+def _stop(facility: FacilityModel, inputs: Mapping[str, Any], elements: Sequence[LineElement]) -> BeamStop | None:
     """Return the first inserted thing that ends the beam."""
     variable = facility._outputs.stops.stopping(inputs)
     if variable is None:

@@ -15,12 +15,13 @@ from lume_diff.models.survey import LineElement, Survey
 from lume_diff.plotting.spread import spread_out
 from lume_diff.plotting.units import per, quantity
 from lume_diff.view import line
-from lume_diff.view.doubt import doubt_of
+from lume_diff.view.doubt import doubt_of, in_short
 from lume_diff.view.frame import Frame
 from lume_diff.view.panels import shapes
+from lume_diff.view.panels.figures import TEXT_SIZE, Veil
 from lume_diff.view.panels.notice import Notice
 from lume_diff.view.panels.panel import Panel
-from lume_diff.view.panels.style import GREY, PALE, SMALL, SteadyUnit, Veil, new_figure, put, readable, signed_palette
+from lume_diff.view.panels.style import GREY, PALE, Hatching, SteadyUnit, chart, put, readable, signed_palette
 from lume_diff.view.source import Source
 
 if TYPE_CHECKING:
@@ -68,7 +69,6 @@ class Beamline(Panel):
         """Make the drawing."""
         import panel as pn
         from bokeh.models import (
-            BoxAnnotation,
             ColorBar,
             ColumnDataSource,
             CustomJSTickFormatter,
@@ -94,9 +94,7 @@ class Beamline(Panel):
         fill = {"field": "effect", "transform": self._colours}
         s_range = Range1d(0.0, 1.0)
 
-        self._drawing = new_figure(
-            250, x_range=s_range, y_range=(-3.1, 1.05), tools="xpan,box_zoom,xwheel_zoom,reset,save"
-        )
+        self._drawing = chart(250, x_range=s_range, y_range=(-3.1, 1.05))
         self._drawing.yaxis.visible = self._drawing.xaxis.visible = False
         self._drawing.grid.visible = False
         self._drawing.add_layout(Span(location=0.0, dimension="width", line_color="black", line_width=1.2))
@@ -106,30 +104,33 @@ class Beamline(Panel):
         )
         self._drawing.add_layout(
             LabelSet(
-                x="x", y="y", text="text", source=self._names, angle=math.pi / 2, text_align="right",
-                text_baseline="middle", text_font_size="13px", text_color="#1a1a1a",
+                x="x",
+                y="y",
+                text="text",
+                source=self._names,
+                angle=math.pi / 2,
+                text_align="right",
+                text_baseline="middle",
+                text_font_size="13px",
+                text_color="#1a1a1a",
             )  # fmt: skip
         )
-        self._dark = BoxAnnotation(
-            left=0.0, bottom=-0.95, fill_color="#d9d9d9", fill_alpha=0.35, hatch_pattern="/", hatch_color=GREY,
-            hatch_alpha=0.35, line_color=None, visible=False,
-        )  # fmt: skip
-        self._drawing.add_layout(self._dark)
+        self._dark = Hatching(self._drawing, bottom=-0.95)
         tips = "<div style='font-size:13px;max-width:520px'>@info{safe}</div>"
         self._drawing.add_tools(HoverTool(renderers=[patches], tooltips=tips))
 
-        self._chart = new_figure(190, x_range=s_range, y_range=Range1d(-1.0, 1.0), x_axis_label="s [m]")
+        self._chart = chart(190, x_label="s [m]", x_range=s_range, y_range=Range1d(-1.0, 1.0))
         self._chart.xgrid.visible = False
-        self._chart.yaxis.minor_tick_line_color = None
-        self._chart.yaxis.ticker.desired_num_ticks = 5
         bars = self._chart.vbar(
             "s", "width", "effect", source=self._bars, fill_color=fill, line_color="#1a1a1a", line_width=1.2
         )
         self._chart.add_layout(Span(location=0.0, dimension="width", line_color="black", line_width=1.0))
         self._chart.add_tools(HoverTool(renderers=[bars], tooltips=tips))
-        self._scale = ColorBar(color_mapper=self._colours, width=12, major_label_text_font_size=SMALL, padding=2)
+        self._scale = ColorBar(color_mapper=self._colours, width=12, major_label_text_font_size=TEXT_SIZE, padding=2)
         self._chart.add_layout(self._scale, "right")
-        self._factor = CustomJSTickFormatter(args={"factor": 1.0}, code="return (tick * factor).toPrecision(3) * 1 + ''")
+        self._factor = CustomJSTickFormatter(
+            args={"factor": 1.0}, code="return (tick * factor).toPrecision(3) * 1 + ''"
+        )
         self._chart.yaxis.formatter = self._scale.formatter = self._factor
         self._veils = [Veil(self._drawing), Veil(self._chart)]
         self._unit = SteadyUnit("")
@@ -154,17 +155,14 @@ class Beamline(Panel):
         """Draw the line as it is at a frame."""
         surveyed = line.survey(self.source, frame)
         found = self._derivatives(frame)
-        doubt = doubt_of(frame)
-        invalid = doubt.text() if doubt is not None else f"the line is not known: {surveyed.error}"
-        if doubt is None and not surveyed.error:
-            invalid = ""
+        doubt = doubt_of(frame, surveyed)
         notes = []
         if surveyed.value is not None:
             notes += self._draw(surveyed.value, found, frame)
-        notes += [] if invalid else self._remarks(frame, found)
-        self._notice.show(invalid, tuple(notes))
+        notes += self._remarks(frame, found) if doubt is None else []
+        self._notice.show(doubt, notes)
         for veil in self._veils:
-            veil.show("INVALID" if invalid else "")
+            veil.show(in_short(doubt))
 
     def _remarks(self, frame: Frame, found: Any) -> list[str]:
         if found is None:
@@ -177,7 +175,9 @@ class Beamline(Panel):
 
     def _draw(self, survey: Survey, found: Any, frame: Frame) -> list[str]:
         knobs = line.scalars(self.source, read_only=False)
-        derivatives = {} if found is None or found.value is None else dict(zip(knobs, found.value.values[0], strict=True))
+        derivatives = (
+            {} if found is None or found.value is None else dict(zip(knobs, found.value.values[0], strict=True))
+        )
         if not frame.is_good(self.output):
             derivatives = {}
         scales = dict(zip(knobs, line.scales(self.source, knobs), strict=True))
@@ -186,25 +186,31 @@ class Beamline(Panel):
         drawn = [(e, shape) for e in survey.elements if (shape := shapes.outline(e, survey.end)) is not None]
         rows = [self._row(e, frame, derivatives, effects) for e, _ in drawn]
         fills = [math.nan if effect is None else effect for effect, _ in rows]
-        put(self._elements, {
-            "xs": [shape[0] for _, shape in drawn],
-            "ys": [shape[1] for _, shape in drawn],
-            "effect": fills,
-            "edge": ["#1a1a1a" if e.knobs else GREY for e, _ in drawn],
-            "name": [e.name for e, _ in drawn],
-            "kind": [e.kind for e, _ in drawn],
-            "strength": [math.nan if e.strength is None else e.strength for e, _ in drawn],
-            "info": [info for _, info in rows],
-        })
+        put(
+            self._elements,
+            {
+                "xs": [shape[0] for _, shape in drawn],
+                "ys": [shape[1] for _, shape in drawn],
+                "effect": fills,
+                "edge": ["#1a1a1a" if e.knobs else GREY for e, _ in drawn],
+                "name": [e.name for e, _ in drawn],
+                "kind": [e.kind for e, _ in drawn],
+                "strength": [math.nan if e.strength is None else e.strength for e, _ in drawn],
+                "info": [info for _, info in rows],
+            },
+        )
         places = [self._middle(shape[0]) for _, shape in drawn]
         acting = [i for i, value in enumerate(fills) if abs(value) > _ROUND_OFF * strongest]
-        put(self._bars, {
-            "s": spread_out([places[i] for i in acting], 0.012 * survey.end) if acting else [],
-            "width": [0.01 * survey.end] * len(acting),
-            "effect": [fills[i] for i in acting],
-            "name": [drawn[i][0].name for i in acting],
-            "info": [rows[i][1] for i in acting],
-        })
+        put(
+            self._bars,
+            {
+                "s": spread_out([places[i] for i in acting], 0.012 * survey.end) if acting else [],
+                "width": [0.01 * survey.end] * len(acting),
+                "effect": [fills[i] for i in acting],
+                "name": [drawn[i][0].name for i in acting],
+                "info": [rows[i][1] for i in acting],
+            },
+        )
         self._show_scale(strongest)
         self._show_names([e for e, _ in drawn], places, fills, survey)
         return self._show_stop(survey)
@@ -256,10 +262,9 @@ class Beamline(Panel):
 
     def _show_stop(self, survey: Survey) -> list[str]:
         stop = survey.stop
-        self._dark.visible = stop is not None
+        self._dark.show(stop is not None, None if stop is None else stop.s)
         if stop is None:
             return []
-        self._dark.left = stop.s
         return [f"{stop.variable} ends the beam at s = {stop.s:.2f} m"]
 
 

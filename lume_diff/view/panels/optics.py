@@ -10,22 +10,13 @@ import numpy as np
 from lume_diff.models import LUMEModel
 from lume_diff.models.survey import BeamAlong, Survey
 from lume_diff.view import line
-from lume_diff.view.doubt import doubt_of
+from lume_diff.view.doubt import doubt_of, in_short
 from lume_diff.view.frame import Frame
 from lume_diff.view.panels import shapes
+from lume_diff.view.panels.figures import TEXT_SIZE, Veil
 from lume_diff.view.panels.notice import Notice
 from lume_diff.view.panels.panel import Panel
-from lume_diff.view.panels.style import (
-    GREY,
-    OTHER_COLOUR,
-    SMALL,
-    X_COLOUR,
-    Y_COLOUR,
-    SteadyUnit,
-    Veil,
-    new_figure,
-    put,
-)
+from lume_diff.view.panels.style import GREY, OTHER_COLOUR, X_COLOUR, Y_COLOUR, Hatching, SteadyUnit, chart, put
 from lume_diff.view.source import Source
 
 if TYPE_CHECKING:
@@ -40,6 +31,9 @@ _FUNCTIONS = {
     "orbit": (("mean_x", "mean_y"), "centroid"),
     "duration": (("sigma_t",), "rms duration"),
 }
+#: Of these, the ones that are never negative: their axes begin at zero.
+_SIZES = ("beta", "emittance", "duration")
+_IN_UNIT = "return (value * factor).toPrecision(5) * 1 + ' ' + unit"
 _STYLES = {"x": (X_COLOUR, "solid"), "y": (Y_COLOUR, "solid"), "": (OTHER_COLOUR, "solid")}
 
 
@@ -52,6 +46,7 @@ class _Chart:
         label: of its axis, without the unit.
         keys: what it shows.
         unit: of the axis.
+        formats: that write numbers at the axis and where the mouse is.
         dark: the part behind what ends the beam.
     """
 
@@ -59,7 +54,7 @@ class _Chart:
     label: str
     keys: tuple[str, ...]
     unit: SteadyUnit
-    factor: Any
+    formats: tuple[Any, Any]
     dark: Any
 
 
@@ -97,7 +92,7 @@ class Optics(Panel):
     def build(self) -> Viewable:
         """Make the charts."""
         import panel as pn
-        from bokeh.models import ColumnDataSource, CrosshairTool, HoverTool, Range1d, Span
+        from bokeh.models import ColumnDataSource, CrosshairTool, Range1d, Span
 
         self._notice = Notice()
         self._choice = pn.widgets.RadioButtonGroup(
@@ -114,16 +109,14 @@ class Optics(Panel):
         self._functions = self._new_chart(label, keys, "m", ("function_x", "function_y"), 190)
         self._energy = self._new_chart("energy", ("mean_energy",), "eV", ("energy",), 150)
         self._energy.figure.xaxis.axis_label = "s [m]"
-        self._energy.figure.xaxis.major_label_text_font_size = SMALL
         self._energy.figure.xaxis.visible = True
         charts = (self._sizes, self._functions, self._energy)
         across = Span(dimension="height", line_color=GREY, line_width=1)
-        for chart in charts:
-            chart.figure.add_tools(CrosshairTool(overlay=[across, Span(dimension="width", line_alpha=0.0)]))
-        self._tips = HoverTool(mode="vline", renderers=[self._sizes.figure.renderers[0]], tooltips=None)
-        self._veils = [Veil(one) for one in (self._lattice, *(chart.figure for chart in charts))]
+        for one in charts:
+            one.figure.add_tools(CrosshairTool(overlay=[across, Span(dimension="width", line_alpha=0.0)]))
+        self._veils = [Veil(figure) for figure in (self._lattice, *(one.figure for one in charts))]
         self._key: tuple[Any, ...] = ()
-        figures = [self._lattice, *(chart.figure for chart in charts)]
+        figures = [self._lattice, *(one.figure for one in charts)]
         panes = [pn.pane.Bokeh(one, sizing_mode="stretch_width") for one in figures]
         return pn.Column(
             pn.Row(self._choice, self._notice.view()), *panes, sizing_mode="stretch_width", name=self.title
@@ -132,7 +125,7 @@ class Optics(Panel):
     def _new_lattice(self) -> Any:
         from bokeh.models import HoverTool, Span
 
-        figure = new_figure(70, x_range=self._range, y_range=(-1.05, 1.05), tools="")
+        figure = chart(70, x_range=self._range, y_range=(-1.05, 1.05), tools="")
         figure.axis.visible = False
         figure.grid.visible = False
         figure.add_layout(Span(location=0.0, dimension="width", line_color="black", line_width=1.0))
@@ -142,15 +135,11 @@ class Optics(Panel):
         figure.add_tools(HoverTool(renderers=[patches], tooltips=[("", "@name, @kind")]))
         return figure
 
-    def _new_chart(
-        self, label: str, keys: tuple[str, ...], unit: str, columns: tuple[str, ...], height: int
-    ) -> _Chart:
-        from bokeh.models import BoxAnnotation, CustomJSTickFormatter, HoverTool
+    def _new_chart(self, label: str, keys: tuple[str, ...], unit: str, columns: tuple[str, ...], height: int) -> _Chart:
+        from bokeh.models import CustomJSHover, CustomJSTickFormatter, HoverTool
 
-        figure = new_figure(height, x_range=self._range)
+        figure = chart(height, x_range=self._range)
         figure.xaxis.visible = False
-        figure.yaxis.minor_tick_line_color = None
-        figure.yaxis.ticker.desired_num_ticks = 5
         factor = CustomJSTickFormatter(args={"factor": 1.0}, code="return (tick * factor).toPrecision(4) * 1 + ''")
         figure.yaxis.formatter = factor
         lines = []
@@ -158,22 +147,29 @@ class Optics(Panel):
             plane = column[-1] if column[-1] in "xy" and column != "energy" else ""
             colour, dash = _STYLES[plane]
             legend = {"legend_label": plane} if plane else {}
-            drawn = figure.line("s", column, source=self._along, line_color=colour, line_width=3, line_dash=dash, **legend)
+            drawn = figure.line(
+                "s", column, source=self._along, line_color=colour, line_width=3, line_dash=dash, **legend
+            )
             if plane == "y":
                 drawn.glyph.line_dash = [9, 3]  # not by colour alone
             lines.append(drawn)
         if len(columns) > 1:
             figure.legend.location, figure.legend.orientation = "top_right", "horizontal"
-            figure.legend.label_text_font_size = SMALL
+            figure.legend.label_text_font_size = TEXT_SIZE
             figure.legend.background_fill_alpha, figure.legend.padding = 0.7, 3
-        tips = [("s [m]", "$x{0.000}"), *((column[-1] if len(columns) > 1 else label, f"@{column}{{0.0000e}}") for column in columns)]
-        figure.add_tools(HoverTool(mode="vline", renderers=lines[:1], tooltips=tips, line_policy="interp"))
-        dark = BoxAnnotation(
-            left=0.0, fill_color="#d9d9d9", fill_alpha=0.35, hatch_pattern="/", hatch_color=GREY, hatch_alpha=0.35,
-            line_color=None, visible=False,
-        )  # fmt: skip
-        figure.add_layout(dark)
-        return _Chart(figure, label, keys, SteadyUnit(unit), factor, dark)
+        told = CustomJSHover(args={"factor": 1.0, "unit": ""}, code=_IN_UNIT)
+        names = [column[-1] if len(columns) > 1 else label for column in columns]
+        tips = [(name, f"@{column}{{custom}}") for name, column in zip(names, columns, strict=True)]
+        hover = HoverTool(
+            mode="vline",
+            renderers=lines[:1],
+            tooltips=[("s", "$x{0.000} m"), *tips],
+            formatters={f"@{column}": told for column in columns},
+            line_policy="interp",
+        )
+        figure.add_tools(hover)
+        dark = Hatching(figure)
+        return _Chart(figure, label, keys, SteadyUnit(unit), (factor, told), dark)
 
     def prepare(self, frame: Frame) -> None:
         """Have the beam along the line worked out."""
@@ -186,18 +182,14 @@ class Optics(Panel):
     def update(self, frame: Frame) -> None:
         """Draw the beam along the line as it is at a frame."""
         surveyed, found = line.survey(self.source, frame), line.along(self.source, frame)
-        doubt = doubt_of(frame)
-        error = surveyed.error or found.error
-        invalid = doubt.text() if doubt is not None else f"the beam along the line is not known: {error}"
-        if doubt is None and not error:
-            invalid = ""
-        notes = []
+        doubt = doubt_of(frame, surveyed, found)
+        notes: list[str] = []
         if found.value is not None:
             self._draw(found.value)
             notes = self._draw_line(surveyed.value)
-        self._notice.show(invalid, tuple(notes))
+        self._notice.show(doubt, notes)
         for veil in self._veils:
-            veil.show("INVALID" if invalid else "")
+            veil.show(in_short(doubt))
 
     def _draw(self, along: BeamAlong) -> None:
         keys, label = _FUNCTIONS[self.function]
@@ -219,17 +211,23 @@ class Optics(Panel):
                 "spread": column("sigma_energy"),
             },
         )
-        for chart in (self._sizes, self._functions, self._energy):
-            unit = along.units.get(chart.keys[0], "")
-            if chart.unit.unit != unit:
-                chart.unit = SteadyUnit(unit)
-            values = np.concatenate([column(key) for key in chart.keys])
-            chart.unit.fit(float(np.nanmax(np.abs(values), initial=0.0)))
-            text = f"{chart.label} [{chart.unit.label}]"
-            if chart.figure.yaxis.axis_label != text:
-                chart.figure.yaxis.axis_label = text
-            if chart.factor.args["factor"] != chart.unit.factor:
-                chart.factor.args = {"factor": chart.unit.factor}
+        for one in (self._sizes, self._functions, self._energy):
+            unit = along.units.get(one.keys[0], "")
+            if one.unit.unit != unit:
+                one.unit = SteadyUnit(unit)
+            values = np.concatenate([column(key) for key in one.keys])
+            one.unit.fit(float(np.nanmax(np.abs(values), initial=0.0)))
+            text = f"{one.label} [{one.unit.label}]"
+            if one.figure.yaxis.axis_label != text:
+                one.figure.yaxis.axis_label = text
+            args = {"factor": one.unit.factor, "unit": one.unit.label}
+            for written in one.formats:
+                if written.args != args:
+                    written.args = args
+            is_size = one is not self._functions or self.function in _SIZES
+            start = 0.0 if is_size else None
+            if one.figure.y_range.start != start and (is_size or one.figure.y_range.start == 0.0):
+                one.figure.y_range.start = start
 
     def _draw_line(self, survey: Survey) -> list[str]:
         shown = [(e, shape) for e in survey.elements if (shape := shapes.outline(e, survey.end)) is not None]
@@ -248,10 +246,8 @@ class Optics(Panel):
             start, end = first - 0.01 * survey.end, 1.01 * survey.end
             self._range.update(start=start, end=end, reset_start=start, reset_end=end)
         stop = survey.stop
-        for chart in (self._sizes, self._functions, self._energy):
-            chart.dark.visible = stop is not None
-            if stop is not None:
-                chart.dark.left = stop.s
+        for one in (self._sizes, self._functions, self._energy):
+            one.dark.show(stop is not None, None if stop is None else stop.s)
         if stop is None:
             return []
         return [f"{stop.variable} ends the beam at s = {stop.s:.2f} m; hatched: the beam as it would go on"]

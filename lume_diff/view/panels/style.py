@@ -1,4 +1,4 @@
-"""How the panels draw: large letters, colours for everybody, and a veil over what does not hold."""
+"""What the panels along the line have in common: figures, units that stay, colours for everybody."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lume_diff.plotting.units import prefixed, pretty_unit
+from lume_diff.view.panels.figures import INK, LINES, plot
 
 if TYPE_CHECKING:
     from bokeh.models import ColumnDataSource
     from bokeh.plotting import figure
 
-#: Horizontal and vertical, and what is neither: Okabe and Ito's, which the colour-blind can tell apart.
-X_COLOUR, Y_COLOUR, OTHER_COLOUR = "#0072B2", "#D55E00", "#000000"
-#: What has no value, or one that does not hold.
+#: Horizontal and vertical, and what is neither: colours that the colour-blind can tell apart.
+X_COLOUR, Y_COLOUR, OTHER_COLOUR = LINES[0], LINES[1], INK
+#: What has no value, or none that is reached.
 GREY, PALE = "#8a8a8a", "#e6e6e6"
-LETTERS, SMALL = "14px", "12px"
 
 
 def signed_palette() -> list[str]:
@@ -27,59 +27,53 @@ def signed_palette() -> list[str]:
     return list(interp_palette(tuple(reversed(PuOr11)), 255))
 
 
-def new_figure(height: int, **options: Any) -> figure:
-    """Return a figure that can be read from the back of a room.
+def chart(height: int, y_label: str = "", x_label: str = "", **options: Any) -> figure:
+    """Return a figure that leaves the wheel of the mouse to the page.
 
     Args:
         height: [px].
+        y_label, x_label: of the axes, with their units.
         **options: of ``bokeh.plotting.figure``.
     """
-    from bokeh.plotting import figure
+    from bokeh.models import LinearAxis
 
-    options = {"tools": "xpan,box_zoom,xwheel_zoom,reset,save", "active_scroll": None, "active_drag": None, **options}
-    made = figure(height=height, sizing_mode="stretch_width", min_border_left=60, **options)
-    made.toolbar.logo = None
-    made.toolbar.autohide = True
-    for axis in made.axis:
-        axis.axis_label_text_font_size = LETTERS
-        axis.axis_label_text_font_style = "normal"
-        axis.axis_label_text_color = axis.major_label_text_color = "#1a1a1a"
-        axis.major_label_text_font_size = SMALL
-    made.title.text_font_size = LETTERS
-    made.title.text_font_style = "normal"
+    still = {"tools": "xpan,box_zoom,xwheel_zoom,reset,save", "active_scroll": None, "active_drag": None}
+    made = plot(x_label, y_label, height, **{**still, "min_border_left": 60, **options})
+    if isinstance(made.yaxis[0], LinearAxis):
+        made.yaxis.minor_tick_line_color = None
+        made.yaxis.ticker.desired_num_ticks = 5
     made.outline_line_color = None
     return made
 
 
-class Veil:
-    """Cover a figure with hatched grey while what it shows does not hold.
+class Hatching:
+    """Hatch what is only computed: where the beam would be if nothing ended it before.
 
     Args:
-        covered: the figure.
+        hatched: the figure.
+        **edges: of the part, as far as it has any.
     """
 
-    def __init__(self, covered: figure) -> None:
-        from bokeh.models import BoxAnnotation, Label
+    def __init__(self, hatched: figure, **edges: float) -> None:
+        from bokeh.models import BoxAnnotation
 
         self._box = BoxAnnotation(
-            fill_color="#d9d9d9", fill_alpha=0.6, hatch_pattern="/", hatch_color=GREY, hatch_alpha=0.6,
-            line_color=None, level="overlay", visible=False,
+            fill_color="#d9d9d9", fill_alpha=0.35, hatch_pattern="/", hatch_color=GREY, hatch_alpha=0.35,
+            line_color=None, visible=False, **edges,
         )  # fmt: skip
-        self._label = Label(
-            x=8, y=6, x_units="screen", y_units="screen", text="INVALID", text_font_size=LETTERS,
-            text_font_style="bold", text_color="#1a1a1a", background_fill_color="white", background_fill_alpha=0.9,
-            padding=3, level="overlay", visible=False,
-        )  # fmt: skip
-        covered.add_layout(self._box)
-        covered.add_layout(self._label)
+        hatched.add_layout(self._box)
 
-    def show(self, text: str) -> None:
-        """Cover the figure and say why in a word; an empty text uncovers it."""
-        visible = bool(text)
+    def show(self, visible: bool, left: float | None = None) -> None:
+        """Show the hatching or not.
+
+        Args:
+            visible: whether.
+            left: where it begins; None for where it is.
+        """
+        if left is not None and self._box.left != left:
+            self._box.left = left
         if self._box.visible is not visible:
-            self._box.visible = self._label.visible = visible
-        if visible and self._label.text != text:
-            self._label.text = text
+            self._box.visible = visible
 
 
 class SteadyUnit:
