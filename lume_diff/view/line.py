@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,12 @@ def scalars(source: Source, read_only: bool) -> list[str]:
     """Return the names of the numbers among the outputs, or the inputs, of a source."""
     found = source.variables.items()
     return [name for name, v in found if isinstance(v, TorchScalarVariable) and v.read_only is read_only]
+
+
+def has_value(frame: Frame, name: str) -> bool:
+    """Tell whether a number is known in a frame, as it is or as it was last: one that is not finite is not."""
+    value = frame.value(name)
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def scales(source: Source, names: Sequence[str]) -> list[float]:

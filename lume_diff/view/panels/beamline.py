@@ -13,7 +13,7 @@ from lume_diff.errors import unknown_variable
 from lume_diff.models import LUMEModel
 from lume_diff.models.survey import LineElement, Survey
 from lume_diff.plotting.spread import spread_out
-from lume_diff.plotting.units import per, quantity
+from lume_diff.plotting.units import per
 from lume_diff.view import line
 from lume_diff.view.doubt import doubt_of, in_short
 from lume_diff.view.frame import Frame
@@ -21,7 +21,7 @@ from lume_diff.view.panels import shapes
 from lume_diff.view.panels.figures import TEXT_SIZE, Veil
 from lume_diff.view.panels.notice import Notice
 from lume_diff.view.panels.panel import Panel
-from lume_diff.view.panels.style import GREY, PALE, Hatching, SteadyUnit, chart, put, readable, signed_palette
+from lume_diff.view.panels.style import GREY, PALE, Hatching, SteadyUnit, amount, chart, put, readable, signed_palette
 from lume_diff.view.source import Source
 
 if TYPE_CHECKING:
@@ -169,16 +169,16 @@ class Beamline(Panel):
             return ["the sensitivity is being worked out"]
         if found.error or found.value.refused:
             return [f"no sensitivity of {self.output}: {found.error or found.value.refused[self.output]}"]
-        if not frame.is_good(self.output):
+        if not line.has_value(frame, self.output):
             return [f"{self.output} has no value now: nothing acts on it"]
-        return ["the sensitivity follows"] if found.cycle != frame.cycle else []
+        return []
 
     def _draw(self, survey: Survey, found: Any, frame: Frame) -> list[str]:
         knobs = line.scalars(self.source, read_only=False)
         derivatives = (
             {} if found is None or found.value is None else dict(zip(knobs, found.value.values[0], strict=True))
         )
-        if not frame.is_good(self.output):
+        if not line.has_value(frame, self.output):
             derivatives = {}
         scales = dict(zip(knobs, line.scales(self.source, knobs), strict=True))
         effects = {name: value * scales[name] for name, value in derivatives.items() if math.isfinite(value)}
@@ -211,7 +211,7 @@ class Beamline(Panel):
                 "info": [rows[i][1] for i in acting],
             },
         )
-        self._show_scale(strongest)
+        self._show_scale(strongest, found is not None and found.cycle != frame.cycle)
         self._show_names([e for e, _ in drawn], places, fills, survey)
         return self._show_stop(survey)
 
@@ -227,7 +227,7 @@ class Beamline(Panel):
     def _middle(xs: Sequence[float]) -> float:
         return 0.5 * (float(np.nanmin(xs)) + float(np.nanmax(xs)))
 
-    def _show_scale(self, strongest: float) -> None:
+    def _show_scale(self, strongest: float, follows: bool) -> None:
         unit = self.source.variables[self.output].unit
         if self._unit.unit != unit:
             self._unit = SteadyUnit(unit)
@@ -238,6 +238,7 @@ class Beamline(Panel):
         if self._factor.args["factor"] != self._unit.factor:
             self._factor.args = {"factor": self._unit.factor}
         title = f"change of {self.output} [{self._unit.label}] for a typical change of each knob"
+        title += " (follows the settings)" if follows else ""
         if self._chart.title.text != title:
             self._chart.title.text = title
 
@@ -288,17 +289,17 @@ def describe(
     lines = [f"<b>{escape(element.name)}</b>{escape(alias)}, {escape(kind)}"]
     place = f"s = {element.s:.3f} m" + (f", {element.length:.3f} m long" if element.length else "")
     if element.strength is not None:
-        place += f", {element.attribute} = {quantity(element.strength, element.unit)}"
+        place += f", {element.attribute} = {amount(element.strength, element.unit)}"
     lines.append(escape(place))
     unit = source.variables[output].unit if output else ""
     for knob in element.knobs:
         value, of_knob = frame.value(knob), source.variables[knob].unit
-        shown = quantity(value, of_knob) if isinstance(value, float) else str(value)
+        shown = amount(value, of_knob) if isinstance(value, float) else str(value)
         state = "" if frame.is_good(knob) else " <b>INVALID</b>"
         text = f"{escape(knob)} = {escape(shown)}{state}"
         if knob in derivatives:
-            slope = f"{derivatives[knob]:+.4g} {readable(per(unit, of_knob))}"
-            typical = f"{quantity(effects.get(knob, math.nan), unit, 3)} for a typical change"
+            slope = f"{derivatives[knob]:+.4g} {readable(per(readable(unit), of_knob))}"
+            typical = f"{amount(effects.get(knob, math.nan), unit, 3)} for a typical change"
             text += f"<br>&nbsp;&nbsp;changes {escape(output)} by {escape(slope)}, {escape(typical)}"
         lines.append(text)
     return "<br>".join(lines)

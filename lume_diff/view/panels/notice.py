@@ -43,7 +43,7 @@ class Notice:
             alarm: why; None if they hold.
             notes: short sentences.
         """
-        lines = [] if alarm is None else [("invalid", f"{alarm.name} {alarm.text}")]
+        lines = [] if alarm is None else [("invalid", f"{alarm.name} {alarm.text}".strip())]
         lines += [("note", note) for note in notes]
         html = "".join(f'<div style="{_STYLES[kind]}">{escape(text)}</div>' for kind, text in lines)
         html = f'<div role="status" aria-live="polite" style="font-size:{TEXT_SIZE}">{html}</div>' if html else ""

@@ -108,13 +108,14 @@ class Optics(Panel):
         keys, label = _FUNCTIONS[self.function]
         self._functions = self._new_chart(label, keys, "m", ("function_x", "function_y"), 190)
         self._energy = self._new_chart("energy", ("mean_energy",), "eV", ("energy",), 150)
+        self._energy.figure.yaxis.ticker.desired_num_ticks = 3
         self._energy.figure.xaxis.axis_label = "s [m]"
         self._energy.figure.xaxis.visible = True
         charts = (self._sizes, self._functions, self._energy)
         across = Span(dimension="height", line_color=GREY, line_width=1)
         for one in charts:
             one.figure.add_tools(CrosshairTool(overlay=[across, Span(dimension="width", line_alpha=0.0)]))
-        self._veils = [Veil(figure) for figure in (self._lattice, *(one.figure for one in charts))]
+        self._veils = [Veil(one.figure) for one in charts]
         self._key: tuple[Any, ...] = ()
         figures = [self._lattice, *(one.figure for one in charts)]
         panes = [pn.pane.Bokeh(one, sizing_mode="stretch_width") for one in figures]
@@ -138,7 +139,7 @@ class Optics(Panel):
     def _new_chart(self, label: str, keys: tuple[str, ...], unit: str, columns: tuple[str, ...], height: int) -> _Chart:
         from bokeh.models import CustomJSHover, CustomJSTickFormatter, HoverTool
 
-        figure = chart(height, x_range=self._range)
+        figure = chart(height, x_range=self._range, min_border_top=7, min_border_bottom=7)
         figure.xaxis.visible = False
         factor = CustomJSTickFormatter(args={"factor": 1.0}, code="return (tick * factor).toPrecision(4) * 1 + ''")
         figure.yaxis.formatter = factor
@@ -213,8 +214,8 @@ class Optics(Panel):
         )
         for one in (self._sizes, self._functions, self._energy):
             unit = along.units.get(one.keys[0], "")
-            if one.unit.unit != unit:
-                one.unit = SteadyUnit(unit)
+            if (one.unit.unit, one.unit.of) != (unit, one.keys[0]):
+                one.unit = SteadyUnit(unit, one.keys[0])
             values = np.concatenate([column(key) for key in one.keys])
             one.unit.fit(float(np.nanmax(np.abs(values), initial=0.0)))
             text = f"{one.label} [{one.unit.label}]"

@@ -12,7 +12,7 @@ from lume_diff.control.readings import Severity
 from lume_diff.errors import unknown_variable
 from lume_diff.models import LUMEModel
 from lume_diff.models.survey import BOX, LineElement, Survey
-from lume_diff.plotting.units import prefixed, quantity
+from lume_diff.plotting.units import prefixed
 from lume_diff.view import line
 from lume_diff.view.alarms import Alarm
 from lume_diff.view.background import Result
@@ -22,7 +22,7 @@ from lume_diff.view.frame import Frame
 from lume_diff.view.panels.figures import Veil
 from lume_diff.view.panels.notice import Notice
 from lume_diff.view.panels.panel import Panel
-from lume_diff.view.panels.style import Hatching, chart, readable
+from lume_diff.view.panels.style import Hatching, amount, chart
 from lume_diff.view.source import Source
 
 if TYPE_CHECKING:
@@ -240,5 +240,4 @@ def _shown(picture: BeamPicture, key: str) -> str:
     size = picture.statistics.get(key.replace("mean_", "sigma_"), 0.0) if key in ("mean_x", "mean_y") else 0.0
     if abs(value) < 1e-6 * size:
         value = 0.0  # round-off of a beam on the axis
-    number, _, shown = quantity(value, unit, 4).partition(" ")
-    return f"{number} {readable(shown)}" if shown else number
+    return amount(value, unit)

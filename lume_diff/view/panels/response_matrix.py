@@ -12,7 +12,7 @@ import numpy as np
 
 from lume_diff.errors import ValidationError
 from lume_diff.models import LUMEModel
-from lume_diff.plotting.units import per, quantity
+from lume_diff.plotting.units import per
 from lume_diff.view import line
 from lume_diff.view.background import Result
 from lume_diff.view.doubt import doubt_of, in_short
@@ -20,7 +20,7 @@ from lume_diff.view.frame import Frame
 from lume_diff.view.panels.figures import TEXT_SIZE, Veil
 from lume_diff.view.panels.notice import Notice
 from lume_diff.view.panels.panel import Panel
-from lume_diff.view.panels.style import PALE, chart, put, readable, signed_palette
+from lume_diff.view.panels.style import PALE, amount, chart, put, readable, signed_palette
 from lume_diff.view.source import Source
 
 if TYPE_CHECKING:
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 #: How numbers are made comparable: name on the button -> what the colour says.
 WAYS = {
     "by row": "effect of a typical change of each knob, as a share of the strongest on the same output",
-    "typical changes": "effect of a typical change of each knob, in typical changes of the output",
+    "by size": "effect of a typical change of each knob, in tenths of the output's limits, or as a share of its value",
     "per unit": "derivative, in output unit per knob unit",
 }
 _MOST = 60  # rows, and columns
 _WITH_NUMBERS = 700  # cells
 _ROUND_OFF = 1e-9  # of the strongest in a row: what is less is none
+_SATURATED = 90  # [%] of the cells have a colour of their own; the strongest share the darkest
 
 
 @final
@@ -47,7 +48,7 @@ class ResponseMatrix(Panel):
     Args:
         source: what to show, or a model.
         outputs: which; names or patterns such as ``"*:XRMS"``, several separated by commas.
-        way: ``"by row"``, ``"typical changes"`` or ``"per unit"``.
+        way: ``"by row"``, ``"by size"`` or ``"per unit"``.
 
     Raises:
         ValidationError: for another way.
@@ -90,6 +91,7 @@ class ResponseMatrix(Panel):
         self._cells = ColumnDataSource({key: [] for key in ("knob", "output", "value", "text", "ink", "info")})
         self._figure = chart(
             300, x_range=FactorRange(), y_range=FactorRange(), x_axis_location="above", min_border_left=20,
+            min_border_right=50,
             tools="save,reset",
         )  # fmt: skip
         self._figure.grid.visible = False
@@ -97,9 +99,7 @@ class ResponseMatrix(Panel):
         self._figure.axis.axis_line_color = None
         self._figure.xaxis.major_label_orientation = 0.9
         fill = {"field": "value", "transform": self._colours}
-        cells = self._figure.rect(
-            "knob", "output", 0.96, 0.92, source=self._cells, fill_color=fill, line_color=None
-        )
+        cells = self._figure.rect("knob", "output", 0.96, 0.92, source=self._cells, fill_color=fill, line_color=None)
         self._figure.text(
             "knob", "output", "text", source=self._cells, text_color="ink", text_font_size="12px",
             text_align="center", text_baseline="middle",
@@ -135,15 +135,15 @@ class ResponseMatrix(Panel):
         """Show the newest derivatives that there are."""
         found = self._derivatives(frame)
         doubt = doubt_of(frame, *([] if found is None else [found]))
-        notes = []
+        notes, what = [], WAYS[self.way]
         if found is None or found.value is None:
             if doubt is None:
                 notes = ["the response matrix is being worked out"]
         else:
             notes = self._draw(found.value, frame)
             if self.source.model is not None and found.cycle != frame.cycle and doubt is None:
-                notes.append("it follows: the settings have changed since")
-        self._notice.show(doubt, [WAYS[self.way], *notes])
+                what += " (follows the settings)"
+        self._notice.show(doubt, [what, *notes])
         self._veil.show(in_short(doubt))
 
     def _draw(self, found: line.Derivatives, frame: Frame) -> list[str]:
@@ -157,7 +157,8 @@ class ResponseMatrix(Panel):
         left_out = len(rows) - len(shown)
         outputs, knobs = [found.outputs[i] for i in shown], [found.knobs[j] for j in columns]
         pairs = [(i, j) for i in shown for j in columns]
-        highest = float(size[np.ix_(shown, columns)].max(initial=0.0)) or 1.0
+        acting = [value for value in size[np.ix_(shown, columns)].reshape(-1) if value > 0.0]
+        highest = float(np.percentile(acting, _SATURATED)) if acting else 1.0
         if self.way == "by row":
             highest = 1.0
         values = [float(table.shown[pair]) for pair in pairs]
@@ -208,8 +209,8 @@ class Table:
         head = f"<b>{escape(output)}</b> by {escape(knob)}"
         if not np.isfinite(self.shown[row, column]):
             return f"{head}<br>{escape(self.found.refused.get(output, 'no value now'))}"
-        slope = f"{value:+.5g} {readable(per(unit, self.units[1][column]))}"
-        effect = quantity(self.effects[row, column], unit, 4)
+        slope = f"{value:+.5g} {readable(per(readable(unit), self.units[1][column]))}"
+        effect = amount(self.effects[row, column], unit, 4)
         return f"{head}<br>{escape(slope)}<br>{escape(effect)} for a typical change of the knob"
 
 
@@ -228,16 +229,27 @@ def table_of(found: line.Derivatives, source: Source, frame: Frame, way: str) ->
     units = tuple([source.variables[name].unit for name in names] for names in (found.outputs, found.knobs))
     if way == "by row":
         shown = effects / np.where(strongest > 0.0, strongest, 1.0)
-    elif way == "typical changes":
-        shown = effects / np.array(line.scales(source, found.outputs))[:, None]
+    elif way == "by size":
+        shown = effects / np.array([_size(source, frame, name) for name in found.outputs])[:, None]
     else:
         shown = np.where(effects == 0.0, 0.0, found.values)
-    good = np.array([frame.is_good(name) for name in found.outputs], dtype=bool)
+    good = np.array([line.has_value(frame, name) for name in found.outputs], dtype=bool)
     shown = np.where(good[:, None], shown, np.nan)
     acting = np.nan_to_num(effects) != 0.0
     follows = np.array([_follows(found.values[i], acting[i], units[0][i], units[1]) for i in range(len(acting))])
     is_telling = (acting.any(axis=1) if acting.size else np.zeros(0, bool)) & ~follows & good
     return Table(found, shown, is_telling.tolist(), (units[0], units[1]), effects)
+
+
+def _size(source: Source, frame: Frame, name: str) -> float:
+    """Return what counts as much of an output: a tenth of the width of its limits, or else its value [output unit]."""
+    variable: Any = source.variables[name]
+    for limits in (variable.value_range, variable.warning_range, variable.alarm_range):
+        low, high = limits or (None, None)
+        if low is not None and high is not None and 0.0 < high - low < float("inf"):
+            return 0.1 * float(high - low)
+    value = frame.value(name)
+    return abs(value) if line.has_value(frame, name) and value else float(variable.scale)
 
 
 def _follows(values: np.ndarray, acting: np.ndarray, unit: str, units: Sequence[str]) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lume_diff.plotting.units import prefixed, pretty_unit
+from lume_diff.plotting.units import prefixed, pretty_unit, quantity
 from lume_diff.view.panels.figures import INK, LINES, plot
 
 if TYPE_CHECKING:
@@ -81,10 +81,11 @@ class SteadyUnit:
 
     Args:
         unit: of the numbers, such as ``m``.
+        of: openPMD's name of the numbers; an emittance is in micrometres always, because people compare it in these.
     """
 
-    def __init__(self, unit: str) -> None:
-        self.unit = unit
+    def __init__(self, unit: str, of: str = "") -> None:
+        self.unit, self.of = unit, of
         self.factor, self.shown = 1.0, unit
         self._is_chosen = False
 
@@ -95,7 +96,7 @@ class SteadyUnit:
             return False
         if self._is_chosen and 0.3 <= size * self.factor < 3000.0:
             return False
-        factor, shown = prefixed(size, self.unit)
+        factor, shown = (1e6, "µm") if self.of.startswith("norm_emit") else prefixed(size, self.unit)
         is_new = (factor, shown) != (self.factor, self.shown) or not self._is_chosen
         self.factor, self.shown, self._is_chosen = factor, shown, True
         return is_new
@@ -115,6 +116,17 @@ def readable(unit: str) -> str:
     """
     unit = f"µ{unit[1:]}" if unit.startswith("u") and len(unit) in (2, 3) else unit
     return pretty_unit(unit) or "1"
+
+
+def amount(value: float, unit: str, digits: int = 4) -> str:
+    """Return a number with its unit as people write it.
+
+    Example:
+        >>> amount(2.1e-4, "m"), amount(237.0, "um")
+        ('210 µm', '237 µm')
+    """
+    number, _, shown = quantity(value, unit, digits).partition(" ")
+    return f"{number} {readable(shown)}" if shown else number
 
 
 def put(source: ColumnDataSource, data: Mapping[str, Sequence[Any]]) -> None:
