@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _STYLE = f"""
 <style>
-  table.compared {{ border-collapse: collapse; font: {TEXT_SIZE}/1.3 system-ui, sans-serif; color: {INK}; width: 100%; }}
+  table.compared {{ border-collapse: collapse; font: {TEXT_SIZE}/1.3 system-ui, sans-serif; color: {INK};
+    width: 100%; }}
   table.compared th, table.compared td {{ padding: 2px 8px; border-bottom: 1px solid #d9d9d9; text-align: right; }}
   table.compared th:first-child {{ text-align: left; }}
   div.said {{ font: {TEXT_SIZE} system-ui, sans-serif; color: {INK}; }}
@@ -152,7 +153,10 @@ def compared(kept: Mapping[str, Any], now: Mapping[str, Any], units: Mapping[str
         return f'<div class="said">All {len(kept)} set-points are as in this snapshot.</div>'
     head = "".join(f'<th scope="col">{word}</th>' for word in ("Set-point", "Saved", "Now", "Now - saved", "Unit"))
     body = "".join(
-        "<tr>" + f'<th scope="row">{html.escape(row[0])}</th>' + "".join(f"<td>{html.escape(x)}</td>" for x in row[1:]) + "</tr>"
+        "<tr>"
+        + f'<th scope="row">{html.escape(row[0])}</th>'
+        + "".join(f"<td>{html.escape(x)}</td>" for x in row[1:])
+        + "</tr>"
         for row in rows
     )
     return (
