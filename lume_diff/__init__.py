@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         StagedModel,
         TorchModel,
     )
+    from lume_diff import view
     from lume_diff.particles import TorchMoments, TorchParticleGroup
     from lume_diff.variables import (
         BoolVariable,
@@ -152,10 +153,13 @@ __all__ = [
     "save_model",
     "serve",
     "to_lume",
+    "view",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "view":  # a package that can be called
+        return importlib.import_module("lume_diff.view")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'lume_diff' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)

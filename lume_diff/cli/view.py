@@ -28,7 +28,7 @@ def view(
         [], "--origin", metavar="HOST:PORT,...", help="Under which browsers reach the page, such as that of a proxy."
     ),
     rate: float = typer.Option(10.0, "--rate", help="Updates of a page per second, at most [Hz]."),
-    isolation: str = typer.Option("process", "--isolation", help="Where the model runs: process or thread."),
+    isolation: Isolation = typer.Option("process", "--isolation", help="Where the model runs: process or thread."),
     timeout: float | None = typer.Option(None, "--timeout", metavar="S", help="Longest evaluation, in a process."),
     change: list[str] = CHANGES,
     trust: bool | None = MACHINE_TRUST,
@@ -43,13 +43,13 @@ def view(
     from lume_diff.view.extension import check_extension
 
     check_extension()
-    from lume_diff.view.view import View
+    from lume_diff.view.live_view import LiveView
 
     token = None if token_file is None else _token(token_file)
     source = _source(machine, pv, protocol, write, isolation, timeout, change, trust)
     try:
         source.start()
-        shown = View(source, token=token, rate=rate).start(address, port, split_commas(origin))
+        shown = LiveView(source, token=token, rate=rate).start(address, port, split_commas(origin))
     except BaseException:
         source.close()
         raise
@@ -67,7 +67,7 @@ def _source(
     pv: str | None,
     protocol: str,
     write: bool,
-    isolation: str,
+    isolation: Isolation,
     timeout: float | None,
     change: list[str],
     trust: bool | None,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self, final
+from typing import Any, Self, final
 
 from lume_diff.control.readings import Update
 from lume_diff.ioc.limits import PVLimits
 from lume_diff.ioc.publisher import Publisher
-from lume_diff.ioc.server import Server
+from lume_diff.ioc.server import Isolation, Server
 from lume_diff.models import LUMEModel
 from lume_diff.variables import Variable
 from lume_diff.view.latest import Latest

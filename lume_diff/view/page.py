@@ -77,6 +77,8 @@ class Page:
             self._fan_out.remove(self._viewer)
             self._viewer.close()
             self._viewer = None
+        for panel in (self._banner, *self._panels):
+            panel.close()
         self._source.close()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from lume_diff.control.readings import Reading, Severity
 from lume_diff.errors import ValidationError, unknown_variable
 from lume_diff.models import LUMEModel
+from lume_diff.plotting.units import prefixed
 from lume_diff.variables import TorchNDVariable
 from lume_diff.view.alarms import Alarm, worst_of
 from lume_diff.view.frame import Frame
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 _HEIGHT = 330  # [px]
 _SHARE = 0.18  # of the picture that a profile may take
 _METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6}
-_PREFIXES = {0: "", -3: "m", -6: "µ", -9: "n", -12: "p", -15: "f", -18: "a"}
 
 
 @final
@@ -156,6 +156,7 @@ class _Drawing:
         palette = _diverging() if kind == "difference" else Cividis256 if kind == "measured" else Viridis256
         self.figure = plot("x", "y", _HEIGHT, title=kind if is_twin else "", match_aspect=True)
         self.figure.grid.visible = False
+        self.figure.background_fill_color = palette[128 if kind == "difference" else 0]
         self._image = ColumnDataSource({"image": [np.zeros((2, 2), np.uint8)], "x": [0], "y": [0], "w": [1], "h": [1]})
         self._lines = ColumnDataSource({"xs": [[], []], "ys": [[], []]})
         mapper = LinearColorMapper(palette=palette, low=0, high=255)
@@ -178,12 +179,12 @@ class _Drawing:
         left, bottom, width, height = found.extent
         self.shown = found
         self._image.data = {"image": [found.pixels], "x": [left], "y": [bottom], "w": [width], "h": [height]}
-        factor, prefixed = _scaled(found.high, self._unit)
+        factor, shown = prefixed(found.high, self._unit)
         low, high = factor * found.low, factor * found.high if found.high > found.low else found.low + 1.0
         if (low, high) != (self._scale.low, self._scale.high):
             self._scale.update(low=low, high=high)
         if self.kind != "difference":
-            self._bar.title = f"{prefixed or 'value'} per pixel"
+            self._bar.title = f"{shown or 'value'} per pixel"
         if self.kind != "difference":
             xs, ys = (left + width * _middles(found.profile_x), bottom + height * _middles(found.profile_y))
             self._lines.data = {
@@ -202,21 +203,13 @@ def _middles(profile: np.ndarray) -> np.ndarray:
 def _facts(found: Picture, unit: str) -> str:
     if not found.total > 0.0:
         return "no beam on the screen"
-    length, (factor, prefixed) = "px" if found.in_pixels else "mm", _scaled(found.total, unit)
+    length, (factor, shown) = "px" if found.in_pixels else "mm", prefixed(found.total, unit)
     parts = [
         f"σx {found.sigma[0]:.4g} {length}, σy {found.sigma[1]:.4g} {length}",
-        f"centre ({found.mean[0]:.4g}, {found.mean[1]:.4g}) {length}",
-        f"sum {factor * found.total:.4g} {prefixed}".rstrip(),
+        f"centre ({found.mean[0]:.3f}, {found.mean[1]:.3f}) {length}",
+        f"sum {factor * found.total:.4g} {shown}".rstrip(),
     ]
     return "; ".join(parts)
-
-
-def _scaled(highest: float, unit: str) -> tuple[float, str]:
-    """Return the factor to a unit in which a number is written without a power of ten, and that unit."""
-    if unit not in ("C", "J", "A", "V", "W") or not highest > 0.0:
-        return 1.0, unit
-    power = max(-18, min(0, 3 * math.floor(math.log10(highest) / 3)))
-    return 10.0**-power, _PREFIXES[power] + unit
 
 
 def _measured_alarm(frame: Frame, name: str) -> Alarm | None:

@@ -38,16 +38,15 @@ class Snapshots(Panel):
     All viewers of a page see the same snapshots; they last as long as its server, and as a file for longer.
 
     Args:
-        source: what to take snapshots of, or a model, which is written to when one is restored.
+        source: what to take snapshots of, or a model.
+        writable: of a model: whether snapshots can be restored.
     """
 
     title = "Snapshots"
     place = 70
 
-    def __init__(self, source: Source | LUMEModel) -> None:
-        super().__init__(source)
-        if self._owns_source:
-            self.source.writable = True
+    def __init__(self, source: Source | LUMEModel, writable: bool = False) -> None:
+        super().__init__(source, writable)
         self._shelf: Shelf = self.source.shelf
 
     @classmethod

@@ -1,4 +1,4 @@
-"""View: a page that shows a source to any number of browsers."""
+"""LiveView: a page that shows a source to any number of browsers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _LOOK, _UNUSED = 1000, 5000  # [ms] how often closed pages are looked for, and a
 _SHORTEST = 16  # characters of a token
 
 
-class View:
+class LiveView:
     """Show a model or a server in the browser.
 
     Args:
         source: what to show, or a model, which is followed then.
+        writable: of a model: whether pages may write to it once they were given the token.
         panels: kinds of panels; all that are installed if None.
-        token: that unlocks writing on a page; where the source is writable, one is made if None. ``""``: writing needs
-            none, which is for notebooks only.
+        token: that unlocks writing on a page; one is made if None.
         rate: updates of a page per second, at most.
 
     Raises:
@@ -40,24 +40,25 @@ class View:
         ValidationError: for a token that is easily guessed.
 
     Example:
-        >>> View(machine).servable()  # doctest: +SKIP
+        >>> LiveView(machine).servable()  # doctest: +SKIP
     """
 
     def __init__(
         self,
         source: Source | LUMEModel,
+        writable: bool = False,
         panels: Sequence[type[Panel]] | None = None,
         token: str | None = None,
         rate: float = 10.0,
     ) -> None:
         check_extension()
-        if token and len(token) < _SHORTEST:
+        if token is not None and len(token) < _SHORTEST:
             raise ValidationError(f"the token has {len(token)} characters; expected {_SHORTEST} at least")
         if not rate > 0.0:
             raise ValidationError(f"rate={rate}; expected a positive number of updates per second")
         self._owns_source = isinstance(source, LUMEModel)
-        self.source: Source = ModelSource(source).start() if isinstance(source, LUMEModel) else source
-        self.token = token if token is not None else secrets.token_urlsafe(18)
+        self.source: Source = ModelSource(source, writable).start() if isinstance(source, LUMEModel) else source
+        self.token = token or secrets.token_urlsafe(18)
         self._panels: Sequence[type[Panel]] = every_plugin("panels") if panels is None else panels
         self._fan_out = FanOut(self.source, rate)
         self._pages: set[Page] = set()
@@ -82,9 +83,7 @@ class View:
         """Return a new page, for the document that is being made."""
         import panel as pn
 
-        document = pn.state.curdoc
-        source = SessionSource(self.source, self.token or None, "view")
-        page = Page(source, self._fan_out, self._panels, self.source.title, self.source.writable and bool(self.token))
+        document, page = pn.state.curdoc, self._page()
         template = page.template()
         if document is not None:
             with self._lock:
@@ -92,6 +91,16 @@ class View:
             page.open(document)
             document.on_session_destroyed(lambda context: self._left(page))
         return template
+
+    def _page(self) -> Page:
+        source = SessionSource(self.source, self.token, "view")
+        return Page(source, self._fan_out, self._panels, self.source.title, self.source.writable)
+
+    def _warm_up(self) -> None:
+        """Make a page that nobody sees: the first takes seconds, because everything is imported for it."""
+        page = self._page()
+        page.template()
+        page.close()
 
     def _left(self, page: Page) -> None:
         with self._lock:
@@ -119,6 +128,7 @@ class View:
         """
         if self._server is not None:
             raise SimulatorError("this view is served already: make a new one")
+        self._warm_up()
         ready = threading.Event()
         failed: list[Exception] = []
         self._thread = threading.Thread(
