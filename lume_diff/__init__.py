@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lume_diff import view
     from lume_diff.archive import RunArchive
     from lume_diff.blackbox import (
         ATModel,
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
         StagedModel,
         TorchModel,
     )
-    from lume_diff import view
     from lume_diff.particles import TorchMoments, TorchParticleGroup
     from lume_diff.variables import (
         BoolVariable,

@@ -28,7 +28,7 @@ def view(
         [], "--origin", metavar="HOST:PORT,...", help="Under which browsers reach the page, such as that of a proxy."
     ),
     rate: float = typer.Option(10.0, "--rate", help="Updates of a page per second, at most [Hz]."),
-    isolation: Isolation = typer.Option("process", "--isolation", help="Where the model runs: process or thread."),
+    isolation: str = typer.Option("process", "--isolation", help="Where the model runs: process or thread."),
     timeout: float | None = typer.Option(None, "--timeout", metavar="S", help="Longest evaluation, in a process."),
     change: list[str] = CHANGES,
     trust: bool | None = MACHINE_TRUST,
@@ -67,7 +67,7 @@ def _source(
     pv: str | None,
     protocol: str,
     write: bool,
-    isolation: Isolation,
+    isolation: str,
     timeout: float | None,
     change: list[str],
     trust: bool | None,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lume_diff.models import LUMEModel
-    from lume_diff.view.source import Source
     from lume_diff.view.live_view import LiveView
+    from lume_diff.view.source import Source
 
 
 def view(source: Source | LUMEModel, **options: Any) -> LiveView:

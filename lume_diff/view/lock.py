@@ -31,8 +31,8 @@ def lock(source: SessionSource, needs_token: bool) -> Viewable:
         if source.writable:
             source.lock()
             said.object = _words(source)
-        elif field.value_input or field.value:
-            is_right = source.unlock(field.value_input or field.value)
+        elif typed := field.value_input or field.value:
+            is_right = source.unlock(typed)
             said.object = _words(source) if is_right else _said("✖ wrong token: still read-only")
         field.value = field.value_input = ""
         field.visible = not source.writable

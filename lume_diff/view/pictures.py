@@ -89,12 +89,18 @@ def _described(
     left, bottom = (0.0, 0.0) if pixel_size is None else (-0.5 * nx * dx, -0.5 * ny * dy)
     sums = image.sum(axis=0), image.sum(axis=1)
     moments = [_moments(one, start, step) for one, start, step in zip(sums, (left, bottom), (dx, dy), strict=True)]
-    profiles = [_thinned(one, size) for one, size in zip(sums, reversed(pixels.shape), strict=True)]
     return Picture(
-        pixels, low, high, (left, bottom, nx * dx, ny * dy), *profiles,
-        mean=(moments[0][0], moments[1][0]), sigma=(moments[0][1], moments[1][1]), total=float(image.sum()),
+        pixels=pixels,
+        low=low,
+        high=high,
+        extent=(left, bottom, nx * dx, ny * dy),
+        profile_x=_thinned(sums[0], pixels.shape[1]),
+        profile_y=_thinned(sums[1], pixels.shape[0]),
+        mean=(moments[0][0], moments[1][0]),
+        sigma=(moments[0][1], moments[1][1]),
+        total=float(image.sum()),
         in_pixels=pixel_size is None,
-    )  # fmt: skip
+    )
 
 
 def _moments(profile: np.ndarray, start: float, step: float) -> tuple[float, float]:

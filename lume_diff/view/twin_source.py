@@ -43,7 +43,7 @@ class TwinSource(Source):
     ) -> None:
         super().__init__()
         self._model, self._prefix, self._client = model, prefix, client
-        self._options = {"isolation": isolation, "timeout": timeout, "search": 0.0}
+        self._options: dict[str, Any] = {"isolation": isolation, "timeout": timeout, "search": 0.0}
         self._title = f"{title or type(model).__name__} following {prefix} by {client}"
         self._machine = PVSource(prefix, client)
         self._twin: LiveTwin | None = None

@@ -149,10 +149,12 @@ class _Drawing:
     """One figure: the model's image, the measured one or their difference."""
 
     def __init__(self, kind: str, unit: str, is_twin: bool) -> None:
-        from bokeh.models import ColorBar, ColumnDataSource, LinearColorMapper
+        from bokeh.models import ColumnDataSource, LinearColorMapper
+        from bokeh.models.annotations import ColorBar
         from bokeh.palettes import Cividis256, Viridis256
 
-        self.kind, self.shown = kind, None
+        self.kind = kind
+        self.shown: Picture | None = None
         palette = _diverging() if kind == "difference" else Cividis256 if kind == "measured" else Viridis256
         self.figure = plot("x", "y", _HEIGHT, title=kind if is_twin else "", match_aspect=True)
         self.figure.grid.visible = False
@@ -222,7 +224,7 @@ def _measured_alarm(frame: Frame, name: str) -> Alarm | None:
 def _diverging() -> list[str]:
     from bokeh.palettes import interp_palette
 
-    return list(interp_palette(["#053061", "#4393c3", "#f7f7f7", "#d6604d", "#67001f"], 256))
+    return list(interp_palette(("#053061", "#4393c3", "#f7f7f7", "#d6604d", "#67001f"), 256))
 
 
 def _images(source: Source) -> list[str]:

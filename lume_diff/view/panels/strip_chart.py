@@ -87,7 +87,7 @@ class StripChart(Panel):
             name: self._charts.get(name) or _Chart(name, units[name], LINES[number % len(LINES)])
             for number, name in enumerate(self._names)
         }
-        charts = [pn.pane.Bokeh(one.figure, sizing_mode="stretch_width") for one in self._charts.values()]
+        charts: list[Any] = [pn.pane.Bokeh(one.figure, sizing_mode="stretch_width") for one in self._charts.values()]
         self._place.objects = charts or [pn.pane.Str("Choose a variable above.")]
 
     def prepare(self, frame: Frame) -> None:
