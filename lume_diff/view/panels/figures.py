@@ -67,7 +67,7 @@ class Veil:
             text_color="#ffffff",
             background_fill_color="#5b2a6e",
             background_fill_alpha=1.0,
-            padding=4,
+            padding=4,  # type: ignore[arg-type]
             visible=False,
         )
         made.add_layout(self._box)
