@@ -25,7 +25,7 @@ def lock(source: SessionSource, needs_token: bool) -> Viewable:
     if not needs_token:
         return said
     field = pn.widgets.PasswordInput(placeholder="Token for writing", width=220, margin=0)
-    button = pn.widgets.Button(name="Unlock", width=90, margin=0)
+    button = pn.widgets.Button(label="Unlock", width=90, margin=0)
 
     def turn(event: Any) -> None:
         if source.writable:
@@ -36,7 +36,7 @@ def lock(source: SessionSource, needs_token: bool) -> Viewable:
             said.object = _words(source) if is_right else _said("✖ wrong token: still read-only")
         field.value = field.value_input = ""
         field.visible = not source.writable
-        button.name = "Lock" if source.writable else "Unlock"
+        button.label = "Lock" if source.writable else "Unlock"
 
     button.on_click(turn)
     field.param.watch(lambda event: turn(event) if event.new else None, "value")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Self, final
 
+from lume_diff.control.client import ControlClient
 from lume_diff.errors import ReadOnlyError, ValidationError
 from lume_diff.ioc.limits import PVLimits
 from lume_diff.ioc.live_twin import LiveTwin
@@ -27,7 +28,7 @@ class TwinSource(Source):
     Args:
         model: with the names of the machine.
         prefix: of the machine's server.
-        client: ``"pva"``, ``"ca"`` or another entry point of ``lume_diff.clients``.
+        client: ``"pva"``, ``"ca"`` or another entry point of ``lume_diff.clients``, or a client.
         isolation, timeout: of the model, see `ModelSource`.
         title: what is shown, in a few words.
     """
@@ -36,7 +37,7 @@ class TwinSource(Source):
         self,
         model: LUMEModel,
         prefix: str,
-        client: str = "pva",
+        client: str | ControlClient = "pva",
         isolation: str = "process",
         timeout: float | None = None,
         title: str = "",
@@ -44,8 +45,8 @@ class TwinSource(Source):
         super().__init__()
         self._model, self._prefix, self._client = model, prefix, client
         self._options: dict[str, Any] = {"isolation": isolation, "timeout": timeout, "search": 0.0}
-        self._title = f"{title or type(model).__name__} following {prefix} by {client}"
         self._machine = PVSource(prefix, client)
+        self._title = f"{title or type(model).__name__} following {self._machine.title}"
         self._twin: LiveTwin | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="view measured", daemon=True)

@@ -82,7 +82,7 @@ class Screen(Panel):
         figures.sizing_mode = "stretch_width"
         if self._is_fixed or len(self._images) == 1:
             return pn.Column(figures, self._facts, sizing_mode="stretch_width")
-        choice = pn.widgets.Select(name="Screen", options=self._images, value=self._name)
+        choice = pn.widgets.Select(label="Screen", options=self._images, value=self._name)
         choice.param.watch(self._choose, "value")
         return pn.Column(choice, figures, self._facts, sizing_mode="stretch_width")
 

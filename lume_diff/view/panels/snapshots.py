@@ -63,10 +63,10 @@ class Snapshots(Panel):
         """Make the fields, the buttons and the comparison."""
         import panel as pn
 
-        self._label = pn.widgets.TextInput(name="Name of a new snapshot", placeholder="such as: before the scan")
-        self._save = pn.widgets.Button(name="Save", button_type="primary", align="end")
-        self._choice = pn.widgets.Select(name="Snapshot", options=[], sizing_mode="stretch_width")
-        self._restore = pn.widgets.Button(name="Restore", button_type="warning", align="end", disabled=True)
+        self._label = pn.widgets.TextInput(label="Name of a new snapshot", placeholder="such as: before the scan")
+        self._save = pn.widgets.Button(label="Save", button_type="primary", align="end")
+        self._choice = pn.widgets.Select(label="Snapshot", options=[], sizing_mode="stretch_width")
+        self._restore = pn.widgets.Button(label="Restore", button_type="warning", align="end", disabled=True)
         self._file = pn.widgets.FileDownload(
             callback=self._as_file, filename="snapshot.yaml", label="Download YAML", align="end", disabled=True
         )

@@ -65,7 +65,7 @@ class StripChart(Panel):
 
         self._place = pn.Column(sizing_mode="stretch_width")
         choice = pn.widgets.MultiChoice(
-            name=f"Variables, at most {_MOST}", options=self._scalars, value=self._names, max_items=_MOST,
+            label=f"Variables, at most {_MOST}", options=self._scalars, value=self._names, max_items=_MOST,
             sizing_mode="stretch_width",
         )  # fmt: skip
         choice.param.watch(self._choose, "value")
