@@ -64,9 +64,9 @@ class Snapshots(Panel):
         import panel as pn
 
         self._label = pn.widgets.TextInput(label="Name of a new snapshot", placeholder="such as: before the scan")
-        self._save = pn.widgets.Button(label="Save", button_type="primary", align="end")
+        self._save = pn.widgets.Button(label="Save", color="primary", align="end")
         self._choice = pn.widgets.Select(label="Snapshot", options=[], sizing_mode="stretch_width")
-        self._restore = pn.widgets.Button(label="Restore", button_type="warning", align="end", disabled=True)
+        self._restore = pn.widgets.Button(label="Restore", color="warning", align="end", disabled=True)
         self._file = pn.widgets.FileDownload(
             callback=self._as_file, filename="snapshot.yaml", label="Download YAML", align="end", disabled=True
         )
