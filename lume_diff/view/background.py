@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -36,20 +37,23 @@ class Background:
 
     def __init__(self, tell: Callable[[], None]) -> None:
         self._tell = tell
-        self._waiting: dict[Hashable, tuple[int, Callable[[], Any]]] = {}
+        self._waiting: dict[Hashable, tuple[int, Callable[[], Any], float]] = {}
         self._results: dict[Hashable, Result] = {}
+        self._rests: dict[Hashable, float] = {}
         self._busy: tuple[Hashable, int] | None = None
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def ask(self, key: Hashable, cycle: int, work: Callable[[], Any]) -> Result | None:
+    def ask(self, key: Hashable, cycle: int, work: Callable[[], Any], rest: float = 0.0) -> Result | None:
         """Return the last result of a kind, and have it worked out anew if it is of an earlier cycle.
 
         Args:
             key: of the kind of work; everyone who asks for the same shares the result.
             cycle: that the work is for.
             work: returns the value; what it raises is told in ``error``.
+            rest: how long work of this kind pauses when it is done, in times that it took, so that it leaves the
+                processor to others while something changes all the time.
 
         Returns:
             The result, which may be of an earlier cycle, or None if there is none yet.
@@ -57,7 +61,7 @@ class Background:
         with self._changed:
             found = self._results.get(key)
             if not self._closed and (found is None or found.cycle != cycle) and self._busy != (key, cycle):
-                self._waiting[key] = (cycle, work)
+                self._waiting[key] = (cycle, work, rest)
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._loop, name="view background", daemon=True)
                     self._thread.start()
@@ -76,20 +80,35 @@ class Background:
     def _loop(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                if self._closed:
+                key = self._next()
+                if key is None:
                     return
-                key = next(iter(self._waiting))
-                cycle, work = self._waiting.pop(key)
+                cycle, work, rest = self._waiting.pop(key)
                 self._busy = (key, cycle)
+            began = time.monotonic()
             result = self._done(cycle, work)
+            ended = time.monotonic()
             with self._changed:
                 self._busy = None
                 self._results.pop(key, None)
                 self._results[key] = result
+                self._rests = {one: until for one, until in self._rests.items() if until > ended}
+                if rest:
+                    self._rests[key] = ended + rest * (ended - began)
                 while len(self._results) > _MOST_KEPT:
                     self._results.pop(next(iter(self._results)))
             self._tell()
+
+    def _next(self) -> Hashable | None:
+        """Wait for work that does not pause, and return its key; None at the end."""
+        while not self._closed:
+            now = time.monotonic()
+            pauses = {key: self._rests.get(key, now) - now for key in self._waiting}
+            key = min(pauses, key=pauses.__getitem__, default=None)
+            if key is not None and pauses[key] <= 0.0:
+                return key
+            self._changed.wait(None if key is None else pauses[key])
+        return None
 
     def _done(self, cycle: int, work: Callable[[], Any]) -> Result:
         try:

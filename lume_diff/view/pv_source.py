@@ -24,6 +24,7 @@ from lume_diff.view.source import Source, Told
 _SILENCE = 4.0  # [s] after which a server that counts seconds is taken as stuck
 _TICK = 0.5  # [s]
 _LIMITS_EVERY = 20  # ticks
+_PATIENCE = 1.0  # [s] for what a server may not have
 
 
 @final
@@ -104,6 +105,12 @@ class PVSource(Source):
             self._thread.join()
         if self._owns_client:
             self._client.close()
+
+    def served_derivatives(self) -> Mapping[str, Any] | None:
+        """Return the response matrix that the server works out, None where it does not."""
+        name = f"{self._prefix}SERVER:SENS"
+        found = self._client.get([name], min(self._timeout, _PATIENCE))[name]
+        return found.value if isinstance(found.value, dict) and len(found.value.get("output", ())) else None
 
     # -- what comes ------------------------------------------------------------------------------------------
 

@@ -61,6 +61,10 @@ class SessionSource(Source):
         """Return the limits of a variable as they are now."""
         return self._source.limits(name)
 
+    def served_derivatives(self) -> Mapping[str, Any] | None:
+        """Return the response matrix that a server works out by itself."""
+        return self._source.served_derivatives()
+
     def start(self) -> Self:
         """Nothing to do: the source is started."""
         return self

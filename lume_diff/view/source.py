@@ -73,6 +73,15 @@ class Source(ABC):
     def _restore(self, setpoints: Mapping[str, Any], client: str, done: Told) -> None:
         """Write set-points back; returns at once, or raises what is refused at once."""
 
+    def served_derivatives(self) -> Mapping[str, Any] | None:
+        """Return the response matrix that a server works out by itself, None where there is none; it may take a second.
+
+        Returns:
+            The names of the rows under ``output``, and derivatives under ``d0``, ``d1`` and so on, one for each number
+            among the inputs, in their order.
+        """
+        return None
+
     # -- for everyone ----------------------------------------------------------------------------------------
 
     def latest(self) -> Frame:

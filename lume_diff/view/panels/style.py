@@ -1,0 +1,129 @@
+"""What the panels along the line have in common: figures, units that stay, colours for everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lume_diff.plotting.units import prefixed, pretty_unit
+from lume_diff.view.panels.figures import INK, LINES, plot
+
+if TYPE_CHECKING:
+    from bokeh.models import ColumnDataSource
+    from bokeh.plotting import figure
+
+#: Horizontal and vertical, and what is neither: colours that the colour-blind can tell apart.
+X_COLOUR, Y_COLOUR, OTHER_COLOUR = LINES[0], LINES[1], INK
+#: What has no value, or none that is reached.
+GREY, PALE = "#8a8a8a", "#e6e6e6"
+
+
+def signed_palette() -> list[str]:
+    """Return 255 colours from orange by white to purple, for numbers of both signs."""
+    from bokeh.palettes import PuOr11, interp_palette
+
+    return list(interp_palette(tuple(reversed(PuOr11)), 255))
+
+
+def chart(height: int, y_label: str = "", x_label: str = "", **options: Any) -> figure:
+    """Return a figure that leaves the wheel of the mouse to the page.
+
+    Args:
+        height: [px].
+        y_label, x_label: of the axes, with their units.
+        **options: of ``bokeh.plotting.figure``.
+    """
+    from bokeh.models import LinearAxis
+
+    still = {"tools": "xpan,box_zoom,xwheel_zoom,reset,save", "active_scroll": None, "active_drag": None}
+    made = plot(x_label, y_label, height, **{**still, "min_border_left": 60, **options})
+    if isinstance(made.yaxis[0], LinearAxis):
+        made.yaxis.minor_tick_line_color = None
+        made.yaxis.ticker.desired_num_ticks = 5
+    made.outline_line_color = None
+    return made
+
+
+class Hatching:
+    """Hatch what is only computed: where the beam would be if nothing ended it before.
+
+    Args:
+        hatched: the figure.
+        **edges: of the part, as far as it has any.
+    """
+
+    def __init__(self, hatched: figure, **edges: float) -> None:
+        from bokeh.models import BoxAnnotation
+
+        self._box = BoxAnnotation(
+            fill_color="#d9d9d9", fill_alpha=0.35, hatch_pattern="/", hatch_color=GREY, hatch_alpha=0.35,
+            line_color=None, visible=False, **edges,
+        )  # fmt: skip
+        hatched.add_layout(self._box)
+
+    def show(self, visible: bool, left: float | None = None) -> None:
+        """Show the hatching or not.
+
+        Args:
+            visible: whether.
+            left: where it begins; None for where it is.
+        """
+        if left is not None and self._box.left != left:
+            self._box.left = left
+        if self._box.visible is not visible:
+            self._box.visible = visible
+
+
+class SteadyUnit:
+    """Choose a prefix for numbers that change, and change it only when it no longer fits.
+
+    Args:
+        unit: of the numbers, such as ``m``.
+    """
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+        self.factor, self.shown = 1.0, unit
+        self._is_chosen = False
+
+    def fit(self, size: float) -> bool:
+        """Choose for the largest number that is shown [unit]; returns whether the choice is another one."""
+        size = abs(size)
+        if not size or size == float("inf") or size != size:
+            return False
+        if self._is_chosen and 0.3 <= size * self.factor < 3000.0:
+            return False
+        factor, shown = prefixed(size, self.unit)
+        is_new = (factor, shown) != (self.factor, self.shown) or not self._is_chosen
+        self.factor, self.shown, self._is_chosen = factor, shown, True
+        return is_new
+
+    @property
+    def label(self) -> str:
+        """The unit for an axis."""
+        return readable(self.shown)
+
+
+def readable(unit: str) -> str:
+    """Return a unit as people write it.
+
+    Example:
+        >>> readable("um"), readable("1/m^2"), readable("")
+        ('µm', '1/m²', '1')
+    """
+    unit = f"µ{unit[1:]}" if unit.startswith("u") and len(unit) in (2, 3) else unit
+    return pretty_unit(unit) or "1"
+
+
+def put(source: ColumnDataSource, data: Mapping[str, Sequence[Any]]) -> None:
+    """Give a data source new columns, if they are not those that it has: what is the same is not sent."""
+    if not all(key in source.data and _same(source.data[key], column) for key, column in data.items()):
+        source.data = dict(data)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.array_equal(a, b, equal_nan=np.asarray(b).dtype.kind == "f")
+    return len(a) == len(b) and all(x == y or (x != x and y != y) for x, y in zip(a, b, strict=True))
