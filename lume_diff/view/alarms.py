@@ -40,6 +40,8 @@ class Alarm:
     @property
     def text(self) -> str:
         """The alarm in a few words, its age too."""
+        if self.severity is Severity.NO_ALARM:
+            return f"{SIGNS[self.severity]} good"
         found = f"{SIGNS[self.severity]} {self.severity.name}"
         if self.message:
             found += f": {self.message}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self, final
+from typing import Any, Self, final
 
 from lume_diff.control.readings import Update
 from lume_diff.ioc.limits import PVLimits
 from lume_diff.ioc.publisher import Publisher
-from lume_diff.ioc.server import Server
+from lume_diff.ioc.server import Isolation, Server
 from lume_diff.models import LUMEModel
 from lume_diff.variables import Variable
 from lume_diff.view.latest import Latest
@@ -35,14 +35,14 @@ class ModelSource(Source):
         self,
         model: LUMEModel,
         writable: bool = False,
-        isolation: Literal["thread", "process"] = "thread",
+        isolation: Isolation = "thread",
         timeout: float | None = None,
         title: str = "",
     ) -> None:
         super().__init__(writable)
         self._model, self._title = model, title or type(model).__name__
         self._server = Server(model, protocols=(), isolation=isolation, timeout=timeout, search=0.0)
-        self._server.runtime.add(_Tell(self._latest, model.supported_variables))
+        self._server.runtime.add(Tell(self._latest, model.supported_variables))
         self._names = model.supported_variables
         self._started = False
 
@@ -95,7 +95,7 @@ class ModelSource(Source):
         self._server.runtime.restore(setpoints, client, lambda error, cycle: done(error))
 
 
-class _Tell(Publisher):
+class Tell(Publisher):
     """Hand on what is published of the model's variables."""
 
     def __init__(self, latest: Latest, names: Mapping[str, Variable]) -> None:

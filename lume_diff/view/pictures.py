@@ -21,6 +21,7 @@ class Picture:
         profile_x, profile_y: sums over y and x, ``(w,)`` and ``(h,)``, from 0 to 1.
         mean, sigma: centroid and rms sizes (x, y), in the unit of ``extent``; NaN for an empty image.
         total: sum of the image [unit of the image].
+        in_pixels: whether ``extent`` is in pixels.
     """
 
     pixels: np.ndarray
@@ -32,6 +33,7 @@ class Picture:
     mean: tuple[float, float]
     sigma: tuple[float, float]
     total: float
+    in_pixels: bool
 
 
 def picture(image: np.ndarray, pixel_size: tuple[float, float] | None = None, most: int = SHOWN) -> Picture:
@@ -67,7 +69,7 @@ def difference(model: np.ndarray, measured: np.ndarray, pixel_size: tuple[float,
 
 
 def shrunk(image: np.ndarray, most: int) -> np.ndarray:
-    """Return an image with at most so many pixels along its longer side: means of blocks, a rest at the end left out."""
+    """Return an image with at most so many pixels along its longer side: means of blocks, without a rest."""
     factor = math.ceil(max(image.shape) / most)
     if factor <= 1:
         return image
@@ -86,14 +88,19 @@ def _described(
     dx, dy = (1.0, 1.0) if pixel_size is None else (1e3 * pixel_size[0], 1e3 * pixel_size[1])
     left, bottom = (0.0, 0.0) if pixel_size is None else (-0.5 * nx * dx, -0.5 * ny * dy)
     sums = image.sum(axis=0), image.sum(axis=1)
-    moments = [
-        _moments(one, start, step) for one, start, step in zip(sums, (left, bottom), (dx, dy), strict=True)
-    ]
-    profiles = [_thinned(one, size) for one, size in zip(sums, reversed(pixels.shape), strict=True)]
+    moments = [_moments(one, start, step) for one, start, step in zip(sums, (left, bottom), (dx, dy), strict=True)]
     return Picture(
-        pixels, low, high, (left, bottom, nx * dx, ny * dy), *profiles,
-        mean=(moments[0][0], moments[1][0]), sigma=(moments[0][1], moments[1][1]), total=float(image.sum()),
-    )  # fmt: skip
+        pixels=pixels,
+        low=low,
+        high=high,
+        extent=(left, bottom, nx * dx, ny * dy),
+        profile_x=_thinned(sums[0], pixels.shape[1]),
+        profile_y=_thinned(sums[1], pixels.shape[0]),
+        mean=(moments[0][0], moments[1][0]),
+        sigma=(moments[0][1], moments[1][1]),
+        total=float(image.sum()),
+        in_pixels=pixel_size is None,
+    )
 
 
 def _moments(profile: np.ndarray, start: float, step: float) -> tuple[float, float]:

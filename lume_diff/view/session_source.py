@@ -24,23 +24,23 @@ class SessionSource(Source):
 
     Args:
         source: of all pages, which stays open when this one is closed.
-        token: that unlocks writing; None where nothing has to be given.
+        token: that unlocks writing.
         client: who writes, for the log of writes.
     """
 
-    def __init__(self, source: Source, token: str | None, client: str) -> None:
-        super().__init__(source.writable and token is None)
+    def __init__(self, source: Source, token: str, client: str) -> None:
+        super().__init__()
         self._source, self._token, self._client = source, token, client
 
     def unlock(self, token: str) -> bool:
         """Allow writing if the token is the right one, in the same time for every wrong one; tells whether it is."""
-        if self._source.writable and self._token is not None:
+        if self._source.writable:
             self.writable = hmac.compare_digest(token.strip().encode(), self._token.encode())
         return self.writable
 
     def lock(self) -> None:
         """Allow no more writing until it is unlocked again."""
-        self.writable = self._source.writable and self._token is None
+        self.writable = False
 
     @property
     def title(self) -> str:

@@ -59,11 +59,9 @@ class Viewer:
         self._schedule()
 
     def close(self) -> None:
-        """Show nothing more, and close the panels."""
+        """Show nothing more."""
         with self._lock:
             self._closed, self._newest = True, None
-        for panel in self.panels:
-            panel.close()
         self.panels = []
 
     def _schedule(self) -> None:

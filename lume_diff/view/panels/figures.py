@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lume_diff.control.readings import Severity
 from lume_diff.view.alarms import Alarm
-
-if TYPE_CHECKING:
-    from bokeh.plotting import figure as Figure
 
 TEXT_SIZE, TITLE_SIZE = "14px", "15px"
 INK, GRID = "#1a1a1a", "#d9d9d9"
@@ -20,7 +17,7 @@ DASHES = ("solid", "dashed", "dotdash", "dotted", "dashdot", [2, 6])
 
 def plot(
     x_label: str, y_label: str, height: int = 300, tools: str = "pan,wheel_zoom,box_zoom,reset,save", **options: Any
-) -> Figure:
+) -> Any:
     """Return an empty figure.
 
     Args:
@@ -31,14 +28,14 @@ def plot(
     """
     from bokeh.plotting import figure
 
-    made = figure(
+    made: Any = figure(
         height=height, tools=tools, sizing_mode="stretch_width", x_axis_label=x_label, y_axis_label=y_label, **options
     )
     for axis in (*made.xaxis, *made.yaxis):
         axis.axis_label_text_font_size = axis.major_label_text_font_size = TEXT_SIZE
         axis.axis_label_text_font_style = "normal"
         axis.axis_label_text_color = axis.major_label_text_color = INK
-    made.title.text_font_size = TITLE_SIZE  # type: ignore[union-attr]
+    made.title.text_font_size = TITLE_SIZE
     made.grid.grid_line_color = GRID
     made.toolbar.logo = None
     made.toolbar.autohide = True
@@ -53,8 +50,8 @@ class Veil:
         made: the figure.
     """
 
-    def __init__(self, made: Figure) -> None:
-        from bokeh.models import BoxAnnotation, Label
+    def __init__(self, made: Any) -> None:
+        from bokeh.models.annotations import BoxAnnotation, Label
 
         self._box = BoxAnnotation(
             fill_color="#8c8c8c", fill_alpha=0.55, line_alpha=0.0, level="annotation", visible=False
@@ -70,7 +67,7 @@ class Veil:
             text_color="#ffffff",
             background_fill_color="#5b2a6e",
             background_fill_alpha=1.0,
-            padding=4,
+            padding=4,  # type: ignore[arg-type]
             visible=False,
         )
         made.add_layout(self._box)

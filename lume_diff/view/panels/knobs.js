@@ -2,11 +2,12 @@
 export function render({ model, el }) {
   const style = document.createElement("style");
   style.textContent = `
-    .filter { font: 15px system-ui, sans-serif; padding: 4px 8px; margin: 0 0 6px; width: 100%; box-sizing: border-box; }
+    input.filter { text-align: left; font: 15px system-ui, sans-serif; padding: 4px 8px; margin: 0 0 6px; width: 100%; box-sizing: border-box; }
     .scroll { max-height: 430px; overflow: auto; }
     table { border-collapse: collapse; width: 100%; font: 15px/1.3 system-ui, sans-serif; color: #1a1a1a; }
     th { position: sticky; top: 0; background: #ffffff; text-align: left; z-index: 1; }
     th, td { padding: 3px 6px; border-bottom: 1px solid #d9d9d9; white-space: nowrap; }
+    tbody th { font-weight: 600; }
     td.number { text-align: right; font-variant-numeric: tabular-nums; }
     input, select { font: inherit; width: 8.5em; text-align: right; box-sizing: border-box; }
     input:focus-visible, select:focus-visible { outline: 3px solid #0072b2; outline-offset: 1px; }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from lume_diff.errors import LumeDiffError, unknown_variable
 from lume_diff.models import LUMEModel
+from lume_diff.plotting.units import pretty_unit
 from lume_diff.variables import BoolVariable, EnumVariable, IntVariable, TorchScalarVariable, Variable
 from lume_diff.view.alarms import COLOURS, alarm_of
 from lume_diff.view.frame import Frame
@@ -32,8 +33,9 @@ class Knobs(Panel):
     Enter writes a number that was typed, the arrow keys write one step up or down, Escape leaves it as it was.
 
     Args:
-        source: what to show, or a model, which is written to then.
+        source: what to show, or a model.
         names: of inputs; all numbers, choices and truth values if None.
+        writable: of a model: whether its knobs can be turned.
 
     Raises:
         UnknownVariableError: for a name that is no such input.
@@ -42,10 +44,8 @@ class Knobs(Panel):
     title = "Knobs"
     place = 10
 
-    def __init__(self, source: Source | LUMEModel, names: Sequence[str] | None = None) -> None:
-        super().__init__(source)
-        if self._owns_source:
-            self.source.writable = True
+    def __init__(self, source: Source | LUMEModel, names: Sequence[str] | None = None, writable: bool = False) -> None:
+        super().__init__(source, writable)
         known = _knobs(self.source)
         for name in names or ():
             if name not in known:
@@ -76,7 +76,7 @@ class Knobs(Panel):
         step: float | str = (high - low) / _STEPS if math.isfinite(high - low) else "any"
         if isinstance(variable, IntVariable):
             step = 1
-        found = {"name": name, "unit": variable.unit, "description": variable.description, "step": step}
+        found = {"name": name, "unit": pretty_unit(variable.unit), "description": variable.description, "step": step}
         return found | ({"choices": choices} if (choices := _choices(variable)) else {})
 
     def update(self, frame: Frame) -> None:

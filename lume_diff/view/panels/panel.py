@@ -29,6 +29,7 @@ class Panel(ABC):
 
     Args:
         source: what to show, or a model, which is then followed until `close`.
+        writable: of a model: whether the panel may write to it.
 
     Example:
         >>> class Charge(Panel):  # doctest: +SKIP
@@ -45,9 +46,9 @@ class Panel(ABC):
     place: ClassVar[int] = 50  #: panels with lower numbers come first on the page
     wide: ClassVar[bool] = False  #: whether it takes the whole width of the page
 
-    def __init__(self, source: Source | LUMEModel) -> None:
+    def __init__(self, source: Source | LUMEModel, writable: bool = False) -> None:
         self._owns_source = isinstance(source, LUMEModel)
-        self.source: Source = ModelSource(source).start() if isinstance(source, LUMEModel) else source
+        self.source: Source = ModelSource(source, writable).start() if isinstance(source, LUMEModel) else source
         self._fan_out: FanOut | None = None
 
     # -- what a subclass writes ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, final
 
@@ -11,6 +12,7 @@ import numpy as np
 from lume_diff.control.readings import Reading, Severity
 from lume_diff.errors import ValidationError, unknown_variable
 from lume_diff.models import LUMEModel
+from lume_diff.plotting.units import prefixed
 from lume_diff.variables import TorchNDVariable
 from lume_diff.view.alarms import Alarm, worst_of
 from lume_diff.view.frame import Frame
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _HEIGHT = 330  # [px]
 _SHARE = 0.18  # of the picture that a profile may take
+_METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6}
 
 
 @final
@@ -79,7 +82,7 @@ class Screen(Panel):
         figures.sizing_mode = "stretch_width"
         if self._is_fixed or len(self._images) == 1:
             return pn.Column(figures, self._facts, sizing_mode="stretch_width")
-        choice = pn.widgets.Select(name="Screen", options=self._images, value=self._name)
+        choice = pn.widgets.Select(label="Screen", options=self._images, value=self._name)
         choice.param.watch(self._choose, "value")
         return pn.Column(choice, figures, self._facts, sizing_mode="stretch_width")
 
@@ -106,8 +109,7 @@ class Screen(Panel):
             self._facts.object = text
 
     def _picture(self, frame: Frame, kind: str) -> Picture | None:
-        name, variable = self._name, self.source.variables[self._name]
-        size = getattr(variable, "pixel_size", None)
+        name, size = self._name, self._pixel_size(frame)
 
         def make() -> Picture | None:
             model, measured = frame.readings.get(name), frame.measured.get(name)
@@ -119,14 +121,25 @@ class Screen(Panel):
 
         return frame.once(("picture", kind, name), make)
 
+    def _pixel_size(self, frame: Frame) -> tuple[float, float] | None:
+        """Return width and height of a pixel [m] as the image declares it, or as its ``RESOLUTION`` says."""
+        declared = getattr(self.source.variables[self._name], "pixel_size", None)
+        if declared is not None:
+            return float(declared[0]), float(declared[1])
+        stem = self._name.removesuffix("ArrayData").removesuffix("Image:").removesuffix("IMAGE")
+        variable, value = self.source.variables.get(f"{stem}RESOLUTION"), frame.value(f"{stem}RESOLUTION")
+        if variable is None or not isinstance(value, float) or not value > 0.0:
+            return None
+        side = value * _METRES.get(variable.unit, math.nan)
+        return (side, side) if math.isfinite(side) else None
+
     def _text(self, pictures: dict[str, Picture | None], alarm: Alarm | None) -> str:
         unit = self.source.variables[self._name].unit
-        length = "mm" if getattr(self.source.variables[self._name], "pixel_size", None) is not None else "px"
         lines = []
         for kind, found in pictures.items():
             if found is not None and kind != "difference":
                 label = f"{kind}: " if len(pictures) > 1 else ""
-                lines.append(html.escape(label + _facts(found, length, unit)))
+                lines.append(html.escape(label + _facts(found, unit)))
         if alarm is not None:
             lines.append(f"<strong>{html.escape(f'{alarm.name} {alarm.text}')}</strong>")
         return f'<div style="font-size:{TEXT_SIZE};color:{INK}">' + "<br>".join(lines) + "</div>"
@@ -136,13 +149,16 @@ class _Drawing:
     """One figure: the model's image, the measured one or their difference."""
 
     def __init__(self, kind: str, unit: str, is_twin: bool) -> None:
-        from bokeh.models import ColorBar, ColumnDataSource, LinearColorMapper
+        from bokeh.models import ColumnDataSource, LinearColorMapper
+        from bokeh.models.annotations import ColorBar
         from bokeh.palettes import Cividis256, Viridis256
 
-        self.kind, self.shown = kind, None
+        self.kind = kind
+        self.shown: Picture | None = None
         palette = _diverging() if kind == "difference" else Cividis256 if kind == "measured" else Viridis256
-        self.figure = plot("x", "y", _HEIGHT, title=kind if is_twin else None, match_aspect=True)
+        self.figure = plot("x", "y", _HEIGHT, title=kind if is_twin else "", match_aspect=True)
         self.figure.grid.visible = False
+        self.figure.background_fill_color = palette[128 if kind == "difference" else 0]
         self._image = ColumnDataSource({"image": [np.zeros((2, 2), np.uint8)], "x": [0], "y": [0], "w": [1], "h": [1]})
         self._lines = ColumnDataSource({"xs": [[], []], "ys": [[], []]})
         mapper = LinearColorMapper(palette=palette, low=0, high=255)
@@ -150,11 +166,12 @@ class _Drawing:
         self.figure.image("image", "x", "y", "w", "h", source=self._image, color_mapper=mapper)
         colour = "#000000" if kind == "difference" else "#ffffff"
         self.figure.multi_line("xs", "ys", source=self._lines, color=colour, line_width=1.5, alpha=0.9)
-        words = "share of the sum" if kind == "difference" else f"{unit or 'value'} / pixel"
-        self.figure.add_layout(
-            ColorBar(color_mapper=self._scale, title=words, title_text_font_size=TEXT_SIZE, width=12, title_standoff=6,
-                     major_label_text_font_size=TEXT_SIZE), "right",
+        self._unit = "" if kind == "difference" else unit
+        self._bar = ColorBar(
+            color_mapper=self._scale, title="share of the sum", title_text_font_size=TEXT_SIZE, width=12,
+            title_text_font_style="normal", title_standoff=6, major_label_text_font_size=TEXT_SIZE,
         )  # fmt: skip
+        self.figure.add_layout(self._bar, "right")
         for ranged in (self.figure.x_range, self.figure.y_range):
             ranged.range_padding = 0.0
         self.veil = Veil(self.figure)
@@ -164,15 +181,19 @@ class _Drawing:
         left, bottom, width, height = found.extent
         self.shown = found
         self._image.data = {"image": [found.pixels], "x": [left], "y": [bottom], "w": [width], "h": [height]}
-        if self._scale.high != found.high or self._scale.low != found.low:
-            self._scale.update(low=found.low, high=found.high if found.high > found.low else found.low + 1.0)
+        factor, shown = prefixed(found.high, self._unit)
+        low, high = factor * found.low, factor * found.high if found.high > found.low else found.low + 1.0
+        if (low, high) != (self._scale.low, self._scale.high):
+            self._scale.update(low=low, high=high)
+        if self.kind != "difference":
+            self._bar.title = f"{shown or 'value'} per pixel"
         if self.kind != "difference":
             xs, ys = (left + width * _middles(found.profile_x), bottom + height * _middles(found.profile_y))
             self._lines.data = {
                 "xs": [xs, left + _SHARE * width * found.profile_y],
                 "ys": [bottom + _SHARE * height * found.profile_x, ys],
             }
-        label = "mm" if left else "px"
+        label = "px" if found.in_pixels else "mm"
         if self.figure.xaxis.axis_label != f"x [{label}]":
             self.figure.xaxis.axis_label, self.figure.yaxis.axis_label = f"x [{label}]", f"y [{label}]"
 
@@ -181,13 +202,16 @@ def _middles(profile: np.ndarray) -> np.ndarray:
     return np.asarray((np.arange(profile.size) + 0.5) / profile.size, dtype=np.float32)
 
 
-def _facts(found: Picture, length: str, unit: str) -> str:
+def _facts(found: Picture, unit: str) -> str:
+    if not found.total > 0.0:
+        return "no beam on the screen"
+    length, (factor, shown) = "px" if found.in_pixels else "mm", prefixed(found.total, unit)
     parts = [
         f"σx {found.sigma[0]:.4g} {length}, σy {found.sigma[1]:.4g} {length}",
-        f"centre ({found.mean[0]:.4g}, {found.mean[1]:.4g}) {length}",
-        f"sum {found.total:.4g} {unit}".rstrip(),
+        f"centre ({found.mean[0]:.3f}, {found.mean[1]:.3f}) {length}",
+        f"sum {factor * found.total:.4g} {shown}".rstrip(),
     ]
-    return "; ".join(parts) if found.total > 0.0 else "no beam on the screen"
+    return "; ".join(parts)
 
 
 def _measured_alarm(frame: Frame, name: str) -> Alarm | None:
@@ -200,7 +224,7 @@ def _measured_alarm(frame: Frame, name: str) -> Alarm | None:
 def _diverging() -> list[str]:
     from bokeh.palettes import interp_palette
 
-    return list(interp_palette(["#053061", "#4393c3", "#f7f7f7", "#d6604d", "#67001f"], 256))
+    return list(interp_palette(("#053061", "#4393c3", "#f7f7f7", "#d6604d", "#67001f"), 256))
 
 
 def _images(source: Source) -> list[str]:

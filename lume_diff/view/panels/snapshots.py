@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _STYLE = f"""
 <style>
-  table.compared {{ border-collapse: collapse; font: {TEXT_SIZE}/1.3 system-ui, sans-serif; color: {INK}; width: 100%; }}
+  table.compared {{ border-collapse: collapse; font: {TEXT_SIZE}/1.3 system-ui, sans-serif; color: {INK};
+    width: 100%; }}
   table.compared th, table.compared td {{ padding: 2px 8px; border-bottom: 1px solid #d9d9d9; text-align: right; }}
   table.compared th:first-child {{ text-align: left; }}
   div.said {{ font: {TEXT_SIZE} system-ui, sans-serif; color: {INK}; }}
@@ -37,16 +38,15 @@ class Snapshots(Panel):
     All viewers of a page see the same snapshots; they last as long as its server, and as a file for longer.
 
     Args:
-        source: what to take snapshots of, or a model, which is written to when one is restored.
+        source: what to take snapshots of, or a model.
+        writable: of a model: whether snapshots can be restored.
     """
 
     title = "Snapshots"
     place = 70
 
-    def __init__(self, source: Source | LUMEModel) -> None:
-        super().__init__(source)
-        if self._owns_source:
-            self.source.writable = True
+    def __init__(self, source: Source | LUMEModel, writable: bool = False) -> None:
+        super().__init__(source, writable)
         self._shelf: Shelf = self.source.shelf
 
     @classmethod
@@ -63,10 +63,10 @@ class Snapshots(Panel):
         """Make the fields, the buttons and the comparison."""
         import panel as pn
 
-        self._label = pn.widgets.TextInput(name="Name of a new snapshot", placeholder="such as: before the scan")
-        self._save = pn.widgets.Button(name="Save", button_type="primary", align="end")
-        self._choice = pn.widgets.Select(name="Snapshot", options=[], sizing_mode="stretch_width")
-        self._restore = pn.widgets.Button(name="Restore", button_type="warning", align="end", disabled=True)
+        self._label = pn.widgets.TextInput(label="Name of a new snapshot", placeholder="such as: before the scan")
+        self._save = pn.widgets.Button(label="Save", color="primary", align="end")
+        self._choice = pn.widgets.Select(label="Snapshot", options=[], sizing_mode="stretch_width")
+        self._restore = pn.widgets.Button(label="Restore", color="warning", align="end", disabled=True)
         self._file = pn.widgets.FileDownload(
             callback=self._as_file, filename="snapshot.yaml", label="Download YAML", align="end", disabled=True
         )
@@ -152,7 +152,10 @@ def compared(kept: Mapping[str, Any], now: Mapping[str, Any], units: Mapping[str
         return f'<div class="said">All {len(kept)} set-points are as in this snapshot.</div>'
     head = "".join(f'<th scope="col">{word}</th>' for word in ("Set-point", "Saved", "Now", "Now - saved", "Unit"))
     body = "".join(
-        "<tr>" + f'<th scope="row">{html.escape(row[0])}</th>' + "".join(f"<td>{html.escape(x)}</td>" for x in row[1:]) + "</tr>"
+        "<tr>"
+        + f'<th scope="row">{html.escape(row[0])}</th>'
+        + "".join(f"<td>{html.escape(x)}</td>" for x in row[1:])
+        + "</tr>"
         for row in rows
     )
     return (

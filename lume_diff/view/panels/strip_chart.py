@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from lume_diff.errors import unknown_variable
 from lume_diff.models import LUMEModel
+from lume_diff.plotting.units import pretty_unit
 from lume_diff.variables import BoolVariable, IntVariable, TorchScalarVariable
 from lume_diff.view.alarms import worst_of
 from lume_diff.view.frame import Frame
@@ -64,7 +65,7 @@ class StripChart(Panel):
 
         self._place = pn.Column(sizing_mode="stretch_width")
         choice = pn.widgets.MultiChoice(
-            name=f"Variables, at most {_MOST}", options=self._scalars, value=self._names, max_items=_MOST,
+            label=f"Variables, at most {_MOST}", options=self._scalars, value=self._names, max_items=_MOST,
             sizing_mode="stretch_width",
         )  # fmt: skip
         choice.param.watch(self._choose, "value")
@@ -86,7 +87,7 @@ class StripChart(Panel):
             name: self._charts.get(name) or _Chart(name, units[name], LINES[number % len(LINES)])
             for number, name in enumerate(self._names)
         }
-        charts = [pn.pane.Bokeh(one.figure, sizing_mode="stretch_width") for one in self._charts.values()]
+        charts: list[Any] = [pn.pane.Bokeh(one.figure, sizing_mode="stretch_width") for one in self._charts.values()]
         self._place.objects = charts or [pn.pane.Str("Choose a variable above.")]
 
     def prepare(self, frame: Frame) -> None:
@@ -110,7 +111,9 @@ class _Chart:
         from bokeh.models import ColumnDataSource
 
         self._data = ColumnDataSource({"time": [], "value": []})
-        self.figure = plot("", unit or "", 150, "xpan,xwheel_zoom,reset,save", title=name, x_axis_type="datetime")
+        self.figure = plot(
+            "", pretty_unit(unit), 150, "xpan,xwheel_zoom,reset,save", title=name, x_axis_type="datetime"
+        )
         self.figure.step("time", "value", source=self._data, mode="after", color=colour, line_width=2)
         self.veil = Veil(self.figure)
 
