@@ -18,10 +18,21 @@ from lume_diff.view import line
 from lume_diff.view.doubt import doubt_of, in_short
 from lume_diff.view.frame import Frame
 from lume_diff.view.panels import shapes
-from lume_diff.view.panels.figures import TEXT_SIZE, Veil
+from lume_diff.view.panels.figures import INK, TEXT_SIZE, Veil
 from lume_diff.view.panels.notice import Notice
 from lume_diff.view.panels.panel import Panel
-from lume_diff.view.panels.style import GREY, PALE, Hatching, SteadyUnit, amount, chart, put, readable, signed_palette
+from lume_diff.view.panels.style import (
+    GREY,
+    PALE,
+    Hatching,
+    SteadyUnit,
+    amount,
+    bokeh,
+    chart,
+    put,
+    readable,
+    signed_palette,
+)
 from lume_diff.view.source import Source
 
 if TYPE_CHECKING:
@@ -68,67 +79,51 @@ class Beamline(Panel):
     def build(self) -> Viewable:
         """Make the drawing."""
         import panel as pn
-        from bokeh.models import (
-            ColorBar,
-            ColumnDataSource,
-            CustomJSTickFormatter,
-            HoverTool,
-            LabelSet,
-            LinearColorMapper,
-            Range1d,
-            Span,
-        )
 
+        models = bokeh()
         self._choice = pn.widgets.Select(
             name="Sensitivity of", options=self._outputs, value=self.output, width=330, margin=(5, 10)
         )
         self._choice.param.watch(self._chosen, "value")
         self._notice = Notice()
-        self._elements = ColumnDataSource(
+        self._elements = models.ColumnDataSource(
             {key: [] for key in ("xs", "ys", "effect", "edge", "name", "kind", "strength", "info")}
         )
-        self._names = ColumnDataSource({"x": [], "y": [], "text": []})
-        self._leaders = ColumnDataSource({"xs": [], "ys": []})
-        self._bars = ColumnDataSource({"s": [], "width": [], "effect": [], "name": [], "info": []})
-        self._colours = LinearColorMapper(palette=signed_palette(), low=-1.0, high=1.0, nan_color=PALE)
+        self._names = models.ColumnDataSource({"x": [], "y": [], "text": []})
+        self._leaders = models.ColumnDataSource({"xs": [], "ys": []})
+        self._bars = models.ColumnDataSource({"s": [], "width": [], "effect": [], "name": [], "info": []})
+        self._colours = models.LinearColorMapper(palette=signed_palette(), low=-1.0, high=1.0, nan_color=PALE)
         fill = {"field": "effect", "transform": self._colours}
-        s_range = Range1d(0.0, 1.0)
+        s_range = models.Range1d(0.0, 1.0)
 
         self._drawing = chart(250, x_range=s_range, y_range=(-3.1, 1.05))
         self._drawing.yaxis.visible = self._drawing.xaxis.visible = False
         self._drawing.grid.visible = False
-        self._drawing.add_layout(Span(location=0.0, dimension="width", line_color="black", line_width=1.2))
+        self._drawing.add_layout(models.Span(location=0.0, dimension="width", line_color="black", line_width=1.2))
         self._drawing.multi_line("xs", "ys", source=self._leaders, line_color="#a0a0a0", line_width=0.8)
         patches = self._drawing.patches(
             "xs", "ys", source=self._elements, fill_color=fill, line_color="edge", line_width=1.3
         )
+        labels = {"text_align": "right", "text_baseline": "middle", "text_font_size": "13px", "text_color": INK}
         self._drawing.add_layout(
-            LabelSet(
-                x="x",
-                y="y",
-                text="text",
-                source=self._names,
-                angle=math.pi / 2,
-                text_align="right",
-                text_baseline="middle",
-                text_font_size="13px",
-                text_color="#1a1a1a",
-            )  # fmt: skip
+            models.LabelSet(x="x", y="y", text="text", source=self._names, angle=math.pi / 2, **labels)
         )
         self._dark = Hatching(self._drawing, bottom=-0.95)
         tips = "<div style='font-size:13px;max-width:520px'>@info{safe}</div>"
-        self._drawing.add_tools(HoverTool(renderers=[patches], tooltips=tips))
+        self._drawing.add_tools(models.HoverTool(renderers=[patches], tooltips=tips))
 
-        self._chart = chart(190, x_label="s [m]", x_range=s_range, y_range=Range1d(-1.0, 1.0))
+        self._chart = chart(190, x_label="s [m]", x_range=s_range, y_range=models.Range1d(-1.0, 1.0))
         self._chart.xgrid.visible = False
         bars = self._chart.vbar(
             "s", "width", "effect", source=self._bars, fill_color=fill, line_color="#1a1a1a", line_width=1.2
         )
-        self._chart.add_layout(Span(location=0.0, dimension="width", line_color="black", line_width=1.0))
-        self._chart.add_tools(HoverTool(renderers=[bars], tooltips=tips))
-        self._scale = ColorBar(color_mapper=self._colours, width=12, major_label_text_font_size=TEXT_SIZE, padding=2)
+        self._chart.add_layout(models.Span(location=0.0, dimension="width", line_color="black", line_width=1.0))
+        self._chart.add_tools(models.HoverTool(renderers=[bars], tooltips=tips))
+        self._scale = models.ColorBar(
+            color_mapper=self._colours, width=12, major_label_text_font_size=TEXT_SIZE, padding=2
+        )
         self._chart.add_layout(self._scale, "right")
-        self._factor = CustomJSTickFormatter(
+        self._factor = models.CustomJSTickFormatter(
             args={"factor": 1.0}, code="return (tick * factor).toPrecision(3) * 1 + ''"
         )
         self._chart.yaxis.formatter = self._scale.formatter = self._factor

@@ -16,7 +16,7 @@ from lume_diff.view.panels import shapes
 from lume_diff.view.panels.figures import TEXT_SIZE, Veil
 from lume_diff.view.panels.notice import Notice
 from lume_diff.view.panels.panel import Panel
-from lume_diff.view.panels.style import GREY, OTHER_COLOUR, X_COLOUR, Y_COLOUR, Hatching, SteadyUnit, chart, put
+from lume_diff.view.panels.style import GREY, OTHER_COLOUR, X_COLOUR, Y_COLOUR, Hatching, SteadyUnit, bokeh, chart, put
 from lume_diff.view.source import Source
 
 if TYPE_CHECKING:
@@ -92,17 +92,17 @@ class Optics(Panel):
     def build(self) -> Viewable:
         """Make the charts."""
         import panel as pn
-        from bokeh.models import ColumnDataSource, CrosshairTool, Range1d, Span
 
+        models = bokeh()
         self._notice = Notice()
         self._choice = pn.widgets.RadioButtonGroup(
             options=list(_FUNCTIONS), value=self.function, margin=(5, 10), button_type="default"
         )
         self._choice.param.watch(self._chosen, "value")
         columns = ("s", "x", "y", "function_x", "function_y", "energy", "spread")
-        self._along = ColumnDataSource({name: [] for name in columns})
-        self._strip = ColumnDataSource({"xs": [], "ys": [], "name": [], "kind": []})
-        self._range = Range1d(0.0, 1.0)
+        self._along = models.ColumnDataSource({name: [] for name in columns})
+        self._strip = models.ColumnDataSource({"xs": [], "ys": [], "name": [], "kind": []})
+        self._range = models.Range1d(0.0, 1.0)
         self._lattice = self._new_lattice()
         self._sizes = self._new_chart("rms beam size", ("sigma_x", "sigma_y"), "m", ("x", "y"), 210)
         keys, label = _FUNCTIONS[self.function]
@@ -112,9 +112,9 @@ class Optics(Panel):
         self._energy.figure.xaxis.axis_label = "s [m]"
         self._energy.figure.xaxis.visible = True
         charts = (self._sizes, self._functions, self._energy)
-        across = Span(dimension="height", line_color=GREY, line_width=1)
+        across = models.Span(dimension="height", line_color=GREY, line_width=1)
         for one in charts:
-            one.figure.add_tools(CrosshairTool(overlay=[across, Span(dimension="width", line_alpha=0.0)]))
+            one.figure.add_tools(models.CrosshairTool(overlay=[across, models.Span(dimension="width", line_alpha=0.0)]))
         self._veils = [Veil(one.figure) for one in charts]
         self._key: tuple[Any, ...] = ()
         figures = [self._lattice, *(one.figure for one in charts)]
@@ -124,24 +124,24 @@ class Optics(Panel):
         )
 
     def _new_lattice(self) -> Any:
-        from bokeh.models import HoverTool, Span
-
+        models = bokeh()
         figure = chart(70, x_range=self._range, y_range=(-1.05, 1.05), tools="")
         figure.axis.visible = False
         figure.grid.visible = False
-        figure.add_layout(Span(location=0.0, dimension="width", line_color="black", line_width=1.0))
+        figure.add_layout(models.Span(location=0.0, dimension="width", line_color="black", line_width=1.0))
         patches = figure.patches(
             "xs", "ys", source=self._strip, fill_color="#c9c9c9", line_color="#1a1a1a", line_width=1.0
         )
-        figure.add_tools(HoverTool(renderers=[patches], tooltips=[("", "@name, @kind")]))
+        figure.add_tools(models.HoverTool(renderers=[patches], tooltips=[("", "@name, @kind")]))
         return figure
 
     def _new_chart(self, label: str, keys: tuple[str, ...], unit: str, columns: tuple[str, ...], height: int) -> _Chart:
-        from bokeh.models import CustomJSHover, CustomJSTickFormatter, HoverTool
-
+        models = bokeh()
         figure = chart(height, x_range=self._range, min_border_top=7, min_border_bottom=7)
         figure.xaxis.visible = False
-        factor = CustomJSTickFormatter(args={"factor": 1.0}, code="return (tick * factor).toPrecision(4) * 1 + ''")
+        factor = models.CustomJSTickFormatter(
+            args={"factor": 1.0}, code="return (tick * factor).toPrecision(4) * 1 + ''"
+        )
         figure.yaxis.formatter = factor
         lines = []
         for column in columns:
@@ -158,10 +158,10 @@ class Optics(Panel):
             figure.legend.location, figure.legend.orientation = "top_right", "horizontal"
             figure.legend.label_text_font_size = TEXT_SIZE
             figure.legend.background_fill_alpha, figure.legend.padding = 0.7, 3
-        told = CustomJSHover(args={"factor": 1.0, "unit": ""}, code=_IN_UNIT)
+        told = models.CustomJSHover(args={"factor": 1.0, "unit": ""}, code=_IN_UNIT)
         names = [column[-1] if len(columns) > 1 else label for column in columns]
         tips = [(name, f"@{column}{{custom}}") for name, column in zip(names, columns, strict=True)]
-        hover = HoverTool(
+        hover = models.HoverTool(
             mode="vline",
             renderers=lines[:1],
             tooltips=[("s", "$x{0.000} m"), *tips],

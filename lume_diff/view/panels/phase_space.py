@@ -22,7 +22,7 @@ from lume_diff.view.frame import Frame
 from lume_diff.view.panels.figures import Veil
 from lume_diff.view.panels.notice import Notice
 from lume_diff.view.panels.panel import Panel
-from lume_diff.view.panels.style import Hatching, amount, chart
+from lume_diff.view.panels.style import Hatching, amount, bokeh, chart
 from lume_diff.view.source import Source
 
 if TYPE_CHECKING:
@@ -164,22 +164,25 @@ class _Picture:
     """One density as an image."""
 
     def __init__(self, horizontal: str, vertical: str) -> None:
-        from bokeh.models import ColumnDataSource, HoverTool, LinearColorMapper, Range1d
-
+        models = bokeh()
         self._axes = horizontal, vertical
         self.figure = chart(
-            330, x_range=Range1d(0, 1), y_range=Range1d(0, 1), min_border_left=50, tools="box_zoom,reset,save"
+            330,
+            x_range=models.Range1d(0, 1),
+            y_range=models.Range1d(0, 1),
+            min_border_left=50,
+            tools="box_zoom,reset,save",
         )
         self.figure.grid.visible = False
         self.figure.outline_line_color = "#1a1a1a"
         self.figure.xaxis.ticker.desired_num_ticks = 5
         self.figure.xaxis.minor_tick_line_color = None
-        self.data = ColumnDataSource(
+        self.data = models.ColumnDataSource(
             {"image": [np.zeros((BINS, BINS), np.float32)], "x": [0], "y": [0], "dw": [1], "dh": [1]}
         )
-        self._colours = LinearColorMapper(palette="Viridis256", low=0.0, high=1.0, low_color="white")
+        self._colours = models.LinearColorMapper(palette="Viridis256", low=0.0, high=1.0, low_color="white")
         image = self.figure.image("image", "x", "y", "dw", "dh", source=self.data, color_mapper=self._colours)
-        self._hover = HoverTool(renderers=[image])
+        self._hover = models.HoverTool(renderers=[image])
         self.figure.add_tools(self._hover)
         self.dark, self.veil = Hatching(self.figure), Veil(self.figure)
 

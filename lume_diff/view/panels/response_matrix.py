@@ -20,7 +20,7 @@ from lume_diff.view.frame import Frame
 from lume_diff.view.panels.figures import TEXT_SIZE, Veil
 from lume_diff.view.panels.notice import Notice
 from lume_diff.view.panels.panel import Panel
-from lume_diff.view.panels.style import PALE, amount, chart, put, readable, signed_palette
+from lume_diff.view.panels.style import PALE, amount, bokeh, chart, put, readable, signed_palette
 from lume_diff.view.source import Source
 
 if TYPE_CHECKING:
@@ -79,21 +79,19 @@ class ResponseMatrix(Panel):
     def build(self) -> Viewable:
         """Make the heat map."""
         import panel as pn
-        from bokeh.models import ColorBar, ColumnDataSource, FactorRange, HoverTool, LinearColorMapper
 
+        models = bokeh()
         self._buttons = pn.widgets.RadioButtonGroup(options=list(WAYS), value=self.way, margin=(5, 10))
         self._pattern = pn.widgets.TextInput(name="Outputs", value=self.outputs, width=260, margin=(0, 10))
         self._everything = pn.widgets.Checkbox(name="all outputs", value=False, margin=(25, 10, 0, 0))
         for widget in (self._buttons, self._pattern, self._everything):
             widget.param.watch(self._chosen, "value")
         self._notice = Notice()
-        self._colours = LinearColorMapper(palette=signed_palette(), low=-1.0, high=1.0, nan_color=PALE)
-        self._cells = ColumnDataSource({key: [] for key in ("knob", "output", "value", "text", "ink", "info")})
-        self._figure = chart(
-            300, x_range=FactorRange(), y_range=FactorRange(), x_axis_location="above", min_border_left=20,
-            min_border_right=50,
-            tools="save,reset",
-        )  # fmt: skip
+        self._colours = models.LinearColorMapper(palette=signed_palette(), low=-1.0, high=1.0, nan_color=PALE)
+        self._cells = models.ColumnDataSource({key: [] for key in ("knob", "output", "value", "text", "ink", "info")})
+        borders = {"min_border_left": 20, "min_border_right": 50}
+        axes = {"x_range": models.FactorRange(), "y_range": models.FactorRange(), "x_axis_location": "above"}
+        self._figure = chart(300, tools="save,reset", **axes, **borders)
         self._figure.grid.visible = False
         self._figure.axis.major_tick_line_color = None
         self._figure.axis.axis_line_color = None
@@ -105,8 +103,8 @@ class ResponseMatrix(Panel):
             text_align="center", text_baseline="middle",
         )  # fmt: skip
         tips = "<div style='font-size:13px;max-width:480px'>@info{safe}</div>"
-        self._figure.add_tools(HoverTool(renderers=[cells], tooltips=tips))
-        bar = ColorBar(color_mapper=self._colours, width=12, major_label_text_font_size=TEXT_SIZE)
+        self._figure.add_tools(models.HoverTool(renderers=[cells], tooltips=tips))
+        bar = models.ColorBar(color_mapper=self._colours, width=12, major_label_text_font_size=TEXT_SIZE)
         self._figure.add_layout(bar, "right")
         self._veil = Veil(self._figure)
         return pn.Column(
@@ -118,7 +116,7 @@ class ResponseMatrix(Panel):
         )
 
     def _chosen(self, event: Any) -> None:
-        self.way, self.outputs = self._buttons.value, self._pattern.value
+        self.way, self.outputs = str(self._buttons.value), str(self._pattern.value)
         self.update(self.source.latest())
 
     def _derivatives(self, frame: Frame) -> Result | None:

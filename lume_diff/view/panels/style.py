@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from lume_diff.plotting.units import prefixed, pretty_unit, quantity
 from lume_diff.view.panels.figures import INK, LINES, plot
-
-if TYPE_CHECKING:
-    from bokeh.models import ColumnDataSource
-    from bokeh.plotting import figure
 
 #: Horizontal and vertical, and what is neither: colours that the colour-blind can tell apart.
 X_COLOUR, Y_COLOUR, OTHER_COLOUR = LINES[0], LINES[1], INK
@@ -27,7 +23,14 @@ def signed_palette() -> list[str]:
     return list(interp_palette(tuple(reversed(PuOr11)), 255))
 
 
-def chart(height: int, y_label: str = "", x_label: str = "", **options: Any) -> figure:
+def bokeh() -> Any:
+    """Return Bokeh's models, untyped: their declared types leave out half of what they take."""
+    import bokeh.models
+
+    return bokeh.models
+
+
+def chart(height: int, y_label: str = "", x_label: str = "", **options: Any) -> Any:
     """Return a figure that leaves the wheel of the mouse to the page.
 
     Args:
@@ -35,11 +38,9 @@ def chart(height: int, y_label: str = "", x_label: str = "", **options: Any) -> 
         y_label, x_label: of the axes, with their units.
         **options: of ``bokeh.plotting.figure``.
     """
-    from bokeh.models import LinearAxis
-
     still = {"tools": "xpan,box_zoom,xwheel_zoom,reset,save", "active_scroll": None, "active_drag": None}
     made = plot(x_label, y_label, height, **{**still, "min_border_left": 60, **options})
-    if isinstance(made.yaxis[0], LinearAxis):
+    if isinstance(made.yaxis[0], bokeh().LinearAxis):
         made.yaxis.minor_tick_line_color = None
         made.yaxis.ticker.desired_num_ticks = 5
     made.outline_line_color = None
@@ -54,10 +55,8 @@ class Hatching:
         **edges: of the part, as far as it has any.
     """
 
-    def __init__(self, hatched: figure, **edges: float) -> None:
-        from bokeh.models import BoxAnnotation
-
-        self._box = BoxAnnotation(
+    def __init__(self, hatched: Any, **edges: float) -> None:
+        self._box = bokeh().BoxAnnotation(
             fill_color="#d9d9d9", fill_alpha=0.35, hatch_pattern="/", hatch_color=GREY, hatch_alpha=0.35,
             line_color=None, visible=False, **edges,
         )  # fmt: skip
@@ -129,7 +128,7 @@ def amount(value: float, unit: str, digits: int = 4) -> str:
     return f"{number} {readable(shown)}" if shown else number
 
 
-def put(source: ColumnDataSource, data: Mapping[str, Sequence[Any]]) -> None:
+def put(source: Any, data: Mapping[str, Any]) -> None:
     """Give a data source new columns, if they are not those that it has: what is the same is not sent."""
     if not all(key in source.data and _same(source.data[key], column) for key, column in data.items()):
         source.data = dict(data)
