@@ -82,7 +82,7 @@ class Beamline(Panel):
 
         models = bokeh()
         self._choice = pn.widgets.Select(
-            name="Sensitivity of", options=self._outputs, value=self.output, width=330, margin=(5, 10)
+            label="Sensitivity of", options=self._outputs, value=self.output, width=330, margin=(5, 10)
         )
         self._choice.param.watch(self._chosen, "value")
         self._notice = Notice()
@@ -130,9 +130,7 @@ class Beamline(Panel):
         self._veils = [Veil(self._drawing), Veil(self._chart)]
         self._unit = SteadyUnit("")
         panes = [pn.pane.Bokeh(one, sizing_mode="stretch_width") for one in (self._drawing, self._chart)]
-        return pn.Column(
-            pn.Row(self._choice, self._notice.view()), *panes, sizing_mode="stretch_width", name=self.title
-        )
+        return pn.Column(pn.Row(self._choice, self._notice.view()), *panes, sizing_mode="stretch_width")
 
     def prepare(self, frame: Frame) -> None:
         """Survey the line, and have the derivatives worked out."""

@@ -16,7 +16,18 @@ from lume_diff.view.panels import shapes
 from lume_diff.view.panels.figures import TEXT_SIZE, Veil
 from lume_diff.view.panels.notice import Notice
 from lume_diff.view.panels.panel import Panel
-from lume_diff.view.panels.style import GREY, OTHER_COLOUR, X_COLOUR, Y_COLOUR, Hatching, SteadyUnit, bokeh, chart, put
+from lume_diff.view.panels.style import (
+    GREY,
+    OTHER_COLOUR,
+    X_COLOUR,
+    Y_COLOUR,
+    Hatching,
+    SteadyUnit,
+    bokeh,
+    chart,
+    fit,
+    put,
+)
 from lume_diff.view.source import Source
 
 if TYPE_CHECKING:
@@ -95,9 +106,7 @@ class Optics(Panel):
 
         models = bokeh()
         self._notice = Notice()
-        self._choice = pn.widgets.RadioButtonGroup(
-            options=list(_FUNCTIONS), value=self.function, margin=(5, 10), button_type="default"
-        )
+        self._choice = pn.widgets.RadioButtonGroup(options=list(_FUNCTIONS), value=self.function, margin=(5, 10))
         self._choice.param.watch(self._chosen, "value")
         columns = ("s", "x", "y", "function_x", "function_y", "energy", "spread")
         self._along = models.ColumnDataSource({name: [] for name in columns})
@@ -111,7 +120,7 @@ class Optics(Panel):
         self._energy.figure.yaxis.ticker.desired_num_ticks = 3
         self._energy.figure.xaxis.axis_label = "s [m]"
         self._energy.figure.xaxis.visible = True
-        charts = (self._sizes, self._functions, self._energy)
+        charts = self._charts = (self._sizes, self._functions, self._energy)
         across = models.Span(dimension="height", line_color=GREY, line_width=1)
         for one in charts:
             one.figure.add_tools(models.CrosshairTool(overlay=[across, models.Span(dimension="width", line_alpha=0.0)]))
@@ -119,9 +128,7 @@ class Optics(Panel):
         self._key: tuple[Any, ...] = ()
         figures = [self._lattice, *(one.figure for one in charts)]
         panes = [pn.pane.Bokeh(one, sizing_mode="stretch_width") for one in figures]
-        return pn.Column(
-            pn.Row(self._choice, self._notice.view()), *panes, sizing_mode="stretch_width", name=self.title
-        )
+        return pn.Column(pn.Row(self._choice, self._notice.view()), *panes, sizing_mode="stretch_width")
 
     def _new_lattice(self) -> Any:
         models = bokeh()
@@ -137,7 +144,9 @@ class Optics(Panel):
 
     def _new_chart(self, label: str, keys: tuple[str, ...], unit: str, columns: tuple[str, ...], height: int) -> _Chart:
         models = bokeh()
-        figure = chart(height, x_range=self._range, min_border_top=7, min_border_bottom=7)
+        figure = chart(
+            height, x_range=self._range, y_range=models.Range1d(0.0, 1.0), min_border_top=7, min_border_bottom=7
+        )
         figure.xaxis.visible = False
         factor = models.CustomJSTickFormatter(
             args={"factor": 1.0}, code="return (tick * factor).toPrecision(4) * 1 + ''"
@@ -212,7 +221,7 @@ class Optics(Panel):
                 "spread": column("sigma_energy"),
             },
         )
-        for one in (self._sizes, self._functions, self._energy):
+        for one in self._charts:
             unit = along.units.get(one.keys[0], "")
             if (one.unit.unit, one.unit.of) != (unit, one.keys[0]):
                 one.unit = SteadyUnit(unit, one.keys[0])
@@ -225,10 +234,8 @@ class Optics(Panel):
             for written in one.formats:
                 if written.args != args:
                     written.args = args
-            is_size = one is not self._functions or self.function in _SIZES
-            start = 0.0 if is_size else None
-            if one.figure.y_range.start != start and (is_size or one.figure.y_range.start == 0.0):
-                one.figure.y_range.start = start
+            from_zero = one is not self._functions or self.function in _SIZES
+            fit(one.figure.y_range, values, from_zero)
 
     def _draw_line(self, survey: Survey) -> list[str]:
         shown = [(e, shape) for e in survey.elements if (shape := shapes.outline(e, survey.end)) is not None]
@@ -247,7 +254,7 @@ class Optics(Panel):
             start, end = first - 0.01 * survey.end, 1.01 * survey.end
             self._range.update(start=start, end=end, reset_start=start, reset_end=end)
         stop = survey.stop
-        for one in (self._sizes, self._functions, self._energy):
+        for one in self._charts:
             one.dark.show(stop is not None, None if stop is None else stop.s)
         if stop is None:
             return []

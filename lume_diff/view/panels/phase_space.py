@@ -88,7 +88,7 @@ class PhaseSpace(Panel):
         import panel as pn
 
         self._choice = pn.widgets.Select(
-            name="Beam behind", options=self._names, value=self.element, width=330, margin=(5, 10)
+            label="Beam behind", options=self._names, value=self.element, width=330, margin=(5, 10)
         )
         self._choice.param.watch(self._chosen, "value")
         self._notice = Notice()
@@ -102,7 +102,6 @@ class PhaseSpace(Panel):
             pn.Row(*figures, sizing_mode="stretch_width"),
             self._table,
             sizing_mode="stretch_width",
-            name=self.title,
         )
 
     def _picture(self, frame: Frame) -> Result:

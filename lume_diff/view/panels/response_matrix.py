@@ -82,15 +82,19 @@ class ResponseMatrix(Panel):
 
         models = bokeh()
         self._buttons = pn.widgets.RadioButtonGroup(options=list(WAYS), value=self.way, margin=(5, 10))
-        self._pattern = pn.widgets.TextInput(name="Outputs", value=self.outputs, width=260, margin=(0, 10))
-        self._everything = pn.widgets.Checkbox(name="all outputs", value=False, margin=(25, 10, 0, 0))
+        self._pattern = pn.widgets.TextInput(label="Outputs", value=self.outputs, width=260, margin=(0, 10))
+        self._everything = pn.widgets.Checkbox(label="all outputs", value=False, margin=(25, 10, 0, 0))
         for widget in (self._buttons, self._pattern, self._everything):
             widget.param.watch(self._chosen, "value")
         self._notice = Notice()
         self._colours = models.LinearColorMapper(palette=signed_palette(), low=-1.0, high=1.0, nan_color=PALE)
         self._cells = models.ColumnDataSource({key: [] for key in ("knob", "output", "value", "text", "ink", "info")})
-        borders = {"min_border_left": 20, "min_border_right": 50}
-        axes = {"x_range": models.FactorRange(), "y_range": models.FactorRange(), "x_axis_location": "above"}
+        borders: dict[str, Any] = {"min_border_left": 20, "min_border_right": 50}
+        axes: dict[str, Any] = {
+            "x_range": models.FactorRange(),
+            "y_range": models.FactorRange(),
+            "x_axis_location": "above",
+        }
         self._figure = chart(300, tools="save,reset", **axes, **borders)
         self._figure.grid.visible = False
         self._figure.axis.major_tick_line_color = None
@@ -112,7 +116,6 @@ class ResponseMatrix(Panel):
             self._notice.view(),
             pn.pane.Bokeh(self._figure, sizing_mode="stretch_width"),
             sizing_mode="stretch_width",
-            name=self.title,
         )
 
     def _chosen(self, event: Any) -> None:
@@ -179,7 +182,11 @@ class ResponseMatrix(Panel):
         if list(self._figure.y_range.factors) != outputs[::-1]:
             self._figure.y_range.factors = outputs[::-1]
             self._figure.height = 150 + 26 * max(4, len(outputs))
-        return [f"{left_out} outputs are not shown: nothing acts on them, or they follow a knob"] if left_out else []
+        return (
+            [f"outputs not shown, because nothing acts on them or they just follow a knob: {left_out}"]
+            if left_out
+            else []
+        )
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,25 @@ def chart(height: int, y_label: str = "", x_label: str = "", **options: Any) -> 
     return made
 
 
+def fit(ranged: Any, values: np.ndarray, from_zero: bool = False) -> None:
+    """Fit a range to numbers, if they leave it or fill little of it: an axis that moves with every frame tells nothing.
+
+    Args:
+        ranged: a ``Range1d``.
+        values: those that are not finite do not count.
+        from_zero: whether it begins at zero.
+    """
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    low = min(low, 0.0) if from_zero else low
+    margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    holds = ranged.start <= low and high <= ranged.end and high - low > 0.6 * (ranged.end - ranged.start)
+    begins_right = (ranged.start == 0.0) == (from_zero and low == 0.0)
+    if not holds or not begins_right:
+        start, end = 0.0 if from_zero and low == 0.0 else low - margin, high + margin
+        ranged.update(start=start, end=end, reset_start=start, reset_end=end)
+
+
 class Hatching:
     """Hatch what is only computed: where the beam would be if nothing ended it before.
 
