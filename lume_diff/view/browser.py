@@ -24,3 +24,24 @@ def link_class() -> Any:
         _esm = Path(__file__).with_name("link.js")
 
     return Link
+
+
+@cache
+def template_class() -> Any:
+    """Return the template of the page, which a browser gets twice as soon as from Panel's own."""
+    import panel as pn
+
+    class QuickTemplate(pn.Template):
+        """Look for the models of a page once, and not again after each of its parts is added."""
+
+        def _init_doc(self, doc: Any = None, *args: Any, **options: Any) -> Any:
+            found = doc if doc is not None else pn.state.curdoc
+            if found is None:
+                return super()._init_doc(doc, *args, **options)
+            with found.models.freeze():
+                return super()._init_doc(found, *args, **options)
+
+        def __repr__(self) -> str:
+            return type(self).__name__  # Panel's own lists all parts, whenever one is added
+
+    return QuickTemplate

@@ -25,22 +25,28 @@ def lock(source: SessionSource, needs_token: bool) -> Viewable:
     if not needs_token:
         return said
     field = pn.widgets.PasswordInput(placeholder="Token for writing", width=220, margin=0)
-    button = pn.widgets.Button(label="Unlock", width=90, margin=0)
+    unlock = pn.widgets.Button(label="Unlock", width=90, margin=0)
+    relock = pn.widgets.Button(label="Lock", width=90, margin=0, visible=False)
 
-    def turn(event: Any) -> None:
-        if source.writable:
-            source.lock()
-            said.object = _words(source)
-        elif typed := field.value_input or field.value:
-            is_right = source.unlock(typed)
-            said.object = _words(source) if is_right else _said("✖ wrong token: still read-only")
+    def show(words: str) -> None:
+        said.object = words
         field.value = field.value_input = ""
-        field.visible = not source.writable
-        button.label = "Lock" if source.writable else "Unlock"
+        field.visible = unlock.visible = not source.writable
+        relock.visible = source.writable
 
-    button.on_click(turn)
-    field.param.watch(lambda event: turn(event) if event.new else None, "value")
-    return pn.Row(said, field, button, align="center")
+    def try_token(event: Any) -> None:
+        typed = field.value_input or field.value
+        if typed and not source.writable:  # leaving the field comes before the click, and both are told
+            show(_words(source) if source.unlock(typed) else _said("✖ wrong token: still read-only"))
+
+    def lock_again(event: Any) -> None:
+        source.lock()
+        show(_words(source))
+
+    unlock.on_click(try_token)
+    field.param.watch(try_token, "value")
+    relock.on_click(lock_again)
+    return pn.Row(said, field, unlock, relock, align="center")
 
 
 def _words(source: SessionSource) -> str:

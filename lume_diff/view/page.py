@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lume_diff.view.browser import link_class
+from lume_diff.view.browser import link_class, template_class
 from lume_diff.view.fan_out import FanOut
 from lume_diff.view.lock import lock
 from lume_diff.view.panels.alarm_banner import AlarmBanner
@@ -42,9 +42,7 @@ class Page:
 
     def template(self) -> Any:
         """Return the page for the browser."""
-        import panel as pn
-
-        page = pn.Template(_TEMPLATE.read_text())
+        page = template_class()(_TEMPLATE.read_text())
         link = link_class()()
         page.add_panel("link", link)
         page.add_panel("lock", lock(self._source, self._needs_token))

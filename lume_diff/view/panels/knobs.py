@@ -42,7 +42,7 @@ class Knobs(Panel):
     """
 
     title = "Knobs"
-    place = 10
+    place = 12
 
     def __init__(self, source: Source | LUMEModel, names: Sequence[str] | None = None, writable: bool = False) -> None:
         super().__init__(source, writable)

@@ -45,7 +45,7 @@ class Screen(Panel):
     """
 
     title = "Screens"
-    place = 20
+    place = 14
 
     def __init__(self, source: Source | LUMEModel, name: str | None = None) -> None:
         super().__init__(source)

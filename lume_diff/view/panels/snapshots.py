@@ -43,7 +43,7 @@ class Snapshots(Panel):
     """
 
     title = "Snapshots"
-    place = 70
+    place = 52
 
     def __init__(self, source: Source | LUMEModel, writable: bool = False) -> None:
         super().__init__(source, writable)

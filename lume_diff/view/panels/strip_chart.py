@@ -36,7 +36,7 @@ class StripChart(Panel):
     """
 
     title = "Strip charts"
-    place = 60
+    place = 50
 
     def __init__(self, source: Source | LUMEModel, names: Sequence[str] | None = None) -> None:
         super().__init__(source)
