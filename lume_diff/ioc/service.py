@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 STATES = ("STARTING", "READY", "FAILED")
 
+#: Takes what was written, who did, and what is to be told at the end; returns at once.
+Command = Callable[[Any, str, Done], None]
+
 
 class Service:
     """Show how the server is doing, and take requests that are not writes of model inputs.
@@ -44,6 +47,7 @@ class Service:
         names: the model's variables by name, for ``PVS`` and ``VARIABLES``.
         constants: further variables, under their own names, with the values that they begin with.
         prefix: put before the names, and after the server's own prefix.
+        commands: what a write does, by the name of one of the further variables.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Service:
         names: Mapping[str, Variable] = MappingProxyType({}),
         constants: Sequence[tuple[Variable, Any]] = (),
         prefix: str = "SERVER:",
+        commands: Mapping[str, Command] | None = None,
     ) -> None:
         self._prefix = prefix
         described: list[Variable] = [
@@ -77,9 +82,10 @@ class Service:
         self._end = threading.Event()
         self._refusals: queue.SimpleQueue[tuple[list[str], str]] = queue.SimpleQueue()
         self._beat = threading.Thread(target=self._beats, name="heartbeat", daemon=True)
-        self._writers: dict[str, Callable[[Any, str, Done], None]] = {
+        self._writers: dict[str, Command] = {
             prefix + "RESET": self._reset,
             prefix + "SNAPSHOT": self._restore,
+            **(commands or {}),
         }
 
     def first(self) -> dict[str, Any]:

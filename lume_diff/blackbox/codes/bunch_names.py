@@ -122,8 +122,15 @@ def incoming_bunch(beam: object, dtype: torch.dtype, device: torch.device | str 
     Raises:
         ValidationError: for moments, which a tracking code cannot take.
     """
-    if beam is None:
-        return None
+    return None if beam is None else bunch_on_plane(beam, dtype, device)
+
+
+def bunch_on_plane(beam: object, dtype: torch.dtype, device: torch.device | str | None) -> TorchParticleGroup:
+    """Return a beam as a bunch on a z-plane.
+
+    Raises:
+        ValidationError: for moments, which a tracking code cannot take.
+    """
     bunch = as_beam(beam, dtype, torch.device(device or "cpu"))
     if not isinstance(bunch, TorchParticleGroup):
         raise ValidationError(f"beam is moments ({type(beam).__name__}) and this code tracks particles: give a bunch")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +13,13 @@ from pydantic import Field, model_validator
 
 from lume_diff.calibration.fit.configuration import ModelSection, ParameterSection
 from lume_diff.calibration.fit.yaml_files import Section
-from lume_diff.calibration.optimisation.process_variables import ProcessVariables, evaluate_on_machine
+from lume_diff.calibration.optimisation.process_variables import ProcessVariables, client_of, evaluate_on_machine
 from lume_diff.calibration.optimisation.study import Study
 from lume_diff.calibration.prior_mean.constructor import PriorMeanModelConstructor
 from lume_diff.calibration.prior_mean.emulator import Emulator
 from lume_diff.calibration.prior_mean.evaluator import xopt_evaluator
 from lume_diff.calibration.prior_mean.model_mean import ModelMean
-from lume_diff.calibration.prior_mean.vocs import quantities_of, vocs_from_model
+from lume_diff.calibration.prior_mean.vocs import Quantity, quantities_of, vocs_from_model
 from lume_diff.errors import ValidationError, nearest_names
 
 #: Functions of one output that are known by a name.
@@ -83,6 +84,7 @@ class PVSection(Section):
         readbacks: likewise for inputs, recorded beside the set-points.
         settle: how long to wait between setting and reading [s].
         timeout: for an answer [s].
+        protocol: ``pva``, ``ca`` or another client that is installed.
     """
 
     setpoints: dict[str, str]
@@ -90,6 +92,14 @@ class PVSection(Section):
     readbacks: dict[str, str] = Field(default_factory=dict)
     settle: float = Field(default=0.0, ge=0.0)
     timeout: float = Field(default=5.0, gt=0.0)
+    protocol: str = "pva"
+
+    def build(self, quantities: Mapping[str, Quantity]) -> ProcessVariables:
+        """Return the machine, connected."""
+        settings = self.model_dump(exclude={"protocol"})
+        made = ProcessVariables(quantities=quantities, client=partial(client_of, self.protocol), **settings)
+        made.connect()
+        return made
 
 
 class OptimisationConfig(Section):
@@ -127,14 +137,18 @@ class OptimisationConfig(Section):
 
     @model_validator(mode="after")
     def _one_machine(self) -> OptimisationConfig:
-        if (self.machine is None) == (self.pvs is None):
-            raise ValueError("give 'machine', a model in its place, or 'pvs', and not both")
-        if self.pvs is not None:
-            lacking = [name for name in self.variables if name not in self.pvs.setpoints]
-            beyond = [name for name in self.pvs.setpoints if name not in self.variables]
-            if lacking or beyond:
-                raise ValueError(f"pvs.setpoints has {sorted(self.pvs.setpoints)}; expected {sorted(self.variables)}")
+        measured = self.measured
+        if isinstance(measured, PVSection) and set(measured.setpoints) != set(self.variables):
+            raise ValueError(f"pvs.setpoints has {sorted(measured.setpoints)}; expected {sorted(self.variables)}")
         return self
+
+    @property
+    def measured(self) -> ModelSection | PVSection:
+        """The machine itself, or the model in its place."""
+        given = [section for section in (self.machine, self.pvs) if section is not None]
+        if len(given) != 1:
+            raise ValueError("give 'machine', a model in its place, or 'pvs', and not both")
+        return given[0]
 
     def build(self, folder: Path) -> Study:
         """Return the study; relative paths start from ``folder``."""
@@ -152,14 +166,12 @@ class OptimisationConfig(Section):
         prior = PriorMeanModelConstructor(
             mean_modules={name: mean}, trainable_mean_keys=[name] if self.trainable else [], trust=self.trust
         )
-        machine: ProcessVariables | None = None
-        if self.pvs is not None:
-            machine = ProcessVariables(quantities=quantities_of(vocs), **dict(self.pvs))
-            machine.connect()
+        measured, machine = self.measured, None
+        if isinstance(measured, PVSection):
+            machine = measured.build(quantities_of(vocs))
             evaluator: Any = {"function": evaluate_on_machine, "function_kwargs": {"machine": machine}}
         else:
-            assert self.machine is not None
-            evaluator = xopt_evaluator(self.machine.build(folder), vocs)
+            evaluator = xopt_evaluator(measured.build(folder), vocs)
         return Study(
             vocs,
             evaluator,

@@ -9,7 +9,7 @@ import itertools
 import socket
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import caproto
@@ -109,11 +109,32 @@ class Circuit(VirtualCircuit):
             raise DisconnectedCircuit(f"the client is gone: {error}") from error
 
 
+class Channels(dict[str, Any]):
+    """Channels by full name; one that is not there yet is asked for.
+
+    Args:
+        sources: return a channel of theirs by its full name, or None.
+    """
+
+    def __init__(self, sources: Sequence[Callable[[str], Any]]) -> None:
+        super().__init__()
+        self._sources = sources
+
+    def find(self, name: str) -> Any:
+        """Return a channel, None where there is none."""
+        if name not in self:
+            for source in self._sources:
+                found = source(name)
+                if found is not None:
+                    self[name] = found
+        return self.get(name)
+
+
 class CAContext(Context):
     """Serve channels.
 
     Args:
-        channels: by full name.
+        channels: that there are.
         interface: address to listen on.
         settings: ``EPICS_CA...`` settings by name, as in the environment; what is not there is caproto's.
     """
@@ -121,20 +142,24 @@ class CAContext(Context):
     CircuitClass = Circuit
     beacon_socks: dict[tuple[str, int], Any]  # to the interface and what sends
 
-    def __init__(self, channels: Mapping[str, Any], interface: str, settings: Mapping[str, str]) -> None:
-        super().__init__(dict(channels), [interface])
+    pvdb: Channels
+
+    def __init__(self, channels: Channels, interface: str, settings: Mapping[str, str]) -> None:
+        super().__init__(channels, [interface])
         self._interface = interface
         self.environ.update(settings)
         self.ca_server_port = int(self.environ["EPICS_CA_SERVER_PORT"])
 
     def __getitem__(self, name: str) -> Any:
         """Return a channel: a variable, whatever dots are in its name, or else a field of one."""
-        if name in self.pvdb:
-            return self.pvdb[name]
+        found = self.pvdb.find(name)
+        if found is not None:
+            return found
         plain = name.removesuffix("$")  # a text as characters
         owner, _, field = plain.rpartition(".")
-        if owner in self.pvdb and (field in FIELDS or field == "VAL"):
-            self.pvdb[plain] = self.pvdb[owner].get_field(field)
+        owning = self.pvdb.find(owner) if field in FIELDS or field == "VAL" else None
+        if owning is not None:
+            self.pvdb[plain] = owning.get_field(field)
             return self.pvdb[plain]
         return super().__getitem__(name)
 

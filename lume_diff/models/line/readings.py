@@ -195,7 +195,7 @@ def _cloud_in_cell(
     """Return the image, of a large batch of settings a few at a time."""
     batch = torch.broadcast_shapes(bunch.batch_shape, charge.shape[:-1], *(v.shape for v in (*half, *offset)))
     settings, rows, matrix = math.prod(batch), bunch.rows, bunch.matrix
-    if matrix is None or rows.dim() > 2 or charge.dim() > 1 or settings * rows.shape[-1] <= together(rows.device):
+    if matrix is None or rows.dim() > 2 or charge.dim() > 1 or settings * rows.shape[-1] <= together(rows):
         x, y = bunch.x - offset[0].unsqueeze(-1), bunch.y - offset[1].unsqueeze(-1)
         return screens.cloud_in_cell(x, y, charge, pixels, half)
     maps = torch.stack((matrix[..., 0, :], matrix[..., 2, :]), dim=-2).expand(*batch, 2, 7).reshape(settings, 2, 7)

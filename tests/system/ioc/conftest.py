@@ -15,7 +15,7 @@ import pytest
 
 MODEL = f"{Path(__file__).with_name('magnet.py')}:make"
 PREFIX = "T:"
-_PATIENCE = 60.0  # [s] for a process to come up or to end
+_PATIENCE = 120.0  # [s] for a process to come up or to end
 
 
 def free_ports() -> int:
@@ -81,11 +81,7 @@ class Place:
         """Serve the magnet; returns when it is ready."""
         made = self.start("--entry", MODEL, "--prefix", PREFIX, "--protocol", "pva,ca", *options)
         if wait:
-            end = time.monotonic() + _PATIENCE
-            while "\nready" not in printed(made):
-                assert made.poll() is None, f"the server has ended:\n{printed(made)}"
-                assert time.monotonic() < end, f"the server does not come up:\n{printed(made)}"
-                time.sleep(0.05)
+            until_ready(made)
         return made
 
     def pv(self, *arguments: str, patience: float = _PATIENCE) -> subprocess.CompletedProcess[str]:
@@ -110,6 +106,15 @@ class Place:
 def printed(process: subprocess.Popen[bytes]) -> str:
     """Return what a process has printed."""
     return str(process.log.read_text(errors="replace"))  # type: ignore[attr-defined]
+
+
+def until_ready(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server says that it is ready."""
+    end = time.monotonic() + _PATIENCE
+    while "\nready" not in printed(process):
+        assert process.poll() is None, f"the server has ended:\n{printed(process)}"
+        assert time.monotonic() < end, f"the server does not come up:\n{printed(process)}"
+        time.sleep(0.05)
 
 
 @pytest.fixture
