@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lume_diff.models.cheetah_model import CheetahModel
 from lume_diff.models.line.elements import Element
-from lume_diff.models.line.knobs import GROUP
+from lume_diff.models.line.knobs import GROUP, REFERENCES
 from lume_diff.models.line.maps import LineMaps
 from lume_diff.models.line.outputs import STATISTICS, OutputTable
 from lume_diff.models.line.readings import along, read
@@ -112,7 +112,7 @@ class CheetahSurvey(Survey):
         lengths_change = any(name.endswith(".length") for name in self._changed)
         if lengths_change or model.engine == "cheetah":  # a slice has no length of its own to be set
             line, last, upstream = self._line, list(range(self._line.count)), Upstream()
-        beam = model._incoming_beam(self._inputs)
+        beam = model._incoming.tracked([self._inputs[name] for name in (model._beam_name, *REFERENCES)])
         batch = tuple(beam.batch_shape)
         run = LineRun(
             line, beam, self._changed, self._active, model._losses, batch, upstream, model.engine == "cheetah"
