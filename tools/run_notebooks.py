@@ -23,8 +23,8 @@ def run(path: Path) -> None:
     """Execute a notebook in a folder that goes away, and write it back with its outputs."""
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": folder}})
-        client.execute()
+        there = {"metadata": {"path": folder}}
+        NotebookClient(notebook, timeout=300, record_timing=False, resources=there).execute()
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 nbformat = pytest.importorskip("nbformat", reason="the extra test brings it")
 nbclient = pytest.importorskip("nbclient", reason="the extra test brings it")
 pytest.importorskip("ipykernel", reason="the extra test brings it")
+Config = pytest.importorskip("traitlets.config", reason="the extra test brings it").Config
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -39,9 +41,12 @@ def test_notebook_runs_and_says_nothing_on_stderr(path: Path, tmp_path: Path, mo
     for package in EXTRAS.get(path.stem, []):
         pytest.importorskip(package)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=LIMIT, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    there = {"metadata": {"path": str(tmp_path)}}
+    # Sockets that are files, of a short name, instead of ports, which another test may take before the kernel does.
+    with tempfile.TemporaryDirectory() as folder:
+        sockets = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+        nbclient.NotebookClient(notebook, timeout=LIMIT, resources=there, config=sockets).execute()
     said = [output.text for output in outputs_of(notebook) if output.get("name") == "stderr"]
     assert not said
     assert not list(tmp_path.iterdir())
