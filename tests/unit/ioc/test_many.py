@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -69,12 +70,19 @@ def test_a_large_cycle_reaches_every_follower_with_one_stamp(server: Server, set
 
         for name in NAMES:
             follow(name)
-        assert eventually(lambda: seen.keys() == set(NAMES) and server.fronts[0]._sender._is_there)
+        assert eventually(lambda: seen.keys() == set(NAMES) and server.fronts[0]._sender._stream is not None)
         for value in (3.0, 4.0):
             cycle = server.set({"x": value}, 20.0)
             assert eventually(lambda: set(seen.values()) == {(2.0 * value, cycle, 0)}), seen  # noqa: B023
         for one in held:
             one.close()
+
+
+class Configured:
+    """What is known of a server's configuration."""
+
+    def __init__(self, found: dict[str, str]) -> None:
+        self.conf = lambda: found
 
 
 def test_posts_are_made_where_they_are_asked_for_if_the_server_does_not_answer_itself() -> None:
@@ -85,9 +93,13 @@ def test_posts_are_made_where_they_are_asked_for_if_the_server_does_not_answer_i
     sender = Sender()
     sender.post([(pv, 1.0) for pv in pvs])
     assert [pv.current() for pv in pvs] == [1.0] * 3
-    sender._is_there = True  # it was, and hears nothing now
-    sender.post([(pv, 2.0) for pv in pvs])
-    assert [pv.current() for pv in pvs] == [2.0] * 3
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = str(deaf.getsockname()[1])
+        sender.start(Configured({"EPICS_PVAS_INTF_ADDR_LIST": "127.0.0.1", "EPICS_PVAS_SERVER_PORT": port}))
+        sender.post([(pv, 2.0) for pv in pvs])
+        assert [pv.current() for pv in pvs] == [2.0] * 3
+    sender.post([(pv, 3.0) for pv in pvs])
+    assert [pv.current() for pv in pvs] == [3.0] * 3
     sender.stop()
 
 
