@@ -120,7 +120,7 @@ class Server:
         shown = {name: value for name, value in setpoints.items() if name not in self._saved}
         chosen = {name: engine.variables[name] for name in wanted}
         information = _information(model, len(inputs), len(wanted) - len(inputs))
-        service = Service(information, wanted, [*image_sizes(chosen), *status], commands=commands)
+        service = Service(information, chosen, [*image_sizes(chosen), *status], commands=commands)
         self.limits = LimitStore({**chosen, **service.variables}, changeable_limits)
         access = Access.of(read_only, allow, largest_array)
         self._writes = WriteLog(None if write_log is None else Path(write_log), prefix)

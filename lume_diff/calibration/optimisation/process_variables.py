@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,8 @@ from torch import nn
 
 from lume_diff.calibration.prior_mean.storing import loaded_module, packed, unpacked
 from lume_diff.calibration.prior_mean.vocs import Quantity
-from lume_diff.errors import LumeDiffError, MissingExtraError
+from lume_diff.errors import LumeDiffError
+from lume_diff.registry import plugin
 
 #: Severity from which on a reading is worth nothing, as EPICS counts.
 _INVALID = 3
@@ -29,18 +29,23 @@ class Client(Protocol):
         """Write values and wait until the server has them."""
 
 
-def pva_client() -> Client:
-    """Return a client of PVAccess.
+def client_of(protocol: str) -> Client:
+    """Return a client of a control system.
+
+    Args:
+        protocol: ``"pva"``, ``"ca"`` or another entry point of ``lume_diff.clients``.
 
     Raises:
-        MissingExtraError: without the client or p4p.
+        ValidationError: if there is none of that name.
+        MissingExtraError: without what it needs, p4p or caproto.
     """
-    try:
-        return importlib.import_module("lume_diff.control.pva").PVAClient()
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        fix = "pip install lume-diff[epics]" if missing == "p4p" else "this version of lume_diff has no PVAccess client"
-        raise MissingExtraError(f"optimising process variables needs {error.name}: {fix}") from error
+    made: Callable[[], Client] = plugin("clients", protocol)
+    return made()
+
+
+def pva_client() -> Client:
+    """Return a client of PVAccess; see ``client_of``."""
+    return client_of("pva")
 
 
 class ProcessVariables(nn.Module):
@@ -53,7 +58,7 @@ class ProcessVariables(nn.Module):
         readbacks: process variable by input, recorded as ``"<input>_RBV"``.
         settle: how long to wait between setting and reading [s].
         timeout: for an answer [s].
-        client: makes the client; PVAccess if None.
+        client: makes the client; PVAccess unless given.
 
     Raises:
         LumeDiffError: for outputs that no process variable gives.
