@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from p4p.client.raw import Context
 
+from lume_diff.ioc.closed_ports import open_places
 from lume_diff.ioc.pva import wire
 from lume_diff.ioc.served import Served
 
@@ -32,6 +33,7 @@ def answered(names: Sequence[str], served: Served, patience: float) -> set[str]:
     """
     search = _Search(names)
     broadcast, streams = _places(served)
+    broadcast = open_places(broadcast, wire.search([]))
     with contextlib.ExitStack() as held:
         channel = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -39,6 +41,8 @@ def answered(names: Sequence[str], served: Served, patience: float) -> set[str]:
         for place in streams:
             with contextlib.suppress(OSError):
                 search.ask_stream(held.enter_context(socket.create_connection(place, patience)))
+        if not (broadcast or search.has_streams):
+            return set()
         for _ in range(_ROUNDS):
             search.ask(channel, broadcast)
             search.listen(patience / _ROUNDS)
@@ -59,7 +63,7 @@ def _places(served: Served) -> tuple[list[tuple[str, int]], list[tuple[str, int]
         found = context.conf()
     default = int(found["EPICS_PVA_BROADCAST_PORT"]), int(found["EPICS_PVA_SERVER_PORT"])
     broadcast = [_place(one, default[0]) for one in found["EPICS_PVA_ADDR_LIST"].split()]
-    return list(dict.fromkeys(broadcast)), [_place(one, default[1]) for one in servers]
+    return broadcast, [_place(one, default[1]) for one in servers]
 
 
 def _place(text: str, port: int) -> tuple[str, int]:
@@ -74,6 +78,11 @@ class _Search:
         self._names = list(names)
         self._read: dict[socket.socket, bytes] = {}  # what has come of a message that is not complete
         self.found: set[str] = set()
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether there is a name server that may answer."""
+        return bool(self._read)
 
     def ask(self, channel: socket.socket, places: Sequence[tuple[str, int]]) -> None:
         """Send what has not been found yet to every place, and read answers in between."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import threading
 import time
@@ -148,3 +149,23 @@ def test_a_client_of_channel_access_leaves_its_channels_one_by_one(server: Serve
     assert eventually(lambda: 12.0 in told["y0"] and 12.0 in told["y2"])
     context.disconnect()
     broadcaster.disconnect()
+
+
+@pytest.mark.parametrize("way", ["datagrams", "connection"])
+def test_names_are_searched_for_by_datagrams_and_on_connections(server: Server, way: str) -> None:
+    from lume_diff.ioc.pva.search import answered
+
+    other = {"EPICS_PVA_NAME_SERVERS": ""} if way == "datagrams" else {"EPICS_PVAS_BROADCAST_PORT": str(free_ports())}
+    served = dataclasses.replace(server.served, settings={**server.served.settings, **other})
+    names = [f"M:{name}" for name in (*NAMES, "x", "none")]
+    assert answered(names, served, 0.4) == set(names[:-1])
+
+
+def test_ports_where_nobody_listens_are_left_out() -> None:
+    from lume_diff.ioc.closed_ports import open_places
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
+        held.bind(("127.0.0.1", 0))
+        place = held.getsockname()
+        assert open_places([place, place, ("192.0.2.1", 9)], b"?") == [place, ("192.0.2.1", 9)]
+    assert open_places([place], b"?") == []
