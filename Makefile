@@ -17,7 +17,7 @@ PIP_INSTALL = -m pip install --quiet --quiet $(PIP_ARGS)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint types docs bench soak lowest clean
+.PHONY: help demo test lint types docs notebooks bench soak lowest clean
 
 help:
 	@echo "make demo     install the core in $(VENV) and run the demonstration"
@@ -25,6 +25,7 @@ help:
 	@echo "make lint     ruff and the import layers"
 	@echo "make types    mypy"
 	@echo "make docs     build the site of the documents in docs/_build"
+	@echo "make notebooks  run notebooks/ and keep what they print and draw"
 	@echo "make bench    measure what takes a minute or two, and write docs/benchmarks.md"
 	@echo "make soak     the long versions of the tests of served models: crowds, nonsense, stopped clients, kills"
 	@echo "make lowest   run the fast tests with the lowest versions of pyproject.toml, in $(LOWEST_VENV)"
@@ -52,7 +53,8 @@ $(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "Installing lume_diff and what its tests need in $(VENV) (torch is large: this takes minutes the first time)"
-	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[test,docs,at,madx,impactx,lume,ocelot,pals,dask,nuts,flow,xopt,epics]"
+	@sh tools/browser.sh
+	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[test,docs,view,at,madx,impactx,lume,ocelot,pals,dask,nuts,flow,xopt,epics]"
 	@touch $@ $(VENV)/.core
 
 # What is not a dependency of the project itself keeps the version of constraints.txt, so that a run can be repeated.
@@ -91,6 +93,9 @@ docs: $(VENV)/.test
 
 bench: $(VENV)/.test
 	@$(VENV)/bin/python benchmarks/report.py $(BENCH_ARGS)
+
+notebooks: $(VENV)/.test
+	@$(VENV)/bin/python tools/run_notebooks.py notebooks/*.ipynb
 
 soak: $(VENV)/.test
 	@LUME_DIFF_SOAK=1 $(VENV)/bin/pytest -s $(PYTEST_ARGS) tests/system/ioc/test_soak.py

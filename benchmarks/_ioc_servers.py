@@ -45,6 +45,9 @@ def arrived(value: float) -> None:
 
 def ours(kind: str, shape: str, isolation: str, prefix: str) -> tuple[Any, float]:
     """Serve a model."""
+    import caproto.asyncio.server  # noqa: F401  (what imports take is left out for all servers)
+    import p4p.server.raw  # noqa: F401
+
     from benchmarks._ioc_models import Fan
     from lume_diff.ioc.server import Server
 

@@ -194,13 +194,14 @@ class PVA:
 
 
 class CA:
-    """Write and follow by pyepics."""
+    """Write and follow by pyepics, without its PV objects, which take more time for an update than the server does."""
 
     def __init__(self, one: Served) -> None:
         import epics
 
         self._epics, self._prefix = epics, one.prefix
         self._pvs: dict[str, Any] = {}
+        self._held: list[Any] = []
 
     def pv(self, name: str, **options: object) -> Any:
         if name not in self._pvs:
@@ -226,13 +227,15 @@ class CA:
         def told(pvname: str, value: object, **_: object) -> None:
             watch.told(pvname, float(np.ravel(value)[0]))
 
-        for name in names:
-            self._pvs[name] = self._epics.PV(self._prefix + name, auto_monitor=True, callback=told)
-        for name in names:
-            self._pvs[name].wait_for_connection(10.0)
+        ca = self._epics.ca
+        for channel in [ca.create_channel(self._prefix + name) for name in names]:
+            ca.connect_channel(channel, timeout=10.0)
+            self._held.append(ca.create_subscription(channel, use_time=True, callback=told))
 
     def close(self) -> None:
         """Let go of every PV."""
+        for *_, number in self._held:
+            self._epics.ca.clear_subscription(number)
         for pv in self._pvs.values():
             pv.disconnect()
 

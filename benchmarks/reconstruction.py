@@ -22,7 +22,7 @@ from _rows import Row, note
 from torch import nn
 
 from lume_diff.calibration import BeamReconstruction, ScreenDataset
-from lume_diff.calibration.reconstruction.training import Options, Training
+from lume_diff.calibration.reconstruction.training import Options, Training, optimiser_of
 from lume_diff.models import CheetahModel
 
 F64 = torch.float64
@@ -68,10 +68,10 @@ def ours(model: CheetahModel, data: ScreenDataset) -> Callable[[], object]:
     """Return an epoch of this project's reconstruction."""
     task = BeamReconstruction(model, data, PARTICLES)
     member = task.new_member(0)
-    optimiser = torch.optim.Adam(member.parameters(), lr=1e-4, fused=True)
+    optimiser = optimiser_of(member, 1e-4, shape=True)
 
     def epoch() -> None:
-        optimiser.zero_grad()
+        optimiser.zero_grad(set_to_none=False)
         task.loss(member, points=member.other_points(1))[0].backward()
         optimiser.step()
 

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lume_diff import view
     from lume_diff.archive import RunArchive
     from lume_diff.blackbox import (
         ATModel,
@@ -152,10 +153,13 @@ __all__ = [
     "save_model",
     "serve",
     "to_lume",
+    "view",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "view":  # a package that can be called
+        return importlib.import_module("lume_diff.view")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'lume_diff' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)

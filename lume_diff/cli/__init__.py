@@ -8,7 +8,21 @@ from __future__ import annotations
 
 import typer
 
-from lume_diff.cli import calibrate, check, demo, generate, gradient, info, optimize, pv, reconstruct, runs, serve, twin
+from lume_diff.cli import (
+    calibrate,
+    check,
+    demo,
+    generate,
+    gradient,
+    info,
+    optimize,
+    pv,
+    reconstruct,
+    runs,
+    serve,
+    twin,
+    view,
+)
 from lume_diff.cli.terminal import CommandGroup, installed_version
 
 app = typer.Typer(
@@ -48,6 +62,7 @@ app.command("screen")(generate.screen)
 app.command("ophyd")(generate.ophyd)
 app.add_typer(pv.app, name="pv")
 app.command("twin")(twin.twin)
+app.command("view")(view.view)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from lume_diff.cli.fits import Checkpoint, ConfigFile, Example, Out, configuration
+from lume_diff.cli.fits import Checkpoint, ConfigFile, Out, configuration, example_option
 from lume_diff.cli.terminal import CHECK_FAILED, console, say
 
 EXAMPLE = """\
@@ -25,12 +25,9 @@ def calibrate(
     config: ConfigFile = None,
     out: Out = Path("calibration"),
     checkpoint: Checkpoint = None,
-    example: Example = False,
+    example: bool = example_option(EXAMPLE),
 ) -> None:
     """Fit a model's parameters to measured images and numbers."""
-    if example:
-        typer.echo(EXAMPLE, nl=False)
-        return
     from lume_diff.calibration.fit.configuration import CalibrationConfig
     from lume_diff.calibration.fit.report import write_report
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -22,7 +22,17 @@ Checkpoint = Annotated[
     Path | None,
     typer.Option("--checkpoint", metavar="FILE", help="Keep the state here; a fit that was stopped goes on from it."),
 ]
-Example = Annotated[bool, typer.Option("--example", help="Print a configuration to start from.")]
+
+
+def example_option(example: str) -> Any:
+    """Return the option that prints a configuration and ends the command."""
+
+    def show(asked: bool) -> None:
+        if asked:
+            typer.echo(example, nl=False)
+            raise typer.Exit
+
+    return typer.Option(False, "--example", is_eager=True, callback=show, help="Print a configuration to start from.")
 
 
 def configuration(file: Path | None, kind: type[Kind], command: str) -> tuple[Kind, Path]:

@@ -31,8 +31,7 @@ def screen(
     from lume_diff.ioc.generate.phoebus import phoebus_screen
 
     model = load_machine(machine, trust=trust)
-    out.write_text(phoebus_screen(model, _prefix(model, prefix), protocol, _chosen(model, only)), encoding="utf-8")
-    typer.echo(f"written: {out}")
+    _write(out, phoebus_screen(model, _prefix(model, prefix), protocol, _chosen(model, only)))
 
 
 def ophyd(
@@ -47,7 +46,11 @@ def ophyd(
     from lume_diff.ioc.generate.ophyd import ophyd_device
 
     model = load_machine(machine, trust=trust)
-    out.write_text(ophyd_device(model, _prefix(model, prefix), title, _chosen(model, only)), encoding="utf-8")
+    _write(out, ophyd_device(model, _prefix(model, prefix), title, _chosen(model, only)))
+
+
+def _write(out: Path, text: str) -> None:
+    out.write_text(text, encoding="utf-8")
     typer.echo(f"written: {out}")
 
 

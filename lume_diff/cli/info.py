@@ -153,13 +153,10 @@ def _inputs_of(model: CheetahModel, element: str) -> list[str]:
 def _strength(model: CheetahModel, element: LineElement) -> str:
     """Return what an element does, in a few words."""
     from lume_diff.plotting import quantity
-    from lume_diff.plotting.lattice import STRENGTH
 
     found = []
     if element.strength is not None:
-        attribute = STRENGTH[element.kind]
-        unit = model.supported_variables[f"{element.name}.{attribute}"].unit
-        found.append(f"{attribute} {quantity(element.strength, unit)}")
+        found.append(f"{element.attribute} {quantity(element.strength, element.unit)}")
     if element.kind == "Cavity":
         found.append(f"phase {float(model.get(f'{element.name}.phase')):g} deg")
     image = model.supported_variables.get(f"{element.name}.image")
@@ -215,6 +212,9 @@ def _type(variable: Variable) -> str:
         "TorchScalarVariable": "number",
         "TorchNDVariable": "array",
         "BoolVariable": "switch",
+        "EnumVariable": "choice",
+        "IntVariable": "integer",
+        "StrVariable": "text",
         "ParticleGroupVariable": "bunch",
         "MomentsVariable": "moments",
     }
@@ -229,8 +229,8 @@ def _value(model: LUMEModel, variable: Variable) -> str:
     if _type(variable) in ("bunch", "moments"):
         return "the beam"
     value: Any = model.get(variable.name)
-    if isinstance(value, (bool, str)):
-        return str(value).lower()
+    if isinstance(value, str):
+        return value
     if value is None:
         return "none"
     if value.dim():

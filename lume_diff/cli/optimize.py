@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import typer
-
-from lume_diff.cli.fits import ConfigFile, Example, Out, configuration
+from lume_diff.cli.fits import ConfigFile, Out, configuration, example_option
 from lume_diff.cli.terminal import console, say
 from lume_diff.errors import MissingExtraError
 
@@ -31,11 +29,10 @@ compare: true                                     # the same without the model; 
 """
 
 
-def optimize(config: ConfigFile = None, out: Out = Path("optimisation"), example: Example = False) -> None:
+def optimize(
+    config: ConfigFile = None, out: Out = Path("optimisation"), example: bool = example_option(EXAMPLE)
+) -> None:
     """Optimise a machine by Xopt with a model as the prior mean."""
-    if example:
-        typer.echo(EXAMPLE, nl=False)
-        return
     try:
         from lume_diff.calibration.optimisation.configuration import OptimisationConfig
         from lume_diff.calibration.optimisation.pictures import draw_convergence, write_page

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from lume_diff.cli.fits import Checkpoint, ConfigFile, Example, Out, configuration
+from lume_diff.cli.fits import Checkpoint, ConfigFile, Out, configuration, example_option
 from lume_diff.cli.terminal import CHECK_FAILED, console, say
 
 EXAMPLE = """\
@@ -27,12 +27,9 @@ def reconstruct(
     config: ConfigFile = None,
     out: Out = Path("reconstruction"),
     checkpoint: Checkpoint = None,
-    example: Example = False,
+    example: bool = example_option(EXAMPLE),
 ) -> None:
     """Find the bunch at the entrance of a model from images of a screen."""
-    if example:
-        typer.echo(EXAMPLE, nl=False)
-        return
     from lume_diff.calibration.reconstruction.configuration import ReconstructionConfig
     from lume_diff.calibration.reconstruction.page import write_page
 

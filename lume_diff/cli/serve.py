@@ -116,6 +116,8 @@ def _of_file(model: LUMEModel) -> dict[str, Any]:
     section = getattr(model.origin, "ioc", None)
     if section is None:
         return {}
+    from lume_diff.ioc import Settling
+
     site = model.origin.site
     found = section.model_dump(exclude_none=True)
     for key in ("autosave", "write_log"):
@@ -123,6 +125,8 @@ def _of_file(model: LUMEModel) -> dict[str, Any]:
             found[key] = site.path(found[key])
     if found.pop("writable_limits"):
         found["changeable_limits"] = list(model.input_names)
+    if "settling" in found:
+        found["settling"] = {name: Settling(**how) for name, how in found["settling"].items()}
     found["response_matrix"] = found.pop("sensitivity")
     if model.origin.mapping is not None:
         found["shot_counter"] = model.origin.facility()[0].shot

@@ -25,6 +25,9 @@ def twin(
     ),
     client: str = typer.Option("pva", "--client", metavar="PROTOCOL", help="To follow with: pva or ca."),
     once: bool = typer.Option(False, "--once", help="Read everything once, print the outputs and end."),
+    on_request: bool = typer.Option(
+        False, "--on-request", help="With --prefix: read everything when a client writes true to TWIN:UPDATE."
+    ),
     state: Path | None = typer.Option(None, "--state", metavar="FILE", help="--once, from a saved state (YAML, CSV)."),
     archiver: str | None = typer.Option(None, "--archiver", metavar="URL", help="--once, from an archiver, with --at."),
     at: str | None = typer.Option(None, "--at", metavar="TIME", help="With --archiver: 2026-11-22T08:00:00Z."),
@@ -43,6 +46,8 @@ def twin(
         raise ValidationError("--archiver and --at belong together")
     if state is not None and archiver is not None:
         raise ValidationError("--state and --archiver are two sources; give one")
+    if on_request and (prefix is None or once or state is not None or archiver is not None):
+        raise ValidationError("--on-request is for a twin that is served and goes on: it needs --prefix, and no --once")
     from lume_diff.ioc import LiveTwin
     from lume_diff.machine import load_model
 
@@ -51,7 +56,7 @@ def twin(
     following = LiveTwin(
         model,
         _links(remote),
-        "snapshot" if is_once else "monitor",
+        "snapshot" if is_once or on_request else "monitor",
         client,
         write_back=dict(_pair(text, "--write-back") for text in write_back),
         max_age=max_age,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -162,7 +163,8 @@ class _Channel:
             if self._listeners or self._subscription is None:
                 return
             subscription, self._subscription = self._subscription, None
-        subscription.clear()
+        with contextlib.suppress(OSError):  # the server has gone
+            subscription.clear()
 
     def _subscribe(self) -> None:
         self._subscription = self._pv.subscribe(data_type=self._kind())

@@ -24,49 +24,45 @@ class Arena:
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], descriptor: int | None = None) -> None:
-        self._shapes = {name: tuple(shape) for name, shape in shapes.items() if _size(shape) >= _SMALLEST}
-        self._starts: dict[str, int] = {}
+        starts: dict[str, int] = {}
         size = 0
-        for name, shape in self._shapes.items():
-            self._starts[name] = size
-            size += -(-_size(shape) // _ALIGNED) * _ALIGNED
+        for name, shape in shapes.items():
+            if _size(shape) >= _SMALLEST:
+                starts[name] = size
+                size += -(-_size(shape) // _ALIGNED) * _ALIGNED
         self.descriptor = descriptor
-        self._memory: mmap.mmap | None = None
+        self._places: dict[str, np.ndarray] = {}
         if size:
             if self.descriptor is None:
                 self.descriptor = os.memfd_create("lume_diff")
                 os.ftruncate(self.descriptor, size)
-            self._memory = mmap.mmap(self.descriptor, size)
+            memory = mmap.mmap(self.descriptor, size)
+            for name, start in starts.items():
+                flat = np.frombuffer(memory, np.float64, int(np.prod(shapes[name])), start)
+                self._places[name] = flat.reshape(shapes[name])
 
     def put(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Move large arrays into their places; returns the other values and the names of those moved."""
         moved = [name for name, value in values.items() if self._fits(name, value)]
         for name in moved:
-            self._place(name)[...] = values[name]
+            self._places[name][...] = values[name]
         return {name: value for name, value in values.items() if name not in moved}, moved
 
     def take(self, values: Mapping[str, Any], moved: list[str]) -> dict[str, Any]:
         """Return values as they were before `put`, with copies of the arrays that it moved."""
-        return {**values, **{name: self._place(name).copy() for name in moved}}
+        return {**values, **{name: self._places[name].copy() for name in moved}}
 
     def _fits(self, name: str, value: Any) -> bool:
-        shape = self._shapes.get(name)
-        return (
-            shape is not None and isinstance(value, np.ndarray) and value.dtype == np.float64 and value.shape == shape
-        )
-
-    def _place(self, name: str) -> np.ndarray:
-        assert self._memory is not None
-        shape = self._shapes[name]
-        flat = np.frombuffer(self._memory, np.float64, int(np.prod(shape)), self._starts[name])
-        return flat.reshape(shape)
+        if name not in self._places or not isinstance(value, np.ndarray):
+            return False
+        return value.dtype == np.float64 and value.shape == self._places[name].shape
 
     def close(self) -> None:
         """Give the descriptor up; the memory goes with its last user."""
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
-        self._memory = None
+        self._places = {}
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -16,14 +16,15 @@ from lume_diff.ioc.follower import Follower
 from lume_diff.ioc.server import Server
 from lume_diff.ioc.twin_links import check_links, links_of
 from lume_diff.ioc.twin_report import TwinReport, followed_input, skew_of
+from lume_diff.ioc.update_command import UpdateCommand
 from lume_diff.ioc.watchdog import Watchdog
 from lume_diff.ioc.write_back import WriteBack
 from lume_diff.models import LUMEModel
 from lume_diff.registry import plugin
-from lume_diff.variables import IntVariable, TorchScalarVariable
+from lume_diff.variables import BoolVariable, IntVariable, TorchScalarVariable, Variable
 
 #: Service variables of a twin.
-SKEW, UNTRUSTED = "TWIN:SKEW", "TWIN:UNTRUSTED"
+SKEW, UNTRUSTED, UPDATE = "TWIN:SKEW", "TWIN:UNTRUSTED", "TWIN:UPDATE"
 
 
 class LiveTwin:
@@ -37,8 +38,8 @@ class LiveTwin:
         model: any model, under whose names the inputs go: those of a facility, with a mapping.
         remote: name of the remote variable by the name of the input; a list of inputs, or ``"same"`` for all of
             them, where the names are equal.
-        mode: ``"monitor"``: follow every change. ``"snapshot"``: `update` reads all once, and `load` takes a saved
-            state.
+        mode: ``"monitor"``: follow every change. ``"snapshot"``: `update` reads all once, as does a client that
+            writes True to ``TWIN:UPDATE``, and `load` takes a saved state.
         client: ``"pva"``, ``"ca"`` or another entry point of ``lume_diff.clients``, or a client.
         write_back: name of the remote variable by the name of the output; no other is ever written.
         max_age: oldest time stamp that is trusted [s]; set-points that are seldom changed have old ones.
@@ -83,11 +84,16 @@ class LiveTwin:
         own = prefix if protocols else None
         check_links(model.supported_variables, links, write_back or {}, options.get("names"), own)
         self.model, self.mode = model, mode
-        status = [
+        status: list[tuple[Variable, Any]] = [
             (TorchScalarVariable(name=SKEW, unit="s", description="between time stamps", read_only=True), 0.0),
             (IntVariable(name=UNTRUSTED, description="followed inputs in alarm", read_only=True), len(links)),
         ]
-        self.server = Server(model, prefix, protocols, status=status, **options)
+        commands = {}
+        if mode == "snapshot":
+            command = UpdateCommand(self.update, lambda: self.server.runtime.cycle)
+            status.append((BoolVariable(name=UPDATE, description="write True to read everything once"), False))
+            commands[UPDATE] = command.ask
+        self.server = Server(model, prefix, protocols, status=status, commands=commands, **options)
         variables, limits = self.server.runtime.variables, self.server.limits
         followed = [Followed(variables[name], other, limits, max_age) for name, other in links.items()]
         self._follower = Follower(self.server.runtime, followed, UNTRUSTED)

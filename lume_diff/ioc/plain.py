@@ -36,6 +36,8 @@ def to_plain(variable: Variable, value: Any) -> Any:
     """
     if value is None or isinstance(value, str):
         return value
+    if type(value) is torch.Tensor and not value.dim() and not isinstance(variable, TorchNDVariable):
+        return value.item()
     if isinstance(value, TorchParticleGroup):
         _refuse_batch(variable, value.x.shape[:-1])
         return {name: _array(getattr(value, name)) for name in BUNCH_COLUMNS}
@@ -52,6 +54,8 @@ def to_plain(variable: Variable, value: Any) -> Any:
 
 def same(a: Any, b: Any) -> bool:
     """Tell whether two plain values are equal, NaN to NaN too."""
+    if type(a) is float and type(b) is float:
+        return a == b or (a != a and b != b)
     if isinstance(a, dict) or isinstance(b, dict):
         return isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from lume_diff.errors import LumeDiffError, SimulatorError
 from lume_diff.ioc.arena import Arena
@@ -17,6 +17,13 @@ from lume_diff.variables import TorchNDVariable, Variable
 
 #: Makes the model; anything that cloudpickle takes, a pickled model among them.
 Factory = Callable[[], LUMEModel]
+
+
+class _Home(NamedTuple):
+    """The process that the model lives in, and the memory that is shared with it."""
+
+    worker: WorkerProcess
+    arena: Arena
 
 
 @final
@@ -50,8 +57,7 @@ class ProcessEngine(Engine):
             for name in self._names
             if isinstance(variable := self._variables[name], TorchNDVariable)
         }
-        self._arena: Arena | None = None
-        self._worker: WorkerProcess | None = None
+        self._home: _Home | None = None
         self._good: dict[str, Any] | None = None  # inputs of the last good evaluation that differ from the start
 
     @property
@@ -62,7 +68,7 @@ class ProcessEngine(Engine):
     @property
     def pid(self) -> int | None:
         """Number of the model's process, None where there is none."""
-        return None if self._worker is None else self._worker.pid
+        return None if self._home is None else self._home.worker.pid
 
     def start(self) -> None:
         """Start the process and make the model.
@@ -70,14 +76,7 @@ class ProcessEngine(Engine):
         Raises:
             SimulatorError: if that fails or takes too long.
         """
-        arena = Arena(self._shapes)
-        descriptors = [] if arena.descriptor is None else [arena.descriptor]
-        host = functools.partial(RemoteHost, self._factory, self._names, self._shapes, arena.descriptor)
-        worker = WorkerProcess(host, dict(os.environ), os.getcwd(), descriptors)
-        self._arena, self._worker = arena, worker
-        self._answer(worker, self._start_timeout, "could not be made")
-        if self._good:
-            self._ask(worker, self._start_timeout, "restore", self._good)
+        self._begin()
 
     def evaluate(self, values: Mapping[str, Any]) -> Evaluated:
         """Write inputs and read everything."""
@@ -97,38 +96,46 @@ class ProcessEngine(Engine):
 
     def jacobian(self, outputs: Sequence[str], inputs: Sequence[str], at: Mapping[str, Any]) -> dict[str, Any]:
         """Return derivatives at plain inputs."""
-        return dict(self._ask(self._running(), self._timeout, "jacobian", list(outputs), list(inputs), dict(at)))
+        return dict(self._ask(self._running().worker, self._timeout, "jacobian", list(outputs), list(inputs), dict(at)))
 
     def stop(self) -> None:
         """End the process, politely if it listens."""
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.ask_to_close()
-            worker.wait_closed(1.0)
-        self._close_arena()
+        home, self._home = self._home, None
+        if home is not None:
+            home.worker.ask_to_close()
+            home.worker.wait_closed(1.0)
+            home.arena.close()
 
     def interrupt(self) -> None:
         """Kill the process; safe from any thread."""
-        worker = self._worker
-        if worker is not None:
-            worker.kill_group()
+        home = self._home
+        if home is not None:
+            home.worker.kill_group()
 
     # -- talking ---------------------------------------------------------------------------------------------
 
     def _evaluated(self, verb: str, *args: Any) -> Evaluated:
-        evaluated, moved, self._good = self._ask(self._running(), self._timeout, verb, *args)
-        if not moved:
-            return evaluated
-        assert self._arena is not None
-        return Evaluated(self._arena.take(evaluated.values, moved), evaluated.seconds, evaluated.runs)
+        worker, arena = self._running()
+        evaluated, moved, self._good = self._ask(worker, self._timeout, verb, *args)
+        return Evaluated(arena.take(evaluated.values, moved), evaluated.seconds, evaluated.runs)
 
-    def _running(self) -> WorkerProcess:
-        """Return the process, a new one where the last has ended."""
-        if self._worker is None or not self._worker.alive():
-            self._bury()
-            self.start()
-        assert self._worker is not None
-        return self._worker
+    def _running(self) -> _Home:
+        """Return where the model lives, a new place where the last is gone."""
+        if self._home is not None and self._home.worker.alive():
+            return self._home
+        self._bury()
+        return self._begin()
+
+    def _begin(self) -> _Home:
+        arena = Arena(self._shapes)
+        descriptors = [] if arena.descriptor is None else [arena.descriptor]
+        host = functools.partial(RemoteHost, self._factory, self._names, self._shapes, arena.descriptor)
+        worker = WorkerProcess(host, dict(os.environ), os.getcwd(), descriptors)
+        self._home = home = _Home(worker, arena)
+        self._answer(worker, self._start_timeout, "could not be made")
+        if self._good:
+            self._ask(worker, self._start_timeout, "restore", self._good)
+        return home
 
     def _ask(self, worker: WorkerProcess, limit: float | None, verb: str, *args: Any) -> Any:
         try:
@@ -159,15 +166,11 @@ class ProcessEngine(Engine):
         return error
 
     def _bury(self) -> tuple[int | None, str]:
-        worker, self._worker = self._worker, None
-        found = (None, "") if worker is None else worker.bury()
-        self._close_arena()
-        return found
-
-    def _close_arena(self) -> None:
-        if self._arena is not None:
-            self._arena.close()
-            self._arena = None
+        home, self._home = self._home, None
+        if home is None:
+            return None, ""
+        home.arena.close()
+        return home.worker.bury()
 
 
 class RemoteHost:
@@ -183,7 +186,7 @@ class RemoteHost:
     ) -> None:
         self._factory, self._names = factory, names
         self._arena = Arena(shapes, descriptor)
-        self._host: ModelHost | None = None
+        self._host: ModelHost  # from `make` to `close`
 
     def make(self) -> None:
         """Make the model."""
@@ -191,7 +194,7 @@ class RemoteHost:
 
     def close(self) -> None:
         """Let the model go."""
-        self._host = None
+        del self._host
 
     def evaluate(self, values: Mapping[str, Any]) -> Any:
         """Write inputs and read everything."""
@@ -207,14 +210,12 @@ class RemoteHost:
 
     def jacobian(self, outputs: Sequence[str], inputs: Sequence[str], at: Mapping[str, Any]) -> Any:
         """Return derivatives at plain inputs."""
-        assert self._host is not None
         try:
             return self._host.jacobian(outputs, inputs, at)
         except LumeDiffError as error:
             return _portable(error)
 
     def _told(self, verb: str, *args: Any) -> Any:
-        assert self._host is not None
         try:
             found: Evaluated = getattr(self._host, verb)(*args)
         except LumeDiffError as error:

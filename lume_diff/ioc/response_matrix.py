@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 
 from lume_diff.control.readings import Update
 from lume_diff.ioc.jacobian_job import JacobianJob, JacobianResult
-from lume_diff.ioc.runtime import Publisher
+from lume_diff.ioc.publisher import Publisher
 from lume_diff.variables import TorchScalarVariable
 
 if TYPE_CHECKING:

@@ -10,19 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lume_diff.control.readings import Condition, Reading, Severity, Update
+from lume_diff.control.readings import Condition, Reading, Severity
 from lume_diff.errors import LumeDiffError, ReadOnlyError, SimulatorError, ValidationError, unknown_variable
 from lume_diff.ioc.access import Access
 from lume_diff.ioc.arrival import checked
+from lume_diff.ioc.board import Board
 from lume_diff.ioc.engine import Engine, Evaluated
-from lume_diff.ioc.judging import judged
 from lume_diff.ioc.limits import LimitStore
-from lume_diff.ioc.plain import as_lists
-from lume_diff.ioc.publisher import Publisher
 from lume_diff.ioc.requests import Done, Request, batches, ignore, merged, with_successors, written
 from lume_diff.ioc.service import Service
 from lume_diff.ioc.write_log import WriteLog
-from lume_diff.variables import Variable
 
 LOG = logging.getLogger("lume_diff.ioc")
 
@@ -30,7 +27,7 @@ LOG = logging.getLogger("lume_diff.ioc")
 Idle = Callable[[Engine], bool]
 
 
-class Runtime:
+class Runtime(Board):
     """Take what clients write, evaluate the model, publish, and answer, in cycles.
 
     A cycle takes all that has arrived, evaluates it as one, publishes the inputs and the outputs that have changed to
@@ -65,50 +62,23 @@ class Runtime:
         access: Access | None = None,
         writes: WriteLog | None = None,
     ) -> None:
+        super().__init__({name: engine.variables[name] for name in names}, limits, setpoints, service)
         self._engine = engine
-        self._limits = limits
         self._ordered = ordered
-        self.model_variables: dict[str, Variable] = {name: engine.variables[name] for name in names}
-        self.variables = dict(self.model_variables)
-        self._inputs = [name for name, variable in self.variables.items() if not variable.read_only]
-        self._outputs = [name for name, variable in self.variables.items() if variable.read_only]
-        self._output_set = frozenset(self._outputs)
-        self._faults: dict[str, tuple[Condition, str]] = {}
         self._reserved: dict[str, str] = {}
         self._owner = ""
         self._service = service
         self._access, self.writes = access or Access(), writes or WriteLog()
-        self._publishers: list[Publisher] = []
         self._waiting: list[Request] = []
         self._idle: deque[Idle] = deque()
         self._arrived = threading.Condition()
-        self._publishing = threading.RLock()
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self.cycle = 0
         self.evaluated: Evaluated | None = None
         self.last_error = ""
         self.first_cycle = threading.Event()
-        self._readings = self._first(setpoints or {})
-        if service is not None:
-            self.variables |= service.variables
-            self._readings |= {name: self._judged(name, v, time.time(), 0) for name, v in service.first().items()}
-
-    def _first(self, setpoints: Mapping[str, Any]) -> dict[str, Reading]:
-        """Return what is shown before the first evaluation: the outputs as undefined."""
-        now, text = time.time(), "not evaluated yet"
-        return {
-            name: self._judged(name, setpoints[name], now, 0)
-            if setpoints.get(name) is not None
-            else Reading(None, now, 0, Severity.INVALID, Condition.UNDEFINED, text)
-            for name in self.variables
-        }
 
     # -- life ------------------------------------------------------------------------------------------------
-
-    def add(self, publisher: Publisher) -> None:
-        """Show readings there too, from the next cycle on."""
-        self._publishers.append(publisher)
 
     def start(self) -> None:
         """Start the thread, and with it the model; returns at once."""
@@ -147,15 +117,6 @@ class Runtime:
             self._service.stop()
 
     # -- clients ---------------------------------------------------------------------------------------------
-
-    def reading(self, name: str) -> Reading:
-        """Return what is shown of a variable."""
-        return self._readings[name]
-
-    def readings(self) -> dict[str, Reading]:
-        """Return all that is shown, of one cycle."""
-        with self._arrived:
-            return dict(self._readings)
 
     def write(self, values: Mapping[str, Any], client: str, done: Done) -> None:
         """Ask for inputs to be written as one; returns at once.
@@ -248,70 +209,6 @@ class Runtime:
             if name not in self.model_variables:
                 raise unknown_variable(name, self.model_variables, "the served model")
 
-    def point(self) -> dict[str, Any]:
-        """Return the inputs as they are shown, beams left out."""
-        readings = self.readings()
-        return {
-            name: readings[name].value
-            for name in self._inputs
-            if readings[name].value is not None and not isinstance(readings[name].value, dict)
-        }
-
-    def setpoints(self) -> dict[str, Any]:
-        """Return the inputs as they are shown, arrays as lists, beams left out."""
-        return as_lists(self.point())
-
-    def snapshot(self) -> tuple[int, dict[str, Any]]:
-        """Return the inputs of one cycle, and its number."""
-        with self._publishing:
-            return max(reading.cycle for reading in self._readings.values()), self.setpoints()
-
-    def show(self, values: Mapping[str, Any]) -> None:
-        """Publish values that come from elsewhere than the model, with the time and no new cycle."""
-        now = time.time()
-        self._publish({name: self._judged(name, value, now, self.cycle) for name, value in values.items()}, now)
-
-    def show_again(self, names: Iterable[str], values: Mapping[str, Any]) -> None:
-        """Publish variables as they are, for clients that have tried to write something else, beside other values."""
-        with self._publishing:
-            now = time.time()
-            again = {name: replace(self._readings[name], time=now) for name in names if name in self._readings}
-            others = {name: self._judged(name, value, now, self.cycle) for name, value in values.items()}
-            self._publish({**again, **others}, now)
-
-    def fault(self, name: str, condition: Condition, message: str) -> None:
-        """Mark an input as one that must not be trusted, and with it every output, until `clear_fault`.
-
-        Args:
-            name: of the input, which keeps its value.
-            condition, message: what is the matter with it.
-        """
-        self.change_faults({name: (condition, message)})
-
-    def clear_fault(self, name: str) -> None:
-        """Trust an input again."""
-        self.change_faults({name: None})
-
-    def change_faults(self, changes: Mapping[str, tuple[Condition, str] | None]) -> None:
-        """Mark inputs as ones that must not be trusted, or None to trust them again, and publish that at once.
-
-        Args:
-            changes: condition and message by the name of the input.
-        """
-        with self._publishing:
-            changed = {name: fault for name, fault in changes.items() if self._faults.get(name) != fault}
-            if not changed:
-                return
-            faults, now = {**self._faults, **changed}, time.time()
-            self._faults = {name: fault for name, fault in faults.items() if fault is not None}
-            shown = {name: self._readings[name].value for name in changed}
-            shown |= {
-                output: self._readings[output].value
-                for output in self._outputs
-                if self._readings[output].condition not in (Condition.FAILED, Condition.UNDEFINED)
-            }
-            self._publish({one: self._judged(one, value, now, self.cycle) for one, value in shown.items()}, now)
-
     def reserve(self, reasons: Mapping[str, str], client: str) -> None:
         """Let only one client write some inputs; nobody resets or restores them any more.
 
@@ -326,19 +223,6 @@ class Runtime:
             for name in names:
                 if name in self._reserved:
                     raise ReadOnlyError(f"{name!r} cannot be written here: {self._reserved[name]}")
-
-    def limits_changed(self, name: str) -> None:
-        """Publish a variable again, judged by its limits as they are now."""
-        for publisher in self._publishers:
-            publisher.limits_changed(name)
-        with self._arrived:
-            before = self._readings[name]
-        if before.value is not None and before.condition is not Condition.FAILED:
-            now = time.time()
-            self._publish({name: self._judged(name, before.value, now, self.cycle)}, now)
-
-    def _shown(self, names: Iterable[str]) -> dict[str, Any]:
-        return {name: self._readings[name].value for name in names if name in self._readings}
 
     def _ask(self, request: Request) -> None:
         with self._arrived:
@@ -414,7 +298,7 @@ class Runtime:
         old = {name: self._readings[name].value for name in values}
         if self._service is not None:
             values |= self._service.after(self.cycle, evaluated)
-        self._publish({name: self._judged(name, value, now, self.cycle) for name, value in values.items()}, now)
+        self._post(values, now)
         self.first_cycle.set()
         for request in requests:
             if request.kind == "write":
@@ -431,38 +315,13 @@ class Runtime:
             LOG.warning("evaluation failed: %s", error)
         else:
             LOG.error("evaluation failed", exc_info=error)
-        found = {}
-        for name in written(requests):
-            last = self._readings[name]
-            found[name] = Reading(last.value, now, self.cycle, last.severity, last.condition, last.message)
+        found = {name: replace(self._readings[name], time=now, cycle=self.cycle) for name in written(requests)}
         for name in self._outputs:
             last = self._readings[name].value
             found[name] = Reading(last, now, self.cycle, Severity.INVALID, Condition.FAILED, self.last_error)
-        if self._service is not None:
-            told = self._service.after(self.cycle, None, self.last_error)
-            found |= {name: self._judged(name, value, now, self.cycle) for name, value in told.items()}
-        self._publish(found, now)
+        told = {} if self._service is None else self._service.after(self.cycle, None, self.last_error)
+        self._post(told, now, found)
         self.first_cycle.set()
         for request in requests:
             self.writes.failed(request.client, request.values, self._shown(request.values), error)
             request.done(error, self.cycle)
-
-    # -- readings --------------------------------------------------------------------------------------------
-
-    def _judged(self, name: str, value: Any, now: float, cycle: int) -> Reading:
-        """Return a value with its alarm."""
-        fault = self._faults.get(name)
-        if fault is None and self._faults and name in self._output_set:
-            fault = next(iter(self._faults.values()))
-        return judged(name, value, now, cycle, self._limits[name], fault)
-
-    def _publish(self, readings: Mapping[str, Reading], now: float) -> None:
-        with self._publishing:
-            with self._arrived:
-                self._readings.update(readings)
-            update = Update(self.cycle, now, readings)
-            for publisher in self._publishers:
-                try:
-                    publisher.publish(update)
-                except Exception:
-                    LOG.exception("publishing to %s failed", type(publisher).__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -23,11 +22,11 @@ from lume_diff.ioc.response_matrix import ResponseMatrix
 from lume_diff.ioc.restoring import saved, write_each
 from lume_diff.ioc.runtime import Runtime
 from lume_diff.ioc.served import ControlServer, Served
-from lume_diff.ioc.service import Service
+from lume_diff.ioc.service import Command, Service
 from lume_diff.ioc.settling import Settling, SettlingEngine
 from lume_diff.ioc.shots import ShotClock
 from lume_diff.ioc.thread_engine import ThreadEngine
-from lume_diff.ioc.together import start_together, stop_together, uncollected
+from lume_diff.ioc.together import start_together, stop_together
 from lume_diff.ioc.write_log import WriteLog
 from lume_diff.models import LUMEModel
 from lume_diff.registry import plugin
@@ -68,6 +67,7 @@ class Server:
         response_matrix: whether to keep the derivatives of the scalar outputs with respect to the scalar inputs up to
             date, in time that the model is idle; of a black box that takes many runs.
         status: further variables about the server, with the values that they begin with; ``runtime.show`` changes them.
+        commands: what a write to one of these does, by its name.
 
     Raises:
         ValidationError: for an unknown isolation or protocol, or options that do not go together.
@@ -106,6 +106,7 @@ class Server:
         longest_text: int = 1 << 16,
         response_matrix: bool = False,
         status: Sequence[tuple[Variable, Any]] = (),
+        commands: Mapping[str, Command] | None = None,
     ) -> None:
         _check_together(restore, autosave)
         wanted = _known(model, names)
@@ -119,7 +120,7 @@ class Server:
         shown = {name: value for name, value in setpoints.items() if name not in self._saved}
         chosen = {name: engine.variables[name] for name in wanted}
         information = _information(model, len(inputs), len(wanted) - len(inputs))
-        service = Service(information, wanted, [*image_sizes(chosen), *status])
+        service = Service(information, chosen, [*image_sizes(chosen), *status], commands=commands)
         self.limits = LimitStore({**chosen, **service.variables}, changeable_limits)
         access = Access.of(read_only, allow, largest_array)
         self._writes = WriteLog(None if write_log is None else Path(write_log), prefix)
@@ -131,8 +132,7 @@ class Server:
             self.runtime, self.limits, prefix, interface, access, dict(settings or {}), longest_text, self.response
         )
         self.protocols, self.model_names = list(protocols), wanted
-        with uncollected():
-            self.fronts: list[ControlServer] = [plugin("servers", name)(self.served) for name in protocols]
+        self.fronts: list[ControlServer] = [plugin("servers", name)(self.served) for name in protocols]
         self.search = search
         self._autosave = None if autosave is None else Autosave(Path(autosave), self.runtime.setpoints)
         counter = shot_counter if isinstance(chosen.get(shot_counter), IntVariable) else None
@@ -280,7 +280,7 @@ def _engine(model: LUMEModel, names: Sequence[str], isolation: Isolation, timeou
     if isolation == "process":
         if timeout is not None and not timeout > 0.0:
             raise ValidationError(f"timeout={timeout}; expected a positive number of seconds, or None")
-        return ProcessEngine(functools.partial(_itself, model), model.supported_variables, names, timeout)
+        return ProcessEngine(lambda: model, model.supported_variables, names, timeout)
     raise ValidationError(f"isolation={isolation!r}; expected 'thread' or 'process'")
 
 
@@ -288,7 +288,3 @@ def _information(model: LUMEModel, inputs: int, outputs: int) -> dict[str, Any]:
     """Return what a client may want to know of the model."""
     versions = {package: version(package) for package in ("lume-diff", "torch")}
     return {"model": type(model).__name__, "inputs": inputs, "outputs": outputs, "versions": versions}
-
-
-def _itself(model: LUMEModel) -> LUMEModel:
-    return model

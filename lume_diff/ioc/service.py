@@ -6,18 +6,23 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lume_diff.errors import LumeDiffError, ReadOnlyError, ValidationError
 from lume_diff.ioc.engine import Evaluated
 from lume_diff.ioc.requests import Done
 from lume_diff.variables import BoolVariable, EnumVariable, IntVariable, StrVariable, TorchScalarVariable, Variable
+from lume_diff.variables.serialization import variables_to_json
 
 if TYPE_CHECKING:
     from lume_diff.ioc.runtime import Runtime
 
 STATES = ("STARTING", "READY", "FAILED")
+
+#: Takes what was written, who did, and what is to be told at the end; returns at once.
+Command = Callable[[Any, str, Done], None]
 
 
 class Service:
@@ -32,23 +37,26 @@ class Service:
     ``LAST_ERROR``  in words; empty when there was none
     ``MODEL``       name of the model's class, numbers of inputs and outputs, versions: JSON
     ``PVS``         every name that is served, without the prefix, one a line
+    ``VARIABLES``   the model's variables: units, limits, choices and so on: JSON; within a second of the start
     ``SNAPSHOT``    the set-points, taken within a second of a cycle: JSON; writing one restores it
     ``RESET``       writing True brings the inputs back to their baseline
     ==============  ======================================================================================
 
     Args:
         model_info: for ``MODEL``.
-        names: of the model's variables, for ``PVS``.
+        names: the model's variables by name, for ``PVS`` and ``VARIABLES``.
         constants: further variables, under their own names, with the values that they begin with.
         prefix: put before the names, and after the server's own prefix.
+        commands: what a write does, by the name of one of the further variables.
     """
 
     def __init__(
         self,
         model_info: Mapping[str, Any],
-        names: Iterable[str] = (),
+        names: Mapping[str, Variable] = MappingProxyType({}),
         constants: Sequence[tuple[Variable, Any]] = (),
         prefix: str = "SERVER:",
+        commands: Mapping[str, Command] | None = None,
     ) -> None:
         self._prefix = prefix
         described: list[Variable] = [
@@ -60,6 +68,7 @@ class Service:
             StrVariable(name="LAST_ERROR", description="what went wrong last", read_only=True),
             StrVariable(name="MODEL", description="what is served, as JSON", read_only=True),
             StrVariable(name="PVS", description="names that are served, one a line", read_only=True),
+            StrVariable(name="VARIABLES", description="the model's variables, as JSON", read_only=True),
             StrVariable(name="SNAPSHOT", description="set-points as JSON; write one to restore it"),
             BoolVariable(name="RESET", description="write True to reset the model"),
         ]
@@ -67,15 +76,16 @@ class Service:
         self._constants = {variable.name: value for variable, value in constants}
         self.variables |= {variable.name: variable for variable, _ in constants}
         self._runtime: Runtime | None = None
-        self._model_names = list(names)
+        self._described = dict(names)
         self._model_info = dict(model_info)
         self._began, self._runs = time.monotonic(), 0
         self._end = threading.Event()
         self._refusals: queue.SimpleQueue[tuple[list[str], str]] = queue.SimpleQueue()
         self._beat = threading.Thread(target=self._beats, name="heartbeat", daemon=True)
-        self._writers: dict[str, Callable[[Any, str, Done], None]] = {
+        self._writers: dict[str, Command] = {
             prefix + "RESET": self._reset,
             prefix + "SNAPSHOT": self._restore,
+            **(commands or {}),
         }
 
     def first(self) -> dict[str, Any]:
@@ -88,7 +98,8 @@ class Service:
             RUNS=0,
             LAST_ERROR="",
             MODEL=json.dumps(self._model_info),
-            PVS="\n".join([*self._model_names, *self.variables]),
+            PVS="\n".join([*self._described, *self.variables]),
+            VARIABLES="",
             SNAPSHOT="{}",
             RESET=False,
         )
@@ -150,6 +161,8 @@ class Service:
     def _beats(self) -> None:
         """Count seconds, and between them tell of what was refused."""
         taken, beat = -1, self._began
+        if self._runtime is not None:  # takes long if there are many, and nobody waits for it
+            self._runtime.show(self._named(VARIABLES=variables_to_json(self._described.values())))
         while self._runtime is not None and not self._end.is_set():
             try:
                 names, text = self._refusals.get(timeout=max(0.0, beat + 1.0 - time.monotonic()))

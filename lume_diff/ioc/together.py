@@ -70,20 +70,24 @@ def start_together(servers: Sequence[Server]) -> None:
     """
     for server in servers:
         server.begin()
-    kinds: dict[type[ControlServer], list[ControlServer]] = {}
-    for server in servers:
-        for front in server.fronts:
-            kinds.setdefault(type(front), []).append(front)
     try:
-        refuse_clashes([front for server in servers for front in server.fronts], max(one.search for one in servers))
         with uncollected():
-            for first, *others in kinds.values():
-                first.start(others)
+            _go_online([front for server in servers for front in server.fronts], max(one.search for one in servers))
         for server in servers:
             server.run()
     except BaseException:
         stop_together(servers)
         raise
+
+
+def _go_online(fronts: Sequence[ControlServer], search: float) -> None:
+    refuse_clashes(fronts, search)
+    kinds: dict[type[ControlServer], list[ControlServer]] = {}
+    for front in fronts:
+        kinds.setdefault(type(front), []).append(front)
+    for first, *others in kinds.values():
+        first.start(others)
+    gc.freeze()  # or the collector looks at all of torch while a client waits, for some tenths of a second
 
 
 def stop_together(servers: Sequence[Server]) -> None:
@@ -92,6 +96,7 @@ def stop_together(servers: Sequence[Server]) -> None:
         server.halt()
     for server in servers:
         server.close()
+    gc.unfreeze()
 
 
 @contextlib.contextmanager

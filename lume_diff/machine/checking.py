@@ -17,7 +17,7 @@ from lume_diff.machine.reading import Reading
 from lume_diff.machine.site import Site
 from lume_diff.models import FacilityModel, LUMEModel, StagedModel
 from lume_diff.models.facility.mistakes import MappingError
-from lume_diff.variables import Variable
+from lume_diff.variables import TorchScalarVariable, Variable
 
 
 def check(
@@ -90,6 +90,7 @@ class Inspection:
             return None
         self.variables = self._described(root, known)
         self._check_settings(root, "", self.reading.settings, self.variables)
+        self._check_settling(root, self.variables)
         return self._outermost(model)
 
     def _mapped(self, model: LUMEModel) -> Mapping[str, Variable] | None:
@@ -176,6 +177,18 @@ class Inspection:
                     known[name].validate_value(value)
                 except LumeDiffError as error:
                     self.tell(line, place, str(error))
+
+    def _check_settling(self, root: Node, known: Mapping[str, Variable]) -> None:
+        """Look at the names of the set-points that take their time."""
+        settling = None if self.reading.ioc is None else self.reading.ioc.settling
+        given = root.child("ioc", "settling")
+        for name in settling or {}:
+            line = root.line if given is None else given.line_of(name)
+            place = f"ioc.settling.{name}"
+            if name not in known:
+                self.tell(line, place, unknown(name, known))
+            elif known[name].read_only or not isinstance(known[name], TorchScalarVariable):
+                self.tell(line, place, "cannot settle: that takes an input that is a floating-point number")
 
     def tell(self, line: int, where: str, message: str) -> None:
         """Note a mistake."""

@@ -18,6 +18,18 @@ class AllowSection(Section):
     users: Names | None = None
 
 
+class SettlingSection(Section):
+    """``{rate: 0.5, delay: 0.2}``: how the machine follows a set-point.
+
+    Attributes:
+        rate: fastest change [unit of the set-point/s]; at once if it is not given.
+        delay: before it begins to change [s].
+    """
+
+    rate: Positive | None = None
+    delay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+
+
 class IocSection(Section):
     """``{prefix: "VA:", protocols: [pva, ca], isolation: process, timeout: 60}``.
 
@@ -35,6 +47,7 @@ class IocSection(Section):
         write_log: file of accepted and refused writes.
         writable_limits: whether DRVL and DRVH can be written.
         rate_hz: of a shot clock that redraws noise.
+        settling: how set-points are reached, by name, where that takes time.
         largest_array: elements of an array that is written.
         sensitivity: whether the live response matrix is served.
         health_port: of a probe by HTTP.
@@ -53,6 +66,7 @@ class IocSection(Section):
     write_log: OutFile | None = None
     writable_limits: bool = False
     rate_hz: Positive | None = None
+    settling: dict[str, SettlingSection] | None = None
     largest_array: Annotated[int, Field(ge=1)] = 10_000_000
     sensitivity: bool = False
     health_port: Annotated[int, Field(ge=1, le=65535)] | None = None

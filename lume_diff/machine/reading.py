@@ -59,6 +59,7 @@ class Reading:
         mapping: of the facility, from this file or its own; ``mapping_node`` is what it was read from, and files in
             it are relative to ``mapping_folder``.
         variables, settings: what it says about variables, without what has mistakes.
+        ioc: how it is served, as far as it can be read.
         machine: all of it; None where there are problems.
     """
 
@@ -78,6 +79,7 @@ class Reading:
         self.mapping_folder = path.parent
         self.variables: dict[str, VariableSection] = {}
         self.settings: dict[str, Any] = {}
+        self.ioc: IocSection | None = None
         self.machine: Machine | None = None
         within = (*(() if site is None else site.within), path.resolve())
         self.site = Site(path.parent, False, trust if site is None else site.trust, within=within)
@@ -106,7 +108,7 @@ class Reading:
         self.variables = self._variables(root)
         self.settings = self._settings(root)
         rest = {name: child for name, child in root.value.items() if name in ("description", "allow_outside", "ioc")}
-        ioc = read_section(IocSection, rest["ioc"], "ioc", self.problems) if "ioc" in rest else None
+        self.ioc = read_section(IocSection, rest["ioc"], "ioc", self.problems) if "ioc" in rest else None
         if "ioc" in rest and not rest["ioc"].broken and isinstance(rest["ioc"].value, dict):
             self.problems += self.site.file_problems(IocSection, rest["ioc"], "ioc")
         kept = {name: rest[name].plain() for name in ("description", "allow_outside") if name in rest}
@@ -118,7 +120,7 @@ class Reading:
             return
         if self.mapping is not None:
             kept["mapping"] = root.value["mapping"].value if self.mapping_file else self.mapping
-        given: dict[str, Any] = {"variables": self.variables, "set": self.settings, "ioc": ioc}
+        given: dict[str, Any] = {"variables": self.variables, "set": self.settings, "ioc": self.ioc}
         kept |= {name: value for name, value in given.items() if value}
         self.machine = Machine(model=self.model, **kept).placed(self.site)
 

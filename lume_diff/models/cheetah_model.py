@@ -13,8 +13,9 @@ from lume_diff.errors import LatticeError, ShapeError, UnknownVariableError, Val
 from lume_diff.models.base import LUMEModel
 from lume_diff.models.line.apertures import Losses
 from lume_diff.models.line.beams import as_beam
-from lume_diff.models.line.bunch import TrackedBunch, TrackedMoments
+from lume_diff.models.line.bunch import TrackedBunch
 from lume_diff.models.line.elements import is_number, read_segment, structure, without_graphs
+from lume_diff.models.line.incoming import IncomingBeam
 from lume_diff.models.line.knobs import (
     GROUP,
     MOMENTS,
@@ -25,7 +26,6 @@ from lume_diff.models.line.knobs import (
     knob_variables,
     switch_values,
 )
-from lume_diff.models.line.linear_statistics import Lasting
 from lume_diff.models.line.maps import LineMaps
 from lume_diff.models.line.outputs import OutputTable
 from lume_diff.models.line.plan import Plan, plan_of
@@ -33,7 +33,6 @@ from lume_diff.models.line.readings import read
 from lume_diff.models.line.screen_maps import ScreenMaps, screen_maps
 from lume_diff.models.line.tracking import LineRun, Upstream
 from lume_diff.models.report import GradientReport
-from lume_diff.models.transforms import in_transform, tensors_in
 from lume_diff.particles import TorchParticleGroup
 from lume_diff.variables import BoolVariable
 
@@ -164,7 +163,7 @@ class CheetahModel(LUMEModel):
         self._readings = {reading.variable.name: reading for reading in readings}
         self._losses = Losses(losses, loss_width)
         self._beam_name = beam_name
-        self._incoming: tuple[Any, ...] | None = None
+        self._incoming = IncomingBeam()
         self._upstream = Upstream()
         self._adopted: dict[str, tuple[int, str, nn.Parameter]] = {}
         self._adopt_parameters()
@@ -196,7 +195,7 @@ class CheetahModel(LUMEModel):
         shapes |= {inputs[self._beam_name].batch_shape, self._line.batch_shape}
         shapes.discard(torch.Size())
         batch = tuple(torch.broadcast_shapes(*shapes)) if len(shapes) > 1 else tuple(*shapes)
-        beam = self._incoming_beam(inputs)
+        beam = self._incoming.tracked([inputs[self._beam_name], *(inputs[name] for name in REFERENCES)])
         run = LineRun(self._line, beam, changed, active, self._losses, batch, self._upstream, self._by_cheetah)
         run.before(max((self._readings[name].place for name in outputs), default=self._line.count))
         return run
@@ -230,24 +229,6 @@ class CheetahModel(LUMEModel):
                     raise ShapeError(f"{name!r} has shape {tuple(value.shape)}; a switch is one for the whole batch")
                 active[name.rpartition(".")[0]] = bool(value)
         return changed, active
-
-    def _incoming_beam(self, inputs: Mapping[str, Any]) -> TrackedBunch | TrackedMoments:
-        """Return the incoming beam at the line's reference, converted once while it stays the same."""
-        given = [inputs[self._beam_name], *(inputs[name] for name in REFERENCES)]
-        kept = self._incoming
-        if kept is not None and all(a is b for a, b in zip(kept[0], given, strict=True)):
-            _, leaves, versions, beam = kept
-            if versions == [leaf._version for leaf in leaves] and not any(leaf.requires_grad for leaf in leaves):
-                return beam
-        convert = TrackedBunch.from_group if self._beam_name == GROUP else TrackedMoments.from_moments
-        beam = convert(*given)
-        if isinstance(beam, TrackedBunch):
-            beam = beam.passed(beam.reference, lasting=Lasting(beam.reference.energy))
-        leaves = [tensor for value in given for tensor in tensors_in(value)]
-        is_plain = not (in_transform() or torch.is_inference_mode_enabled())
-        if is_plain and not any(leaf.requires_grad or leaf.is_inference() for leaf in leaves):
-            self._incoming = given, leaves, [leaf._version for leaf in leaves], beam
-        return beam
 
     def _read(self, state: LineRun, outputs: Sequence[str]) -> dict[str, Any]:
         state.along(sorted({self._readings[name].place for name in outputs}))
@@ -370,12 +351,12 @@ class CheetahModel(LUMEModel):
         for element in self._line.elements:
             element.convert(fn)
         self._line = LineMaps(self._line.elements, self.dtype, self.device)
-        self._incoming, self._upstream = None, Upstream()
+        self._incoming, self._upstream = IncomingBeam(), Upstream()
         self._adopt_parameters()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        fresh = {"_incoming": None, "_upstream": Upstream(), "_native": (without_graphs(self.simulator),)}
+        fresh = {"_incoming": IncomingBeam(), "_upstream": Upstream(), "_native": (without_graphs(self.simulator),)}
         return {**super().__getstate__(), **fresh}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

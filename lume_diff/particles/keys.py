@@ -157,6 +157,7 @@ def _number(text: str) -> float | None:
         return None
 
 
+@lru_cache(maxsize=1024)
 def statistic_unit(key: str) -> str:
     """Return a statistic's unit, spelled as openPMD-beamphysics does.
 

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from lume_diff.errors import ValidationError
-from lume_diff.models import CheetahModel, LUMEModel, StagedModel
-from lume_diff.models.line.elements import read_segment
+from lume_diff.models import FacilityModel, LUMEModel
+from lume_diff.models.survey import BOX, LineElement, survey_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: The number that says how strong an element of a class is, and whether it points up or down.
-STRENGTH = {
-    "Quadrupole": "k1",
-    "Dipole": "angle",
-    "RBend": "angle",
-    "Sextupole": "k2",
-    "Solenoid": "k",
-    "HorizontalCorrector": "angle",
-    "VerticalCorrector": "angle",
-    "CombinedCorrector": "horizontal_angle",
-    "Cavity": "voltage",
-    "TransverseDeflectingCavity": "voltage",
-    "Undulator": "kx",
-}
 #: Okabe and Ito's colours, which the colour-blind can tell apart.
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     *("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
@@ -56,32 +42,6 @@ _MARKS: dict[str, tuple[str, str, str, float]] = {
 }
 
 
-@dataclass(frozen=True)
-class LineElement:
-    """One element as it stands in the line.
-
-    Attributes:
-        name: as in the names of its knobs.
-        kind: class of the element.
-        s: where it begins [m].
-        length: [m].
-        strength: the number that its class goes by, in its own unit; None for elements without one.
-        stage: the stage that it belongs to, where there are several.
-    """
-
-    name: str
-    kind: str
-    s: float
-    length: float
-    strength: float | None = None
-    stage: str = ""
-
-    @property
-    def centre(self) -> float:
-        """The middle of the element [m]."""
-        return self.s + 0.5 * self.length
-
-
 def elements_along(model: LUMEModel) -> list[LineElement]:
     """Return the elements of a model's line at its set-points, in the order of the beam.
 
@@ -94,40 +54,13 @@ def elements_along(model: LUMEModel) -> list[LineElement]:
     Gradient:
         None: it reads numbers.
     """
-    return _elements(model, model, "", 0.0)
-
-
-def _elements(model: LUMEModel, chain: LUMEModel, stage: str, start: float) -> list[LineElement]:
-    if isinstance(model, StagedModel):
-        found: list[LineElement] = []
-        for name, part in model.stages.items():
-            begin = found[-1].s + found[-1].length if found else start
-            found += _elements(part, chain, name, begin)
-        return found
-    if not isinstance(model, CheetahModel):
+    survey = None if isinstance(model, FacilityModel) else survey_of(model)
+    if survey is None or any(element.kind == BOX for element in survey.elements):
         raise ValidationError(f"a {type(model).__name__} has no line to draw; expected a CheetahModel")
-
-    def value(knob: str, otherwise: torch.Tensor) -> float:
-        """Return a number as the chain has it, whose set-points are not those of its stages."""
-        for name in (knob, f"{stage}/{knob}"):
-            if name in chain.input_names:
-                return _plain(chain.get(name), name)
-        return _plain(otherwise, knob)
-
-    placed = []
-    for element in read_segment(model.simulator, model.dtype, model.device):
-        length = value(f"{element.name}.length", element.length)
-        attribute = STRENGTH.get(element.kind)
-        strength = value(f"{element.name}.{attribute}", element.values[attribute]) if attribute else None
-        placed.append(LineElement(element.name, element.kind, start, length, strength, stage))
-        start += length
-    return placed
-
-
-def _plain(value: torch.Tensor, name: str) -> float:
-    if value.numel() != 1:
-        raise ValidationError(f"{name!r} is a batch of {tuple(value.shape)} settings; a picture shows one of them")
-    return float(value.detach().reshape(()))
+    for element in survey.elements:
+        if math.isnan(element.length) or (element.strength is not None and math.isnan(element.strength)):
+            raise ValidationError(f"{element.name!r} is a batch of settings; a picture shows one of them")
+    return list(survey.elements)
 
 
 def draw_lattice(axes: Axes, elements: Sequence[LineElement]) -> list[Any]:
@@ -185,13 +118,20 @@ def draw_lattice(axes: Axes, elements: Sequence[LineElement]) -> list[Any]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return a figure [inch] that needs no window and leaves pyplot's state alone."""
+    """Return a figure [inch] that needs no window, leaves pyplot's state alone, and shows itself in a notebook."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
+    figure._repr_png_ = partial(_as_png, figure)  # type: ignore[attr-defined]
     return figure
+
+
+def _as_png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=100)
+    return stream.getvalue()
 
 
 def span(values: Iterable[float]) -> float:

@@ -3,230 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-import cheetah
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from lume_diff.blackbox import BlackBoxModel, FiniteDifference
-from lume_diff.blackbox.simulator import Simulator
 from lume_diff.errors import GradientError, PhysicsWarning
-from lume_diff.models import BunchFromMoments, CheetahModel, JacobianCost, LUMEModel, StagedModel
-from lume_diff.variables import ParticleGroupVariable, TorchNDVariable, TorchScalarVariable
+from lume_diff.models import LUMEModel, StagedModel
+from lume_diff.variables import TorchScalarVariable
+from tests.gradient.jacobian_costs import MODES, SHIFTS, chain, fresh, line, runs_of, spend, t
 
 pytestmark = pytest.mark.gradient
-
-F64 = torch.float64
-PARTICLES = 50
-MODES = ("reverse", "forward", "collective")
-
-
-def t(value: Any) -> Tensor:
-    return torch.tensor(value, dtype=F64)
-
-
-class Kicks(Simulator):
-    """Thin lenses with a drift in between, and a force towards the centre of the bunch that all particles make."""
-
-    def __init__(self, force: float = 0.0) -> None:
-        self.force = force
-
-    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        bunch, found = inputs["initial_particles"].copy(), {}
-        for knob, name in (("k1", "middle_particles"), ("k2", "final_particles")):
-            bunch.px = bunch.px - inputs[knob] * bunch.x * bunch.pz
-            bunch.py = bunch.py + inputs[knob] * bunch.y * bunch.pz
-            bunch.px = bunch.px - self.force * (bunch.x - bunch.x.mean()) * bunch.x.std() / 1e-3 * bunch.pz
-            bunch.x = bunch.x + 0.5 * bunch.px / bunch.pz
-            bunch.y = bunch.y + 0.5 * bunch.py / bunch.pz
-            found[name] = bunch.copy()
-        return {**found, "trace": 2.0 - 0.5 * inputs["k1"] * inputs["k2"]}
-
-
-def kicks(beam: Any, particles: str = "per_particle", force: float = 0.0, **options: Any) -> BlackBoxModel:
-    knobs = [TorchScalarVariable(name=name, default_value=0.3, scale=0.1) for name in ("k1", "k2")]
-    variables = [
-        ParticleGroupVariable(name="initial_particles"),
-        *knobs,
-        ParticleGroupVariable(name="middle_particles", read_only=True),
-        ParticleGroupVariable(name="final_particles", read_only=True),
-        TorchScalarVariable(name="trace", read_only=True),
-        TorchScalarVariable(name="middle.sigma_x", read_only=True),
-        TorchScalarVariable(name="final.sigma_x", read_only=True),
-    ]
-    return BlackBoxModel(
-        lambda: Kicks(force),
-        variables,
-        FiniteDifference(particles=particles, **options),
-        derived={f"{place}.sigma_x": (f"{place}_particles", "sigma_x") for place in ("middle", "final")},
-        initial={"initial_particles": beam},
-    )
-
-
-def line(name: str, beam: Any, count: int) -> CheetahModel:
-    """Return quadrupoles ``<name>1.k1`` and so on, with drifts, and a screen behind them."""
-    elements: list[cheetah.Element] = []
-    for i in range(1, count + 1):
-        elements.append(cheetah.Quadrupole(t(0.1), t(2.0 * (-1) ** i), name=f"{name}{i}"))
-        elements.append(cheetah.Drift(t(0.3), name=f"{name}D{i}"))
-    screen = cheetah.Screen(
-        (8, 6), t([2e-4, 2e-4]), method="kde", kde_bandwidth=t(2e-4), is_active=True, name=f"{name}S"
-    )
-    return CheetahModel(cheetah.Segment([*elements, screen], name=name), beam)
-
-
-def chain(middle: str = "per_particle", force: float = 0.0, before: int = 8, **options: Any) -> StagedModel:
-    """Return Cheetah, a black box, and Cheetah; noise and curvature of the box's knobs are measured already."""
-    twiss = {"norm_emit_x": 1e-6, "norm_emit_y": 1e-6, "beta_x": 4.0, "beta_y": 5.0}
-    source = BunchFromMoments(
-        PARTICLES, seed=1, mean_energy=1e8, sigma_energy=1e5, sigma_t=1e-12, charge=1e-10, **twiss
-    )
-    first = line("A", source.get("final_particles"), before)
-    box = kicks(first.get("final_particles"), middle, force, **options)
-    last = line("Z", box.get("final_particles"), 3)
-    model = StagedModel({"first": first, "box": box, "last": last})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PhysicsWarning)
-        model.jacobian(["final.sigma_x", "trace"], ["k1", "k2", "A1.k1"], at={"k1": 0.31}, mode="forward")
-    return model
-
-
-_shifts = itertools.count(1)
-
-
-def fresh(inputs: Sequence[str]) -> dict[str, float]:
-    """Return a point that no model has been at."""
-    return {name: 0.3 + 1e-4 * next(_shifts) for name in inputs}
-
-
-def spend(
-    model: LUMEModel, outputs: Sequence[str], inputs: Sequence[str], mode: str = "auto", **at: Any
-) -> tuple[dict[str, dict[str, Tensor]], JacobianCost]:
-    """Take a Jacobian and check that it spent what it says, and what was foretold."""
-    before = model._spent()[0]
-    table = model.jacobian(outputs, inputs, at=at or fresh(inputs), mode=mode)
-    cost = model.gradient_report().jacobian
-    assert cost is not None
-    assert cost.runs + cost.learning_runs == model._spent()[0] - before
-    assert {cost.mode, *(other.mode for other in cost.alternatives)} >= {"reverse", "forward"}
-    return table, cost
-
-
-def runs_of(cost: JacobianCost) -> dict[str, int | None]:
-    return {other.mode: other.runs for other in (cost.predicted, *cost.alternatives)}
-
-
-# -- a box of numbers
-
-
-def numbers(count: int, **options: Any) -> BlackBoxModel:
-    def function(**inputs: Any) -> dict[str, Any]:
-        total = sum(i * float(np.sum(np.sin(value))) for i, value in enumerate(inputs.values(), 1))
-        return {"y": total, "w": np.array([total**2, np.cos(total), total])}
-
-    names = [f"a{i}" for i in range(count)]
-    return BlackBoxModel.from_function(
-        function,
-        inputs=[TorchScalarVariable(name=name, default_value=0.4, scale=0.1, value_range=(0.0, 2.0)) for name in names],
-        outputs=[TorchScalarVariable(name="y"), TorchNDVariable(name="w", shape=(3,))],
-        gradient=FiniteDifference(**options),
-    )
-
-
-@pytest.mark.parametrize("mode", ["auto", "reverse", "forward"])
-@pytest.mark.parametrize("count", [1, 2, 5])
-@pytest.mark.parametrize("scheme, per_input", [("central", 2), ("forward", 1), ("fourth", 4)])
-def test_a_box_of_numbers_takes_its_runs_once(mode: str, count: int, scheme: str, per_input: int) -> None:
-    model = numbers(count, scheme=scheme, step=1e-3)
-    _, cost = spend(model, ["y", "w"], model.input_names, mode)
-    assert runs_of(cost) == {"reverse": 1 + per_input * count, "forward": 1 + per_input * count}
-    assert (cost.runs, cost.learning_runs) == (cost.predicted.runs, 0)
-    assert cost.mode == ("forward" if count < 4 else "reverse") if mode == "auto" else mode
-
-
-def test_noise_is_measured_once_and_counted_apart() -> None:
-    model = numbers(3)
-    _, first = spend(model, ["y", "w"], model.input_names)
-    assert 3 * 8 <= first.learning_runs <= 3 * 16
-    for mode in ("reverse", "forward"):
-        _, cost = spend(model, ["y", "w"], model.input_names, mode)
-        assert cost.learning_runs == 0
-        assert cost.runs == cost.predicted.runs == runs_of(cost)["forward"]
-        assert 1 + 2 * 3 <= cost.runs <= 1 + 3 * 2 * 3
-
-
-def test_a_known_point_costs_nothing_more() -> None:
-    model = numbers(2, step=1e-3)
-    point = fresh(model.input_names)
-    tables = [spend(model, ["y"], model.input_names, mode, **point) for mode in ("reverse", "forward", "auto")]
-    assert [cost.runs for _, cost in tables] == [5, 0, 0]
-    assert {cost.predicted.runs for _, cost in tables} == {5}
-    assert tables[0][0]["y"]["a1"].item() == pytest.approx(2.0 * np.cos(point["a1"]), rel=1e-6)
-    assert all(table["y"]["a1"] == tables[0][0]["y"]["a1"] for table, _ in tables)
-
-
-@pytest.mark.parametrize("mode", ["reverse", "forward"])
-def test_a_batch_and_a_limit_are_foretold(mode: str) -> None:
-    """Next to a limit the stencil of four points becomes a one-sided one of two."""
-    model = numbers(2, scheme="fourth", step=1e-2)
-    _, cost = spend(model, ["y"], ["a0", "a1"], mode, a0=t([0.0, 1.0, 1.5]), a1=0.7)
-    assert cost.runs == cost.predicted.runs == 3 * 1 + (2 + 4 + 4) + 3 * 4
-
-
-def test_a_box_without_a_gradient_says_so_in_every_mode() -> None:
-    names = [TorchScalarVariable(name="a", default_value=1.0)]
-    model = BlackBoxModel.from_function(lambda a: a, names, [TorchScalarVariable(name="y")], gradient=None)
-    for mode in ("auto", *MODES):
-        with pytest.raises(GradientError, match="built without a gradient"):
-            model.jacobian(["y"], ["a"], mode=mode)
-
-
-class HalfNative(Simulator):
-    """Know one of two derivatives."""
-
-    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        return {"y": inputs["a"] ** 2 * inputs["b"] ** 3}
-
-    def jacobian(
-        self, inputs: Mapping[str, Any], outputs: Sequence[str], wrt: Sequence[str]
-    ) -> dict[str, dict[str, np.ndarray]]:
-        return {"y": {"a": np.array(2.0 * inputs["a"] * inputs["b"] ** 3)}}
-
-
-@pytest.mark.parametrize("mode", ["auto", "reverse", "forward"])
-def test_derivatives_of_the_codes_own_are_free(mode: str) -> None:
-    knobs = [TorchScalarVariable(name=name, default_value=0.5, scale=0.1) for name in "ab"]
-    output = TorchScalarVariable(name="y", read_only=True)
-    model = BlackBoxModel(HalfNative, [*knobs, output], FiniteDifference(native=True, step=1e-3))
-    _, first = spend(model, ["y"], ["a", "b"], mode)
-    assert (first.runs, first.learning_runs) == (3, 2)
-    table, cost = spend(model, ["y"], ["a", "b"], mode, a=0.5, b=0.6)
-    assert cost.runs == cost.predicted.runs == 3
-    assert table["y"]["a"].item() == pytest.approx(0.6**3, rel=1e-12)
-
-
-class Wrapped(LUMEModel):
-    """Take the sum of what a box gives, under the box's names."""
-
-    def __init__(self, model: LUMEModel) -> None:
-        super().__init__(model.supported_variables.values())
-        self.model = model
-
-    def _run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        return {name: 2.0 * value for name, value in self.model(inputs, outputs=outputs).items()}
-
-
-@pytest.mark.parametrize("mode", ["auto", "reverse", "forward"])
-def test_a_box_in_a_wrapper_is_foretold(mode: str) -> None:
-    model = Wrapped(numbers(2, step=1e-3))
-    table, cost = spend(model, ["w"], ["a0", "a1"], mode, a0=0.5, a1=0.6)
-    assert cost.runs == cost.predicted.runs == 5
-    assert table["w"]["a0"][2].item() == pytest.approx(2.0 * np.cos(0.5), rel=1e-5)
 
 
 # -- a bunch through a box between differentiable lines
@@ -306,7 +94,7 @@ def test_a_direction_that_is_known_is_not_run_again(blocks: StagedModel) -> None
 def test_a_batch_of_bunches_is_foretold(blocks: StagedModel) -> None:
     values = t([0.41, 0.42, 0.43])
     for mode, runs in (("reverse", 3 * 15), ("forward", 3 * 15), ("collective", 3 * 5)):
-        shift = 1e-3 * next(_shifts)
+        shift = 1e-3 * next(SHIFTS)
         point = {"A1.k1": values + shift, "k1": 0.3}
         _, cost = spend(blocks, ["final.sigma_x"], list(point), mode, **point)
         assert cost.runs == cost.predicted.runs == runs

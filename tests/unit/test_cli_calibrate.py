@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import h5py
@@ -11,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from lume_diff.calibration.data.screens import ScreenDataset
-from lume_diff.cli import app
 from lume_diff.cli.calibrate import EXAMPLE
 from lume_diff.models import BunchFromMoments, CheetahModel
+from tests.unit.commands import assert_fault_is_named, assert_no_configuration_is_refused, invoke
 
 PIXEL = 2e-4
 ELEMENTS = {
@@ -38,29 +37,40 @@ likelihood: moments
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def write_files(folder: Path) -> Path:
     """Write a lattice, a beam, images of a machine that is off, and a configuration."""
     twiss = {"beta_x": 8.0, "norm_emit_x": 8e-6, "beta_y": 6.0, "norm_emit_y": 8e-6}
     bunch = BunchFromMoments(500, mean_energy=1e8, sigma_energy=1e4, sigma_t=1e-12, charge=1e-10, **twiss)
-    bunch.get("final_particles").to_openpmd(tmp_path / "beam.h5")
+    bunch.get("final_particles").to_openpmd(folder / "beam.h5")
     text = json.dumps({"root": "line", "elements": ELEMENTS, "lattices": {"line": list(ELEMENTS)}})
-    (tmp_path / "line.json").write_text(text)
-    machine = CheetahModel.from_file(tmp_path / "line.json", tmp_path / "beam.h5")
+    (folder / "line.json").write_text(text)
+    machine = CheetahModel.from_file(folder / "line.json", folder / "beam.h5")
     inputs = {"Q1.k1": torch.tensor(1.03 * K1), "SCR1.misalignment_x": torch.tensor(4e-4, dtype=torch.float64)}
     light = machine(inputs, outputs=["SCR1.image"])["SCR1.image"].numpy()
     images = 1000.0 * light / light.max() + np.random.default_rng(0).normal(0.0, 2.0, light.shape)
-    np.savez(tmp_path / "scan.npz", k1=K1, images=images)
-    (tmp_path / "fit.yaml").write_text(CONFIG)
-    return tmp_path
+    np.savez(folder / "scan.npz", k1=K1, images=images)
+    (folder / "fit.yaml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_files(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """Return a folder with a fit in it, and what the command said; the checkpoint is kept beside it."""
+    folder = write_files(tmp_path_factory.mktemp("fitted"))
+    return folder, calibrate(folder / "fit.yaml", "--out", folder / "result", "--checkpoint", folder / "fit.ckpt")
 
 
 def calibrate(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["calibrate", *map(str, arguments)], catch_exceptions=False)
+    return invoke("calibrate", *arguments)
 
 
-def test_errors_are_found_and_written(folder: Path) -> None:
-    done = calibrate(folder / "fit.yaml", "--out", folder / "result", "--checkpoint", folder / "fit.ckpt")
+def test_errors_are_found_and_written(fitted: tuple[Path, Result]) -> None:
+    folder, done = fitted
     assert done.exit_code == 0, done.stderr
     assert "scale of Q1.k1" in done.stdout
     known = yaml.safe_load((folder / "result" / "result.yaml").read_text(encoding="utf-8"))
@@ -82,7 +92,8 @@ def test_errors_are_found_and_written(folder: Path) -> None:
     assert resumed["parameters"] == known["parameters"]
 
 
-def test_own_files_and_a_function_do_too(folder: Path) -> None:
+def test_own_files_and_a_function_do_too(fitted: tuple[Path, Result]) -> None:
+    folder, _ = fitted
     arrays = np.load(folder / "scan.npz")
     ScreenDataset({"Q1.k1": K1}, arrays["images"], "SCR1.image", PIXEL, noise=2.0).to_npz(folder / "own.npz")
     (folder / "machine.py").write_text(
@@ -92,11 +103,10 @@ def test_own_files_and_a_function_do_too(folder: Path) -> None:
     config = yaml.safe_load(CONFIG)
     config["model"], config["data"] = {"entry": "machine.py:make"}, [{"file": "own.npz"}]
     (folder / "own.yaml").write_text(yaml.safe_dump(config))
-    outcomes = []
-    for name in ("fit", "own"):
-        assert calibrate(folder / f"{name}.yaml", "--out", folder / name).exit_code == 0
-        outcomes.append(yaml.safe_load((folder / name / "result.yaml").read_text(encoding="utf-8"))["coordinates"])
-    assert outcomes[0] == outcomes[1]
+    assert calibrate(folder / "own.yaml", "--out", folder / "own").exit_code == 0
+    files = (folder / name / "result.yaml" for name in ("result", "own"))
+    first, second = (yaml.safe_load(file.read_text(encoding="utf-8"))["coordinates"] for file in files)
+    assert first == second
 
 
 def test_example_is_a_configuration(tmp_path: Path) -> None:
@@ -136,15 +146,8 @@ def test_example_is_a_configuration(tmp_path: Path) -> None:
     ],
 )
 def test_faults_are_named(folder: Path, old: str, new: str, message: str) -> None:
-    assert old in CONFIG
-    (folder / "fit.yaml").write_text(CONFIG.replace(old, new, 1))
-    done = calibrate(folder / "fit.yaml", "--out", folder / "result")
-    assert done.exit_code == 2
-    assert re.search(message, done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (folder / "result").exists()
+    assert_fault_is_named("calibrate", folder / "fit.yaml", old, new, message)
 
 
 def test_no_configuration_is_refused(tmp_path: Path) -> None:
-    assert "--example" in calibrate().stderr
-    assert "does not exist" in calibrate(tmp_path / "fit.yaml").stderr
+    assert_no_configuration_is_refused("calibrate", tmp_path)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 pytest.importorskip("xopt")
 
 from xopt import Xopt
 
 from lume_diff.calibration import PriorMeanModelConstructor
-from lume_diff.cli import app
 from lume_diff.cli.optimize import EXAMPLE
 from lume_diff.models import BunchFromMoments
+from tests.unit.commands import assert_fault_is_named, assert_no_configuration_is_refused, invoke
 
 ELEMENTS = {
     "Q1": ["Quadrupole", {"length": 0.1, "k1": 0.0}],
@@ -60,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def optimize(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["optimize", *map(str, arguments)], catch_exceptions=False)
+    return invoke("optimize", *arguments)
 
 
 def test_both_arms_are_run_and_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +100,22 @@ def test_example_is_a_configuration(tmp_path: Path) -> None:
     assert settings.pvs.settle == 0.5
 
 
+def test_a_model_with_the_machines_names_needs_no_table_of_them(tmp_path: Path) -> None:
+    from lume_diff.calibration.fit.yaml_files import read_config
+    from lume_diff.calibration.optimisation.configuration import OptimisationConfig
+    from lume_diff.calibration.prior_mean.vocs import Quantity
+
+    pytest.importorskip("p4p")
+    model, rest = EXAMPLE.splitlines()[0], EXAMPLE[EXAMPLE.index("variables:") :]
+    (tmp_path / "pvs.yaml").write_text(f"{model}\npvs: {{setpoints: same, outputs: same}}\n{rest}")
+    settings = read_config(tmp_path / "pvs.yaml", OptimisationConfig)
+    assert settings.pvs is not None
+    machine = settings.pvs.build(settings.variables, {"log_size": Quantity(["final.sigma_x"], None)})
+    assert machine._setpoints == {"Q1.k1": "Q1.k1", "Q2.k1": "Q2.k1"}
+    assert machine._outputs == {"final.sigma_x": "final.sigma_x"}
+    machine.connect().close()
+
+
 @pytest.mark.parametrize(
     "old, new, message",
     [
@@ -129,13 +144,7 @@ def test_example_is_a_configuration(tmp_path: Path) -> None:
     ],
 )
 def test_faults_are_named(folder: Path, old: str, new: str, message: str) -> None:
-    assert old in CONFIG
-    (folder / "opt.yaml").write_text(CONFIG.replace(old, new, 1))
-    done = optimize(folder / "opt.yaml", "--out", folder / "result")
-    assert done.exit_code == 2
-    assert re.search(message, done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (folder / "result").exists()
+    assert_fault_is_named("optimize", folder / "opt.yaml", old, new, message)
 
 
 def test_a_slow_model_is_emulated(folder: Path) -> None:
@@ -144,3 +153,7 @@ def test_a_slow_model_is_emulated(folder: Path) -> None:
     done = optimize(folder / "opt.yaml", "--out", folder / "result")
     assert done.exit_code == 0, done.stderr
     assert "emulator: 12 runs made" in done.stdout
+
+
+def test_no_configuration_is_refused(tmp_path: Path) -> None:
+    assert_no_configuration_is_refused("optimize", tmp_path)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from lume_diff.calibration import Reconstruction
-from lume_diff.cli import app
 from lume_diff.cli.reconstruct import EXAMPLE
 from lume_diff.models import BunchFromMoments, CheetahModel
+from tests.unit.commands import assert_fault_is_named, assert_no_configuration_is_refused, invoke
 
 PIXEL = 2e-4
 K1 = np.linspace(-8.0, 8.0, 5)
@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def reconstruct(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["reconstruct", *map(str, arguments)], catch_exceptions=False)
+    return invoke("reconstruct", *arguments)
 
 
 def test_bunch_is_found_written_and_resumed(folder: Path) -> None:
@@ -115,13 +115,7 @@ def test_example_is_a_configuration(tmp_path: Path) -> None:
     ],
 )
 def test_faults_are_named(folder: Path, old: str, new: str, message: str) -> None:
-    assert old in CONFIG
-    (folder / "fit.yaml").write_text(CONFIG.replace(old, new, 1))
-    done = reconstruct(folder / "fit.yaml", "--out", folder / "result")
-    assert done.exit_code == 2
-    assert re.search(message, done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (folder / "result").exists()
+    assert_fault_is_named("reconstruct", folder / "fit.yaml", old, new, message)
 
 
 def test_several_data_sets_are_fitted_together(folder: Path) -> None:
@@ -146,5 +140,4 @@ def test_numbers_are_no_images(folder: Path) -> None:
 
 
 def test_no_configuration_is_refused(tmp_path: Path) -> None:
-    assert "--example" in reconstruct().stderr
-    assert "does not exist" in reconstruct(tmp_path / "fit.yaml").stderr
+    assert_no_configuration_is_refused("reconstruct", tmp_path)

@@ -16,7 +16,7 @@ from lume_diff.blackbox.bmad.session import check_installed
 from lume_diff.blackbox.bmad.simulator import NO_BETA, Recipe, TaoFactory, start_command
 from lume_diff.blackbox.bmad.survey import Survey, Surveyor
 from lume_diff.blackbox.bmad.tracking import beam_setup
-from lume_diff.blackbox.codes.bunch_names import INCOMING, incoming_bunch, knows_bunch
+from lume_diff.blackbox.codes.bunch_names import INCOMING, bunch_on_plane, incoming_bunch, knows_bunch
 from lume_diff.blackbox.codes.model import CodeModel
 from lume_diff.blackbox.codes.optics_names import INITIAL, MATRIX, PLACE, RING, OpticsNames
 from lume_diff.blackbox.codes.plain_bunches import check_mass
@@ -111,8 +111,7 @@ def BmadModel(
         drawn = found.seed if seed is None else seed
         own = bunch is None and _wants_own_beam(found, outputs)
         if own:
-            bunch = incoming_bunch(asked("beam", drawn, found.particle, found.mass), dtype, device)
-            assert bunch is not None
+            bunch = bunch_on_plane(asked("beam", drawn, found.particle, found.mass), dtype, device)
             bunch = bunch.replace(reference_energy=found.energy, reference_time=0.0)
         if bunch is not None:
             check_mass(bunch.mass, found.mass, found.particle, "the lattice")
@@ -159,34 +158,31 @@ class _Asked:
     """
 
     def __init__(self, deck: Path, here: bool) -> None:
-        self._surveyor = Surveyor(deck) if here else None
-        self._pool = None if here else WorkerPool(functools.partial(Surveyor, deck), workers=1)
+        self._asked = Surveyor(deck) if here else WorkerPool(functools.partial(Surveyor, deck), workers=1)
+        self._is_kept = False
 
     def __call__(self, what: str, *args: Any) -> Any:
-        if self._surveyor is not None:
-            answer = self._surveyor.ask(what, *args)
+        if isinstance(self._asked, Surveyor):
+            answer = self._asked.ask(what, *args)
         else:
-            assert self._pool is not None
-            answer = ask(self._pool.simulator.ask, what, *args)
+            answer = ask(self._asked.simulator.ask, what, *args)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def keep(self) -> Any:
         """Return the session, which is then not closed; None of another process."""
-        if self._surveyor is None:
+        if not isinstance(self._asked, Surveyor):
             return None
-        session, self._surveyor = self._surveyor.session, None
-        return session
+        self._is_kept = True
+        return self._asked.session
 
     def __enter__(self) -> _Asked:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._surveyor is not None:
-            self._surveyor.close()
-        if self._pool is not None:
-            self._pool.close()
+        if not self._is_kept:
+            self._asked.close()
 
 
 def _wants_own_beam(found: Survey, outputs: Sequence[str] | None) -> bool:

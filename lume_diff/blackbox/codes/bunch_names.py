@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import torch
 
 from lume_diff.blackbox.codes.optics_names import FINAL, OpticsNames
+from lume_diff.blackbox.codes.plain_bunches import INCOMING, OUTGOING
 from lume_diff.errors import UnknownVariableError, ValidationError
 from lume_diff.models.line.beams import as_beam
 from lume_diff.particles import TorchParticleGroup, parse_key, statistic_unit
 from lume_diff.variables import ParticleGroupVariable, TorchScalarVariable, Variable
 
-INCOMING, OUTGOING, PARTICLES = "initial_particles", "final_particles", "particles"
+PARTICLES = "particles"
 REFERENCES = ("reference_energy", "reference_time")
 
 #: Statistics at the end of the line that are declared when everything is asked for.
@@ -122,8 +123,15 @@ def incoming_bunch(beam: object, dtype: torch.dtype, device: torch.device | str 
     Raises:
         ValidationError: for moments, which a tracking code cannot take.
     """
-    if beam is None:
-        return None
+    return None if beam is None else bunch_on_plane(beam, dtype, device)
+
+
+def bunch_on_plane(beam: object, dtype: torch.dtype, device: torch.device | str | None) -> TorchParticleGroup:
+    """Return a beam as a bunch on a z-plane.
+
+    Raises:
+        ValidationError: for moments, which a tracking code cannot take.
+    """
     bunch = as_beam(beam, dtype, torch.device(device or "cpu"))
     if not isinstance(bunch, TorchParticleGroup):
         raise ValidationError(f"beam is moments ({type(beam).__name__}) and this code tracks particles: give a bunch")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -79,27 +79,45 @@ class PVSection(Section):
     """Process variables of a machine, in the model's units.
 
     Attributes:
-        setpoints: ``{Q1.k1: "QUAD:1:BCTRL"}``, for every variable.
-        outputs: ``{final.sigma_x: "SCREEN:1:XRMS"}``, for every output that the objective is made of.
+        setpoints: ``{Q1.k1: "QUAD:1:BCTRL"}``, for every variable; ``same`` for a model with the machine's own names.
+        outputs: ``{final.sigma_x: "SCREEN:1:XRMS"}``, for every output that the objective is made of; or ``same``.
         readbacks: likewise for inputs, recorded beside the set-points.
         settle: how long to wait between setting and reading [s].
         timeout: for an answer [s].
         protocol: ``pva``, ``ca`` or another client that is installed.
     """
 
-    setpoints: dict[str, str]
-    outputs: dict[str, str]
+    setpoints: dict[str, str] | Literal["same"]
+    outputs: dict[str, str] | Literal["same"]
     readbacks: dict[str, str] = Field(default_factory=dict)
     settle: float = Field(default=0.0, ge=0.0)
     timeout: float = Field(default=5.0, gt=0.0)
     protocol: str = "pva"
 
-    def build(self, quantities: Mapping[str, Quantity]) -> ProcessVariables:
-        """Return the machine, connected."""
-        settings = self.model_dump(exclude={"protocol"})
-        made = ProcessVariables(quantities=quantities, client=partial(client_of, self.protocol), **settings)
+    def build(self, variables: Iterable[str], quantities: Mapping[str, Quantity]) -> ProcessVariables:
+        """Return the machine, connected.
+
+        Args:
+            variables: names of the inputs.
+            quantities: what the objective is made of.
+        """
+        needed = [name for quantity in quantities.values() for name in quantity.outputs]
+        made = ProcessVariables(
+            _named(self.setpoints, variables),
+            _named(self.outputs, needed),
+            quantities,
+            self.readbacks,
+            self.settle,
+            self.timeout,
+            partial(client_of, self.protocol),
+        )
         made.connect()
         return made
+
+
+def _named(given: dict[str, str] | Literal["same"], names: Iterable[str]) -> dict[str, str]:
+    """Return process variables by the model's names."""
+    return {name: name for name in names} if given == "same" else given
 
 
 class OptimisationConfig(Section):
@@ -137,14 +155,19 @@ class OptimisationConfig(Section):
 
     @model_validator(mode="after")
     def _one_machine(self) -> OptimisationConfig:
-        if (self.machine is None) == (self.pvs is None):
-            raise ValueError("give 'machine', a model in its place, or 'pvs', and not both")
-        if self.pvs is not None:
-            lacking = [name for name in self.variables if name not in self.pvs.setpoints]
-            beyond = [name for name in self.pvs.setpoints if name not in self.variables]
-            if lacking or beyond:
-                raise ValueError(f"pvs.setpoints has {sorted(self.pvs.setpoints)}; expected {sorted(self.variables)}")
+        measured = self.measured
+        given = measured.setpoints if isinstance(measured, PVSection) else "same"
+        if given != "same" and set(given) != set(self.variables):
+            raise ValueError(f"pvs.setpoints has {sorted(given)}; expected {sorted(self.variables)}")
         return self
+
+    @property
+    def measured(self) -> ModelSection | PVSection:
+        """The machine itself, or the model in its place."""
+        given = [section for section in (self.machine, self.pvs) if section is not None]
+        if len(given) != 1:
+            raise ValueError("give 'machine', a model in its place, or 'pvs', and not both")
+        return given[0]
 
     def build(self, folder: Path) -> Study:
         """Return the study; relative paths start from ``folder``."""
@@ -162,13 +185,12 @@ class OptimisationConfig(Section):
         prior = PriorMeanModelConstructor(
             mean_modules={name: mean}, trainable_mean_keys=[name] if self.trainable else [], trust=self.trust
         )
-        machine: ProcessVariables | None = None
-        if self.pvs is not None:
-            machine = self.pvs.build(quantities_of(vocs))
+        measured, machine = self.measured, None
+        if isinstance(measured, PVSection):
+            machine = measured.build(self.variables, quantities_of(vocs))
             evaluator: Any = {"function": evaluate_on_machine, "function_kwargs": {"machine": machine}}
         else:
-            assert self.machine is not None
-            evaluator = xopt_evaluator(self.machine.build(folder), vocs)
+            evaluator = xopt_evaluator(measured.build(folder), vocs)
         return Study(
             vocs,
             evaluator,

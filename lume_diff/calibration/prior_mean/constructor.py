@@ -49,6 +49,9 @@ class PriorMeanModelConstructor(StandardModelConstructor):
     the machine does so soon, and one that is no better than a constant misleads near the optimum. The middle of the
     last three builds counts.
 
+    A step is faster with ``LBFGSOptimizer(max_time=None)`` as the generator's ``numerical_optimizer``: with a limit,
+    which is Xopt's default, BoTorch searches from all its starts as one large problem.
+
     Attributes:
         trust: whether models are judged; without, they are always the mean.
         demand: by how much the model has to be better [nats for each point from the third to the twelfth].

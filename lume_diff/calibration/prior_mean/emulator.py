@@ -181,11 +181,10 @@ class EmulatedObjective:
         """
         with self._lock:
             if self.surface is None:
-                self._begin(truth)
+                self.surface = self._first_surface(truth)
             self._note(x)
-            surface = surface or self.surface
-        assert surface is not None
-        return surface(self._unit(x.to(torch.float64))).to(x)
+            answering = surface or self.surface
+        return answering(self._unit(x.to(torch.float64))).to(x)
 
     def refined(self, truth: Truth) -> Surface | None:
         """Spend some runs where the optimiser looked last, and return the surface from now on."""
@@ -219,8 +218,8 @@ class EmulatedObjective:
 
     # -- runs ------------------------------------------------------------------------------------------------
 
-    def _begin(self, truth: Truth) -> None:
-        """Take what the archive has, and spread the initial runs that are lacking."""
+    def _first_surface(self, truth: Truth) -> Surface:
+        """Take what the archive has, spread the initial runs that are lacking, and return a surface through both."""
         if self._unbounded:
             raise ValidationError(
                 f"emulate: inputs {self._unbounded} have no range, neither in the VOCS nor in the model; give "
@@ -243,7 +242,7 @@ class EmulatedObjective:
                 f"emulate: the objective is a number at {len(self._y)} of {self._runs + self._archived} runs; expected "
                 f"{_FEWEST} at least: check transform and ranges"
             )
-        self.surface = self._fitted(None)
+        return self._fitted(None)
 
     def _fitted(self, warp: Warp | None) -> Surface:
         """Return a surface through all runs; the warp is chosen anew when they have doubled."""

@@ -2,62 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lume_diff.calibration.likelihoods.measures import reciprocal
+if TYPE_CHECKING:
+    from lume_diff.calibration.reconstruction.losses import Target
 
 
 class Comparison(torch.autograd.Function):
-    """Images ``(settings, ny, nx)`` of any intensity beside others of unit sum.
+    """Images ``(settings, ny, nx)`` of any intensity beside measured ones.
 
-    Args of ``apply``: the images; the others; positions of columns and rows [m]; centroids of the others [m],
-    ``(settings, 2)``; width and height of a pixel [m]. Returns, ``(settings,)`` but for the last two: sums of absolute
-    differences after the centroids were laid on each other, and as the images are; centroids [m] and variances in x
-    and y [m^2], ``(settings, 2)``.
+    Args of ``apply``: the images; the target. Returns, ``(settings,)`` each: sums of absolute differences after the
+    centroids were laid on each other; sums of the absolute logarithms of the ratios of rms sizes; sums of absolute
+    differences as the images are; squared distances of the centroids in measured sizes.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, seen: Tensor, other: Tensor, x: Tensor, y: Tensor, centre: Tensor, pixel: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        along, across = seen.sum(-1), seen.sum(-2)
-        per_total = reciprocal(along.sum(-1))
-        centroid = torch.stack((across @ x, along @ y), -1) * per_total.unsqueeze(-1)
-        from_x, from_y = x - centroid[:, :1], y - centroid[:, 1:]
-        square = torch.stack(((across * from_x.square()).sum(-1), (along * from_y.square()).sum(-1)), -1)
-        variance = square * per_total.unsqueeze(-1)
-        image = seen * per_total[:, None, None]
-        back = (centroid - centre) / pixel
+    def forward(ctx: Any, seen: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        profiles = seen.sum(-2).unsqueeze(-2), seen.sum(-1).unsqueeze(-2)
+        sums = torch.cat([profile @ powers for profile, powers in zip(profiles, target.powers, strict=True)], dim=-2)
+        total, first, second = sums.unbind(-1)
+        per_total = torch.where(total > 0.0, total.reciprocal(), 0.0)
+        # Centroid and variance in pixels, from the centroid that was measured.
+        back = first * per_total
+        variance = second * per_total - back.square()
+        sizable = variance.clamp_min(target.smallest)
+        log_ratio = 0.5 * (sizable / target.variance).log()
+        image = seen * per_total[:, :1, None]
         whole = back.floor()
         # A shift that is no number is as good as none: the loss, which is none either, is found out later.
-        cells = _cells(whole.nan_to_num(0.0).tolist(), *seen.shape[:-3:-1])
+        cells = _cells(whole.tolist(), *seen.shape[:-3:-1])
         part_x, part_y = (back - whole)[..., None, None].unbind(1)
         found = image.new_zeros(len(image), image.shape[-2] + 1, image.shape[-1] + 1)
-        for to, light, (target, source) in zip(found, image, cells, strict=True):
-            to[target] = light[source]
+        for to, light, (goal, source) in zip(found.unbind(), image.unbind(), cells, strict=True):
+            to[goal] = light[source]
         rows = torch.lerp(found[:, :-1], found[:, 1:], part_y)
-        moved = torch.lerp(rows[..., :-1], rows[..., 1:], part_x).sub_(other)
-        aligned = moved.abs().sum((-2, -1))
-        left = image - other
-        apart = left.abs().sum((-2, -1))
-        ctx.cells = cells
-        ctx.save_for_backward(
-            image, per_total, from_x, from_y, variance, pixel, found, rows, moved, part_x, part_y, left
-        )
+        moved = torch.lerp(rows[..., :-1], rows[..., 1:], part_x).sub_(target.image)
+        left = image - target.image
+        ctx.target, ctx.cells = target, cells
+        ctx.save_for_backward(image, per_total, back, variance, log_ratio, found, rows, moved, part_x, part_y, left)
         ctx.set_materialize_grads(False)
-        return aligned, apart, centroid, variance
+        pointing = (back.square() / target.variance).sum(-1)
+        return _length(moved), log_ratio.abs().sum(-1), _length(left), pointing
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, by_aligned: Tensor | None, by_apart: Tensor | None, by_centroid: Tensor | None, by_var: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        image, per_total, from_x, from_y, variance, pixel, found, rows, moved, part_x, part_y, left = ctx.saved_tensors
-        by_place = torch.zeros_like(variance) if by_centroid is None else by_centroid
+        ctx: Any, by_aligned: Tensor | None, by_size: Tensor | None, by_apart: Tensor | None, by_pointing: Tensor | None
+    ) -> tuple[Tensor | None, None]:
+        image, per_total, back, variance, log_ratio, found, rows, moved, part_x, part_y, left = ctx.saved_tensors
+        target = ctx.target
+        by_back = torch.zeros_like(back)
         by_image = None if by_apart is None else left.sign() * by_apart[:, None, None]
         if by_aligned is not None:
             pull = moved.sign().mul_(by_aligned[:, None, None])
@@ -67,20 +66,30 @@ class Comparison(torch.autograd.Function):
             by_y = (by_rows * (found[:, 1:] - found[:, :-1])).sum((-2, -1))
             by_found = _shared(by_rows, part_y, pull.new_empty(count, ny + 1, nx + 1), -2)
             by_moved = torch.zeros_like(image)
-            for to, light, (target, source) in zip(by_moved, by_found, ctx.cells, strict=True):
-                to[source] = light[target]
+            for to, light, (goal, source) in zip(by_moved.unbind(), by_found.unbind(), ctx.cells, strict=True):
+                to[source] = light[goal]
             by_image = by_moved if by_image is None else by_image.add_(by_moved)
-            by_place = by_place + torch.stack((by_x, by_y), -1) / pixel
-        # What a pixel does to centroids and variances is the sum of what its column and its row do.
-        column, row = by_place[:, :1] * from_x, by_place[:, 1:] * from_y
-        if by_var is not None:
-            column = column + by_var[:, :1] * (from_x.square() - variance[:, :1])
-            row = row + by_var[:, 1:] * (from_y.square() - variance[:, 1:])
-        scale = per_total[:, None, None]
+            by_back = torch.stack((by_x, by_y), -1)
+        if by_pointing is not None:
+            by_back = by_back + 2.0 * by_pointing.unsqueeze(-1) * back / target.variance
+        by_variance = torch.zeros_like(variance)
+        if by_size is not None:
+            slope = 0.5 * by_size.unsqueeze(-1) * log_ratio.sign() / variance
+            by_variance = torch.where(variance > target.smallest, slope, by_variance)
+        # What a pixel does to centroids and variances is the sum of what its column and its row do, each a polynomial.
+        constant = by_variance * (back.square() - variance) - by_back * back
+        polynomial = torch.stack((constant, by_back - 2.0 * by_variance * back, by_variance), -1).unsqueeze(-1)
+        column, row = (powers @ polynomial[:, axis] for axis, powers in enumerate(target.powers))
+        column, scale = column.mT, per_total[:, :1, None]
         if by_image is None:
-            return (column.unsqueeze(-2) + row.unsqueeze(-1)) * scale, *[None] * 5
-        row = row - (by_image * image).sum((-2, -1)).unsqueeze(-1)
-        return by_image.add_(column.unsqueeze(-2)).add_(row.unsqueeze(-1)).mul_(scale), *[None] * 5
+            return (column + row) * scale, None
+        row = row - (by_image * image).sum((-2, -1), keepdim=True)
+        return by_image.add_(column).add_(row).mul_(scale), None
+
+
+def _length(difference: Tensor) -> Tensor:
+    """Return sums of absolute values, ``(settings,)``."""
+    return difference.abs().sum((-2, -1))
 
 
 def _shared(pull: Tensor, part: Tensor, between: Tensor, axis: int) -> Tensor:
@@ -97,13 +106,13 @@ def _cells(whole: list[list[float]], nx: int, ny: int) -> list[tuple[tuple[slice
     """Return for each image which pixels, of one more column and row, take their light from which: rows, columns."""
     cells = []
     for column, row in whole:
-        (to_x, from_x), (to_y, from_y) = _overlap(int(column), nx), _overlap(int(row), ny)
+        (to_x, from_x), (to_y, from_y) = _overlap(column, nx), _overlap(row, ny)
         cells.append(((to_y, to_x), (from_y, from_x)))
     return cells
 
 
-def _overlap(shift: int, number: int) -> tuple[slice, slice]:
+def _overlap(whole: float, number: int) -> tuple[slice, slice]:
     """Return which of ``number + 1`` pixels look at a pixel that exists, and at which."""
-    shift = max(min(shift, number), -number - 1)
+    shift = 0 if math.isnan(whole) else int(max(min(whole, number), -number - 1))
     first, last = max(0, -shift), min(number + 1, number - shift)
     return slice(first, last), slice(first + shift, last + shift)

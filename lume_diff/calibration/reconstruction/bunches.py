@@ -83,8 +83,10 @@ class Entrance:
 
     def coordinates(self, points: Tensor, longitudinal: Tensor) -> Tensor:
         """Return the bunch as Cheetah's coordinates at the reference, ``(n, 6)``; see ``bunch``."""
-        scaled = points * (self.scale * self._units[: len(self.scale)])
-        delay_and_energy = self._centre + (self._spread * longitudinal if points.shape[-1] == 4 else scaled[:, 4:])
+        constants = (self.scale * self._units[: len(self.scale)], self._centre, self._spread)
+        scale, centre, spread = (constant.to(points.dtype) for constant in constants)
+        scaled = points * scale
+        delay_and_energy = centre + (spread * longitudinal if points.shape[-1] == 4 else scaled[:, 4:])
         # One coordinate after the other in memory, as the bunch is used.
         return torch.cat((scaled[:, :4].mT, delay_and_energy.mT)).mT
 

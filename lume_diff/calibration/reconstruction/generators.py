@@ -82,12 +82,15 @@ class Network(nn.Module):
 
 
 def _passed(layer: nn.Linear, columns: Tensor) -> Tensor:
-    """Return what a layer makes of points that are columns, ``(d, n)``."""
-    return torch.addmm(layer.bias.unsqueeze(-1), layer.weight, columns)
+    """Return what a layer makes of points that are columns, ``(d, n)``, in their precision."""
+    bias, weight = layer.bias.to(columns.dtype), layer.weight.to(columns.dtype)
+    return torch.addmm(bias.unsqueeze(-1), weight, columns)
 
 
 def even_points(count: int, dimensions: int, seed: int) -> Tensor:
     """Return points that fill the unit cube evenly, ``(count, dimensions)``.
+
+    Up to a million of them are in single precision, which moves them by a small part of their spacing.
 
     Args:
         count: how many.
@@ -99,14 +102,14 @@ def even_points(count: int, dimensions: int, seed: int) -> Tensor:
     """
     engine = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=seed)
     # One coordinate after the other in memory, as the bunch is used.
-    return engine.draw(count, dtype=torch.float64).mT.contiguous().mT
+    return engine.draw(count, dtype=torch.float32 if count <= _FEW else torch.float64).mT.contiguous().mT
 
 
 def normal_points(even: Tensor, shift: Tensor | None = None) -> Tensor:
     """Return points that fill a standard normal distribution as evenly as ``even`` fills the unit cube.
 
     Args:
-        even: points in the unit cube, ``(n, d)``.
+        even: points in the unit cube, ``(n, d)``; what is returned has their precision.
         shift: by which they are moved around in it, 0 to 1, ``(d,)``: other points, as even as these.
 
     Source:
@@ -114,11 +117,8 @@ def normal_points(even: Tensor, shift: Tensor | None = None) -> Tensor:
     """
     moved = even if shift is None else (even + shift).frac_()
     edge = 0.5 / max(len(even), 1)
-    # The inverse of the normal distribution, by a function that torch computes for several numbers at once; single
-    # precision takes half the time, and moves up to a million points by a small part of their spacing.
-    inner = (2.0 * moved - 1.0).clamp_(2.0 * edge - 1.0, 1.0 - 2.0 * edge)
-    few = len(even) <= _FEW
-    return (inner.float() if few else inner).erfinv_().mul_(math.sqrt(2.0)).to(even.dtype)
+    # The inverse of the normal distribution, by a function that torch computes for several numbers at once.
+    return (2.0 * moved).sub_(1.0).clamp_(2.0 * edge - 1.0, 1.0 - 2.0 * edge).erfinv_().mul_(math.sqrt(2.0))
 
 
 def entropy(generator: nn.Module, base: Tensor) -> Tensor:

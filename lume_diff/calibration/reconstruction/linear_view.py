@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lume_diff.calibration.reconstruction.bunches import Entrance
+from lume_diff.calibration.reconstruction.generators import Network
 from lume_diff.calibration.reconstruction.losses import Target
 from lume_diff.calibration.reconstruction.member import Member
 from lume_diff.models import CheetahModel
@@ -37,7 +38,8 @@ class LinearView(NamedTuple):
         """Return the images of a member's bunch, ``(settings, ny, nx)``, as the screen sees them."""
         if self.maps is None:
             raise ValueError("no constant maps lead to the screen: the model has to run")
-        coordinates = member.at_entrance(entrance, points)
+        precision = self.target.image.dtype if isinstance(member.generator, Network) else torch.float64
+        coordinates = member.at_entrance(entrance, points, precision)
         return self.maps.images(coordinates, entrance.weights(len(coordinates)))
 
 

@@ -16,6 +16,10 @@ class Target(NamedTuple):
 
     Attributes:
         is_whole: whether no pixel is masked.
+        powers: of the distances of columns and of rows from the centroid, in pixels, 0 to 2: ``(settings, nx, 3)`` and
+            ``(settings, ny, 3)``.
+        variance: squared sizes in pixels, ``(settings, 2)``.
+        smallest: variance that counts for an image, in pixels in x and y, ``(2,)``.
     """
 
     image: Tensor
@@ -23,12 +27,18 @@ class Target(NamedTuple):
     pixel_size: tuple[float, float]
     centroid: Tensor
     size: Tensor
-    is_whole: bool = False
+    is_whole: bool
+    powers: tuple[Tensor, Tensor]
+    variance: Tensor
+    smallest: Tensor
 
     def to(self, dtype: torch.dtype) -> Target:
         """Return the same in another precision."""
         image, valid, centroid, size = (v.to(dtype) for v in (self.image, self.valid, self.centroid, self.size))
-        return Target(image, valid, self.pixel_size, centroid, size, self.is_whole)
+        columns, rows = (powers.to(dtype) for powers in self.powers)
+        variance, smallest = self.variance.to(dtype), self.smallest.to(dtype)
+        rest = (self.pixel_size, centroid, size, self.is_whole, (columns, rows), variance, smallest)
+        return Target(image, valid, *rest)
 
 
 class Distance(NamedTuple):
@@ -51,7 +61,23 @@ def target_of(image: Tensor, valid: Tensor, pixel_size: tuple[float, float]) -> 
     """Return measured images with what is compared of them."""
     lit = normalised(image * valid)
     centroid, size = sizes(lit, pixel_size)
-    return Target(lit, valid, pixel_size, centroid, size, bool((valid == 1.0).all()))
+    away = [
+        (place - centre.unsqueeze(-1)) / width
+        for place, centre, width in zip(axes(lit, pixel_size), centroid.unbind(-1), pixel_size, strict=True)
+    ]
+    columns, rows = (torch.stack((torch.ones_like(d), d, d.square()), dim=-1) for d in away)
+    square = lit.new_tensor(pixel_size).square()
+    return Target(
+        image=lit,
+        valid=valid,
+        pixel_size=pixel_size,
+        centroid=centroid,
+        size=size,
+        is_whole=bool((valid == 1.0).all()),
+        powers=(columns, rows),
+        variance=size.square() / square,
+        smallest=_smallest(pixel_size) / square,
+    )
 
 
 def sizes(image: Tensor, pixel_size: tuple[float, float]) -> tuple[Tensor, Tensor]:
@@ -75,16 +101,7 @@ def distances(predicted: Tensor, target: Target) -> Distance:
         Exact.
     """
     seen = predicted if target.is_whole else predicted * target.valid
-    pixel = seen.new_tensor(target.pixel_size)
-    places = axes(seen, target.pixel_size)
-    aligned, apart, centroid, variance = Comparison.apply(seen, target.image, *places, target.centroid, pixel)
-    size = variance.clamp_min(_smallest(target.pixel_size)).sqrt()
-    return Distance(
-        aligned=aligned,
-        size=(size / target.size).log().abs().sum(-1),
-        image=apart,
-        pointing=((centroid - target.centroid) / target.size).square().sum(-1),
-    )
+    return Distance(*Comparison.apply(seen, target))
 
 
 def _smallest(pixel_size: tuple[float, float]) -> float:

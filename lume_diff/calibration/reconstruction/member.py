@@ -19,12 +19,13 @@ class Member(nn.Module):
         parameters: how many of the machine.
         even: points in the unit cube that the bunch is made of, ``(n, d + 2)``; the last two are for what a transverse
             bunch does not have.
-        settings: which settings it is fitted to, with repetitions.
+        settings: which settings it is fitted to, as many as there are, with repetitions.
         aim: what the blur of the screen should be, if anything.
 
     Attributes:
         offset: that is added to the transverse coordinates of order one, ``(4,)``.
         coordinates: of the machine's parameters, in standard deviations of their priors.
+        shares: that the settings have in the loss, ``(settings,)``, 1 in all.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class Member(nn.Module):
         self.offset = nn.Parameter(torch.zeros(4, dtype=torch.float64))
         self.coordinates = nn.Parameter(torch.zeros(parameters, dtype=torch.float64))
         self.even: Tensor
-        self.settings: Tensor
+        self.shares: Tensor
         self.register_buffer("even", even, persistent=False)
-        self.register_buffer("settings", settings, persistent=False)
+        shares = settings.bincount(minlength=len(settings)).double() / len(settings)
+        self.register_buffer("shares", shares, persistent=False)
         self.aim = aim
 
     def other_points(self, seed: int) -> Tensor:
@@ -51,13 +53,16 @@ class Member(nn.Module):
         Gradient:
             Exact, to everything that is fitted.
         """
-        return entrance.bunch(*self._placed(points))
+        return entrance.bunch(*self._placed(points, torch.float64))
 
-    def at_entrance(self, entrance: Entrance, points: Tensor | None = None) -> Tensor:
+    def at_entrance(
+        self, entrance: Entrance, points: Tensor | None = None, dtype: torch.dtype = torch.float64
+    ) -> Tensor:
         """Return the same bunch in Cheetah's coordinates, ``(n, 6)``."""
-        return entrance.coordinates(*self._placed(points))
+        return entrance.coordinates(*self._placed(points, dtype))
 
-    def _placed(self, points: Tensor | None) -> tuple[Tensor, Tensor]:
-        chosen = normal_points(self.even) if points is None else points
+    def _placed(self, points: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        chosen = (normal_points(self.even) if points is None else points).to(dtype)
         made = self.generator(chosen[:, :-2])
-        return made + nn.functional.pad(self.offset, (0, made.shape[-1] - 4)), chosen[:, -2:]
+        offset = nn.functional.pad(self.offset, (0, made.shape[-1] - 4)).to(dtype)
+        return made + offset, chosen[:, -2:]

@@ -331,11 +331,12 @@ class BeamReconstruction:
         """
         found = self.distances(member, points)
         each = found.aligned + size_weight * found.size + _POINTING_WEIGHT * found.pointing
-        loss = each[member.settings].mean()
+        loss = each.dot(member.shares.to(each.dtype))
         if entropy_weight:
-            few = normal_points(member.even[:_ENTROPY_POINTS, : self.dimensions])
+            few = normal_points(member.even[:_ENTROPY_POINTS, : self.dimensions]).double()
             loss = loss - entropy_weight * entropy(member.generator, few)
-        loss = loss + 0.5 * _PRIOR_WEIGHT * member.coordinates.square().sum()
+        if self.parameters:
+            loss = loss + 0.5 * _PRIOR_WEIGHT * member.coordinates.square().sum()
         if member.aim is not None and self._blur is not None:
             loss = loss + 0.5 * _AIM_WEIGHT * member.aim.misfit(self.values(member)[self._blur]).square()
         return loss, found

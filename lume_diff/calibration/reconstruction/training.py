@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import nn
 
 from lume_diff.calibration.reconstruction.member import Member
 from lume_diff.errors import CalibrationError, ValidationError
@@ -49,6 +51,40 @@ class Epoch(NamedTuple):
     loss: float
     aligned: float
     image: float
+
+
+def optimiser_of(member: Member, rate: float, shape: bool) -> torch.optim.Optimizer:
+    """Return what fits the shape of a member's bunch and the machine, or else its pointing.
+
+    Gradients are to be set to zero, not to None.
+    """
+    member.generator.requires_grad_(shape)
+    member.coordinates.requires_grad_(shape)
+    member.offset.requires_grad_(not shape)
+    groups: list[dict[str, Any]] = [{"params": [member.offset], "lr": _POINTING_RATE * rate}]
+    if shape:
+        groups = [{"params": joined(member.generator), "lr": rate}]
+        # These are in widths of their priors, which may have to be crossed.
+        groups += [{"params": [member.coordinates], "lr": _MACHINE_RATE * rate}] * bool(len(member.coordinates))
+    return torch.optim.Adam(groups, fused=True)
+
+
+def joined(module: nn.Module) -> list[nn.Parameter]:
+    """Return all parameters of a module as one for each precision, so that a step of an optimiser is one operation.
+
+    Their gradients become one as well, which is to be set to zero, not to None.
+    """
+    found = []
+    for dtype in dict.fromkeys(parameter.dtype for parameter in module.parameters()):
+        parts = [parameter for parameter in module.parameters() if parameter.dtype is dtype]
+        whole = nn.Parameter(torch.cat([part.detach().flatten() for part in parts]))
+        whole.grad = torch.zeros_like(whole)
+        places = itertools.pairwise(itertools.accumulate((part.numel() for part in parts), initial=0))
+        for part, (start, stop) in zip(parts, places, strict=True):
+            part.data = whole.data[start:stop].view_as(part)
+            part.grad = whole.grad[start:stop].view_as(part)
+        found.append(whole)
+    return found
 
 
 class Training:
@@ -123,13 +159,7 @@ class Training:
     def _fit(self, member: Member, index: int, part: str, epochs: int) -> None:
         known = self._state.get(f"{index} {part}")
         options, shape = self._options, part == "shape"
-        member.generator.requires_grad_(shape)
-        groups: list[dict[str, Any]] = [{"params": [member.offset], "lr": _POINTING_RATE * options.rate}]
-        if shape:
-            groups = [{"params": [*member.generator.parameters()], "lr": options.rate}]
-            # These are in widths of their priors, which may have to be crossed.
-            groups += [{"params": [member.coordinates], "lr": _MACHINE_RATE * options.rate}]
-        optimiser = torch.optim.Adam(groups, fused=True)
+        optimiser = optimiser_of(member, options.rate, shape)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(epochs, 1))
         first = 0
         if known is not None:
@@ -140,13 +170,13 @@ class Training:
             self.history += [Epoch(*row) for row in known["history"]]
         begun = len(self.history) - first
         for epoch in range(first, epochs):
-            optimiser.zero_grad()
+            optimiser.zero_grad(set_to_none=False)
             if shape:
                 points = member.other_points(self._task.seed + 7919 * index + epoch + 1) if options.fresh else None
                 loss, distance = self._task.loss(member, options.size_weight, options.entropy_weight, points)
             else:
                 distance = self._task.distances(member)
-                loss = distance.image[member.settings].mean()
+                loss = distance.image.dot(member.shares.to(distance.image.dtype))
             if not bool(torch.isfinite(loss)):
                 raise CalibrationError(
                     f"the loss is not finite at epoch {epoch}: lower the rate "

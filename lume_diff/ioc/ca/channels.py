@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from caproto import (
@@ -17,12 +17,13 @@ from caproto import (
     ChannelEnum,
     ChannelInteger,
     SubscriptionType,
+    TimeStamp,
 )
 
 from lume_diff.control.readings import Condition, Reading, Severity
 from lume_diff.errors import ValidationError
 from lume_diff.ioc.ca.fields import LimitField, field_channel
-from lume_diff.ioc.ca.packed import DOUBLE, LONG, Wire, publish
+from lume_diff.ioc.ca.packed import DOUBLE, LONG, Follower, Wire, publish
 from lume_diff.ioc.ca.writes import CLIENT, Answering
 from lume_diff.ioc.limits import PVLimits
 from lume_diff.ioc.record_fields import FIELDS
@@ -53,6 +54,7 @@ _STATUS = {
     Condition.UNTRUSTED: AlarmStatus.LINK,
 }
 _SEVERITY = {severity: AlarmSeverity(int(severity)) for severity in Severity}
+_NO_ALARM = {"status": AlarmStatus.NO_ALARM, "severity": AlarmSeverity.NO_ALARM}
 _MOST_CHOICES = 16
 _LONGEST_UNIT = 8  # [bytes]
 _IMAGE = 1024  # elements; larger arrays are treated as images
@@ -76,6 +78,7 @@ class Channel(Answering):
         """Say which variable of which served model this is."""
         self.served, self.variable = served, variable
         self._fields: dict[str, ChannelData] = {}
+        self.followers: dict[int, Follower] = {}  # by the identity of what they ask for
 
     def plain(self, value: Any) -> Any:
         """Return what a client has written as the runtime takes it."""
@@ -85,16 +88,24 @@ class Channel(Answering):
         """Return a plain value as caproto takes it."""
         return value
 
-    async def show(self, reading: Reading, subscriptions: Any) -> None:
-        """Show a reading to those who follow the channel, as caproto's context has them."""
+    def begin(self, reading: Reading) -> None:
+        """Take a reading before anybody follows the channel."""
+        data: Any = self
+        data.alarm._data.update(_alarm(reading))
+        if reading.value is not None:
+            data._data["value"] = data.preprocess_value(self.native(reading.value))
+        data._data["timestamp"] = TimeStamp.from_unix_timestamp(reading.time)
+
+    def show_packed(self, reading: Reading, subscriptions: Any) -> bool:
+        """Show a number to those who follow the channel, as caproto's context has them; tells whether that was done."""
+        if self.wire is None or reading.value is None:
+            return False
+        return publish(self, self.native(reading.value), reading.time, _alarm(reading), subscriptions)
+
+    async def show(self, reading: Reading) -> None:
+        """Show a reading to those who follow the channel, in caproto's own way."""
         data: ChannelData = self
-        alarm = {"status": _STATUS[reading.condition], "severity": _SEVERITY[reading.severity]}
-        if (
-            self.wire is not None
-            and reading.value is not None
-            and publish(data, self.native(reading.value), reading.time, alarm, subscriptions)
-        ):
-            return
+        alarm = _alarm(reading)
         await data.alarm.write(**alarm, publish=False)
         value = data.value if reading.value is None else self.native(reading.value)
         await data.write(value, verify_value=False, update_fields=False, timestamp=reading.time, flags=_EVERYTHING)
@@ -234,6 +245,12 @@ class ArrayChannel(Channel, ChannelDouble):
         return value.reshape(-1)
 
 
+def _alarm(reading: Reading) -> Mapping[str, int]:
+    if reading.condition is Condition.FINE and reading.severity is Severity.NO_ALARM:
+        return _NO_ALARM
+    return {"status": _STATUS[reading.condition], "severity": _SEVERITY[reading.severity]}
+
+
 def limits_of(limits: PVLimits) -> dict[str, float]:
     """Return limits as Channel Access has them; a range that is open is zero to zero there."""
     found: dict[str, float] = {}
@@ -244,15 +261,25 @@ def limits_of(limits: PVLimits) -> dict[str, float]:
     return found
 
 
-def channel(served: Served, variable: Variable) -> ChannelData | None:
-    """Return the channel of a variable, None for a beam, which Channel Access cannot carry.
+def is_carried(variable: Variable) -> bool:
+    """Tell whether Channel Access can carry a variable: all but beams.
 
     Raises:
         ValidationError: for an enumeration with more choices than Channel Access has.
     """
+    if isinstance(variable, EnumVariable) and len(variable.options) > _MOST_CHOICES:
+        raise ValidationError(
+            f"{variable.name!r} has {len(variable.options)} choices and Channel Access carries at most "
+            f"{_MOST_CHOICES}: serve it on PVAccess only, or leave it out"
+        )
+    return not isinstance(variable, MomentsVariable | ParticleGroupVariable)
+
+
+def channel(served: Served, variable: Variable) -> Any:
+    """Return the channel of a variable, with what is shown of it now."""
     made = _made(variable, served.limits[variable.name], served.longest_text)
-    if made is not None:
-        made.attach(served, variable)
+    made.attach(served, variable)
+    made.begin(served.runtime.reading(variable.name))
     return made
 
 
@@ -264,12 +291,9 @@ def _made(variable: Variable, limits: PVLimits, longest_text: int) -> Any:
         "max_subscription_backlog": _BACKLOG if size <= _IMAGE else _IMAGE_BACKLOG,
     }
     units = variable.unit.encode("latin-1", "replace")[:_LONGEST_UNIT].decode("latin-1")
-    if isinstance(variable, MomentsVariable | ParticleGroupVariable):
-        return None
     if isinstance(variable, BoolVariable):
         return ChoiceChannel(value=_BOOL_CHOICES[0], enum_strings=list(_BOOL_CHOICES), **options)
     if isinstance(variable, EnumVariable):
-        _check_choices(variable.name, variable.options)
         return ChoiceChannel(value=variable.options[0], enum_strings=list(variable.options), **options)
     if isinstance(variable, StrVariable):
         return TextChannel(value="", max_length=longest_text, string_encoding="utf-8", **options)
@@ -283,11 +307,3 @@ def _made(variable: Variable, limits: PVLimits, longest_text: int) -> Any:
         return LongChannel(value=0, units=units, **{k: int(v) for k, v in ends.items()}, **options)
     precision = getattr(variable, "precision", None) or 0
     return DoubleChannel(value=0.0, units=units, precision=precision, **ends, **options)
-
-
-def _check_choices(name: str, choices: Sequence[str]) -> None:
-    if len(choices) > _MOST_CHOICES:
-        raise ValidationError(
-            f"{name!r} has {len(choices)} choices and Channel Access carries at most {_MOST_CHOICES}: serve it on "
-            "PVAccess only, or leave it out"
-        )

@@ -10,8 +10,8 @@ from typing import Any, final
 
 from lume_diff.control.readings import Reading, Update
 from lume_diff.errors import SimulatorError
-from lume_diff.ioc.ca.channels import channel
-from lume_diff.ioc.ca.context import CAContext
+from lume_diff.ioc.ca.channels import channel, is_carried
+from lume_diff.ioc.ca.context import CAContext, Channels
 from lume_diff.ioc.ca.search import answered
 from lume_diff.ioc.served import ControlServer, Served
 
@@ -31,13 +31,10 @@ class CAServer(ControlServer):
 
     def __init__(self, served: Served) -> None:
         super().__init__(served)
-        self._channels: dict[str, Any] = {}
-        for name, variable in served.variables.items():
-            made = channel(served, variable)
-            if made is None:
-                LOG.warning("%s is a beam, which Channel Access cannot carry: it is on PVAccess only", name)
-            else:
-                self._channels[name] = made
+        self._names = {name for name, variable in served.variables.items() if is_carried(variable)}
+        for name in served.variables.keys() - self._names:
+            LOG.warning("%s is a beam, which Channel Access cannot carry: it is on PVAccess only", name)
+        self._channels: dict[str, Any] = {}  # those that somebody has asked for; only the loop looks
         self._others: list[CAServer] = []
         self._loop: asyncio.AbstractEventLoop  # from the start on
         self._thread = threading.Thread(target=self._run, name="channel access", daemon=True)
@@ -48,7 +45,7 @@ class CAServer(ControlServer):
 
     def elsewhere(self, patience: float) -> set[str]:
         """Return the full names for which another server answers."""
-        return answered([self.served.prefix + name for name in self._channels], self.served, patience)
+        return answered([self.served.prefix + name for name in self._names], self.served, patience)
 
     def start(self, others: Sequence[CAServer] = ()) -> None:
         """Go online.
@@ -71,9 +68,7 @@ class CAServer(ControlServer):
 
     def limits_changed(self, name: str) -> None:
         """Show the limits of a variable."""
-        if name in self._channels:
-            shown = self._channels[name].show_limits(self.served.limits[name])
-            asyncio.run_coroutine_threadsafe(shown, self._loop)
+        asyncio.run_coroutine_threadsafe(self._show_limits(name), self._loop)
 
     def stop(self) -> None:
         """Go offline."""
@@ -85,10 +80,22 @@ class CAServer(ControlServer):
         if self._task is not None:
             self._task.cancel()
 
+    def find(self, full: str) -> Any:
+        """Return the channel with a full name, made when it is asked for first; None if it is not ours."""
+        name = full.removeprefix(self.served.prefix)
+        if name not in self._channels and name in self._names and full.startswith(self.served.prefix):
+            self._channels[name] = channel(self.served, self.served.variables[name])
+        return self._channels.get(name)
+
     async def _show(self, readings: Mapping[str, Reading]) -> None:
-        for name, reading in readings.items():
-            if name in self._channels:
-                await self._channels[name].show(reading, self._subscriptions)
+        for name in readings.keys() & self._channels.keys():
+            known, reading = self._channels[name], readings[name]
+            if not known.show_packed(reading, self._subscriptions):
+                await known.show(reading)
+
+    async def _show_limits(self, name: str) -> None:
+        if name in self._channels:
+            await self._channels[name].show_limits(self.served.limits[name])
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -102,14 +109,10 @@ class CAServer(ControlServer):
             self._loop.close()
 
     async def _serve(self) -> None:
-        served = self.served
-        database: dict[str, Any] = {}
-        for one in (self, *self._others):
-            database |= {one.served.prefix + name: channel for name, channel in one._channels.items()}
-        context = CAContext(database, served.interface, served.settings)
+        database = Channels([one.find for one in (self, *self._others)])
+        context = CAContext(database, self.served.interface, self.served.settings)
         for one in (self, *self._others):
             one._subscriptions = context.subscriptions
-            await one._show({name: one.served.runtime.reading(name) for name in one._channels})
 
         async def online(library: Any) -> None:
             self._online.set()

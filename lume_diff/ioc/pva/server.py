@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -19,7 +20,7 @@ from lume_diff.ioc.pva.calls import Call, JacobianTable
 from lume_diff.ioc.pva.client_name import client_name
 from lume_diff.ioc.pva.fields import FieldChannels
 from lume_diff.ioc.pva.search import answered
-from lume_diff.ioc.pva.threads import Senders
+from lume_diff.ioc.pva.sender import Sender
 from lume_diff.ioc.pva.values import Coder, coder
 from lume_diff.ioc.served import LOOPBACK, ControlServer, Served
 
@@ -40,72 +41,98 @@ class PVAServer(ControlServer):
 
     def __init__(self, served: Served) -> None:
         super().__init__(served)
-        self._coders: dict[str, Coder] = {name: coder(variable) for name, variable in served.variables.items()}
-        self._pvs: dict[str, SharedPV] = {}
-        self._fields = FieldChannels(served)
+        self._opening = threading.Lock()  # while it is held no channel begins to show anything
+        self._channels = {name: _Channel(served, name, self._opening) for name in served.variables}
+        self._calls: list[SharedPV] = []
         self._providers: list[Any] = []  # p4p leaves it to us to keep them alive
         self._server: Server | None = None
-        self._senders = Senders()
+        self._sender = Sender()
+        self._fields = FieldChannels(served, {self._sender.name: self._sender.pv})
 
     def elsewhere(self, patience: float) -> set[str]:
         """Return the full names for which another server answers."""
-        return answered([self.served.prefix + name for name in self._coders], self.served, patience)
+        return answered([self.served.prefix + name for name in self._channels], self.served, patience)
 
     def start(self, others: Sequence[PVAServer] = ()) -> None:
         """Make every channel and go online."""
         found = [provider for one in (self, *others) for provider in one.made()]
         self._server = Server(providers=found, conf=_configuration(self.served), useenv=False)
+        for one in (self, *others):
+            if len(one._channels) > _MANY:
+                one._sender.start(self._server)
 
     def made(self) -> list[Any]:
         """Make every channel; returns what answers for them."""
         served, provider = self.served, StaticProvider(f"lume_diff {self.served.prefix}")
-        for name, one in self._coders.items():
-            first = one.first(served.runtime.reading(name), served.limits[name])
-            self._add(provider, name, SharedPV(handler=_Puts(served, name, one), initial=first))
-        for name in Procedures.NAMES:
-            self._add(provider, f"SERVER:{name}", Call(served, name).pv)
+        for name, channel in self._channels.items():
+            provider.add(served.prefix + name, channel.pv)
+        self._calls = [Call(served, name).pv for name in Procedures.NAMES]
+        for name, pv in zip(Procedures.NAMES, self._calls, strict=True):
+            provider.add(f"{served.prefix}SERVER:{name}", pv)
         if served.response is not None:
             matrix = JacobianTable(served.response.inputs)
             sens = SharedPV(initial=matrix.value())
             served.response.listen(lambda result: sens.post(matrix.value(result)))
-            self._add(provider, "SERVER:SENS", sens)
+            self._calls.append(sens)
+            provider.add(f"{served.prefix}SERVER:SENS", sens)
         self._providers = [provider, DynamicProvider(f"lume_diff fields {served.prefix}", self._fields)]
-        self._senders = Senders()
         return self._providers
 
-    def _add(self, provider: StaticProvider, name: str, pv: SharedPV) -> None:
-        self._pvs[name] = pv
-        provider.add(self.served.prefix + name, pv)
-
     def publish(self, update: Update) -> None:
-        """Post new readings."""
-        with self._senders.waiting() if len(update.readings) > _MANY else contextlib.nullcontext():
-            pvs, coders = self._pvs, self._coders
+        """Post new readings to whom it may concern."""
+        channels, posts = self._channels, []
+        with self._opening:
             for name, reading in update.readings.items():
-                pvs[name].post(coders[name].update(reading))
+                channel = channels[name]
+                if channel.is_open:
+                    posts.append((channel.pv, channel.coder.update(reading)))
+        if len(posts) > _MANY:
+            self._sender.post(posts)
+        else:
+            for pv, value in posts:
+                pv.post(value)
 
     def limits_changed(self, name: str) -> None:
         """Post the limits of a variable."""
-        one = self._coders[name]
-        self._pvs[name].post(Value(one.type, one.fixed(self.served.limits[name])))
+        self._channels[name].limits_changed()
         self._fields.changed(name)
 
     def stop(self) -> None:
         """Go offline."""
         server, self._server = self._server, None
+        self._sender.stop()
         if server is not None:
             server.stop()
-        for pv in self._pvs.values():
+        for pv in (*(channel.pv for channel in self._channels.values()), *self._calls):
             pv.close(destroy=True)
-        self._pvs = {}
         self._fields.close()
 
 
-class _Puts:
-    """Take what clients put into one channel."""
+class _Channel:
+    """One variable: its value is made when the first client asks for it, and it takes what clients put."""
 
-    def __init__(self, served: Served, name: str, one: Coder) -> None:
-        self._served, self._name, self._coder = served, name, one
+    def __init__(self, served: Served, name: str, opening: threading.Lock) -> None:
+        self._served, self._name, self._opening = served, name, opening
+        self.is_open = False
+        self.pv = SharedPV(handler=self)
+
+    @functools.cached_property
+    def coder(self) -> Coder:
+        """What turns readings into values."""
+        return coder(self._served.variables[self._name])
+
+    def onFirstConnect(self, pv: SharedPV) -> None:
+        """Show what holds."""
+        with self._opening:
+            if not self.is_open:
+                pv.open(self.coder.first(self._served.runtime.reading(self._name), self._served.limits[self._name]))
+                self.is_open = True
+
+    def limits_changed(self) -> None:
+        """Post the limits."""
+        with self._opening:
+            if self.is_open:
+                self.pv.post(Value(self.coder.type, self.coder.fixed(self._served.limits[self._name])))
 
     def put(self, pv: SharedPV, op: Any) -> None:
         """Hand a put to the runtime, which completes it when its cycle is published."""
@@ -127,7 +154,7 @@ class _Puts:
             op.done(error=str(error))
 
     def _received(self, op: Any) -> Any:
-        value, longest = self._coder.received(op.value()), self._served.longest_text
+        value, longest = self.coder.received(op.value()), self._served.longest_text
         if isinstance(value, str) and len(value.encode()) > longest:
             size = len(value.encode())
             raise ValidationError(f"{self._name!r} takes texts of at most {longest} bytes, received {size}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from typing import Any, final
 
 import numpy as np
@@ -35,6 +36,8 @@ _STATUS = {
     Condition.STALE: _DRIVER,
     Condition.UNTRUSTED: _DRIVER,
 }
+
+_NO_ALARM = {"severity": int(Severity.NO_ALARM), "status": _NO_STATUS, "message": ""}
 
 #: Tells which way up an image is: row 0 has the lowest y, column 0 the lowest x.
 ORIGIN = "Origin"
@@ -81,19 +84,22 @@ class Coder(ABC):
         return Value(self.type, self._changing(reading))
 
     def _changing(self, reading: Reading) -> dict[str, Any]:
-        seconds = math.floor(reading.time)
-        stamp = {
-            "secondsPastEpoch": seconds,
-            "nanoseconds": int(1e9 * (reading.time - seconds)),
-            "userTag": reading.cycle & 0x7FFFFFFF,
-        }
-        alarm = {
-            "severity": int(reading.severity),
-            "status": _STATUS.get(reading.condition, _RECORD),
-            "message": reading.message,
-        }
         content = {} if reading.value is None else self.content(reading.value)
-        return {"alarm": alarm, "timeStamp": stamp, **content}
+        return {"alarm": _alarm(reading), "timeStamp": _stamp(reading.time, reading.cycle), **content}
+
+
+def _alarm(reading: Reading) -> Mapping[str, Any]:
+    if reading.condition is Condition.FINE and not reading.message:
+        return _NO_ALARM
+    status = _STATUS.get(reading.condition, _RECORD)
+    return {"severity": int(reading.severity), "status": status, "message": reading.message}
+
+
+@lru_cache(maxsize=8)
+def _stamp(time: float, cycle: int) -> Mapping[str, Any]:
+    """Return a time stamp; all readings of a cycle share it."""
+    seconds = math.floor(time)
+    return {"secondsPastEpoch": seconds, "nanoseconds": int(1e9 * (time - seconds)), "userTag": cycle & 0x7FFFFFFF}
 
 
 @cache

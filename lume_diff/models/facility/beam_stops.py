@@ -46,6 +46,11 @@ class BeamStops:
         """The variables of the facility that decide."""
         return tuple(stop.name for stop in self._stops)
 
+    def stopping(self, inputs: Mapping[str, Any]) -> str | None:
+        """Return the variable whose element ends the beam, the first along the beam; None where nothing does."""
+        ends = [stop for stop in self._stops if inputs[stop.name] in stop.blocks]
+        return min(ends, key=lambda stop: stop.place).name if ends else None
+
     def dark(self, inputs: Mapping[str, Any]) -> Dark:
         """Return where there is no beam."""
         ends = [stop.place for stop in self._stops if inputs[stop.name] in stop.blocks]

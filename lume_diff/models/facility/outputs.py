@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from lume_diff.models.facility.beam_stops import BeamStops, Dark
 from lume_diff.models.facility.functions import Function
 from lume_diff.models.facility.groups import Groups
 from lume_diff.models.facility.noise import Draws
+from lume_diff.models.transforms import in_transform, mark
 
 #: How many requests for several variables a plan remembers.
 _REMEMBERED = 64
@@ -117,7 +119,9 @@ class OutputPlan:
         self.fixed, self.crops, self.sizes, self.stops = dict(fixed), dict(crops), dict(sizes), stops
         self._shot = shot
         self._known_readings: dict[tuple[str, ...], list[str]] = {}
+        self._known_natives: dict[tuple[str, ...], list[str]] = {}
         self._known_places: dict[tuple[str, ...], Tensor] = {}
+        self._known_added: tuple[Tensor | None, Any, Tensor] | None = None
         self.noisy = {name: index for index, name in enumerate({**noise, **offsets})}
         self._draws = Draws(list(self.noisy), seed)
         self._rms = torch.tensor([noise.get(n, 0.0) for n in self.noisy], dtype=torch.float64)
@@ -138,9 +142,9 @@ class OutputPlan:
     def _readings_behind(self, names: Iterable[str]) -> list[str]:
         found: dict[str, None] = {}
         seen: set[str] = set()
-        pending = list(names)
+        pending = deque(names)
         while pending:
-            name = pending.pop()
+            name = pending.popleft()
             if name in seen:
                 continue
             seen.add(name)
@@ -154,11 +158,17 @@ class OutputPlan:
 
     def natives(self, names: Sequence[str], inputs: Mapping[str, Any]) -> list[str]:
         """Return the native outputs that it takes, but for those that see no beam."""
-        dark = self.dark(inputs)
+        dark, key = self.dark(inputs), tuple(names)
+        if dark is None and key in self._known_natives:
+            return self._known_natives[key]
         shown = [self.shown[name] for name in self.readings(names)]
         if dark is not None:
             shown = [s for s in shown if s.without is None or not dark.covers(s.place)]
-        return list(dict.fromkeys([s.native for s in shown if not s.is_input]))
+        found = list(dict.fromkeys([s.native for s in shown if not s.is_input]))
+        if dark is None:
+            known = self._known_natives if len(self._known_natives) < _REMEMBERED else {}
+            self._known_natives = {**known, key: found}
+        return found
 
     def dark(self, inputs: Mapping[str, Any]) -> Dark | None:
         """Return where there is no beam, None where there is everywhere."""
@@ -166,10 +176,17 @@ class OutputPlan:
 
     def added(self, inputs: Mapping[str, Any], like: Tensor) -> Tensor:
         """Return noise and offsets, ``(*batch, n)``, in the order of ``noisy``."""
+        shot = None if self._shot is None else inputs[self._shot]
+        drawn, now = self._known_added, mark(shot)
+        if drawn is not None and drawn[0] is shot and drawn[1] == now:
+            return drawn[2]
         total = self._offsets.to(like.device)
-        if self._shot is not None:
-            total = total + self._rms.to(like.device) * self._draws.normal(inputs[self._shot])
-        return total.to(like.dtype)
+        if shot is not None:
+            total = total + self._rms.to(like.device) * self._draws.normal(shot)
+        found = total.to(like.dtype)
+        if not (in_transform() or torch.is_inference_mode_enabled()):
+            self._known_added = shot, now, found
+        return found
 
     def places_in_noise(self, names: Sequence[str]) -> Tensor:
         """Return where variables stand in ``noisy``."""

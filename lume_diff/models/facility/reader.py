@@ -137,5 +137,5 @@ class Reader:
 
 def _can_stack(values: Sequence[Tensor]) -> bool:
     """Tell whether values are single numbers of one kind that nobody differentiates."""
-    dtype = values[0].dtype
-    return all(value.dtype is dtype and not value.dim() for value in values) and not any_derivative(values)
+    is_plain = len({value.dtype for value in values}) == 1 and not any(value.dim() for value in values)
+    return is_plain and not any_derivative(values)

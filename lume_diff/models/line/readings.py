@@ -35,7 +35,7 @@ def read(run: LineRun, output: Output, inputs: Container[str]) -> Any:
         inputs: names that can be set, for the hints in warnings.
     """
     if output.kind == "along":
-        return _along(run, output.key)
+        return along(run, output.key)
     beam = run.before(output.place)
     match output.kind:
         case "statistic":
@@ -82,12 +82,13 @@ def _cuts(beam: Tracked) -> tuple[Cut, ...]:
     return beam.cuts if isinstance(beam, TrackedBunch) else ()
 
 
-def _along(run: LineRun, quantity: str) -> Tensor:
+def along(run: LineRun, quantity: str) -> Tensor:
+    """Return a statistic or a quantity of the place at the start and behind every element, ``(*batch, count + 1)``."""
     parts: list[Tensor] = []
     for start, stop in run.stretches():
-        along = run.statistic_along(start, stop, STATISTICS[quantity]) if quantity in STATISTICS else None
-        if along is not None:
-            parts.append(_guarded(run.before(start), STATISTICS[quantity], along))
+        known = run.statistic_along(start, stop, STATISTICS[quantity]) if quantity in STATISTICS else None
+        if known is not None:
+            parts.append(_guarded(run.before(start), STATISTICS[quantity], known))
             continue
         beams = run.along(range(start, stop + 1))
         if quantity in STATISTICS:
@@ -194,7 +195,7 @@ def _cloud_in_cell(
     """Return the image, of a large batch of settings a few at a time."""
     batch = torch.broadcast_shapes(bunch.batch_shape, charge.shape[:-1], *(v.shape for v in (*half, *offset)))
     settings, rows, matrix = math.prod(batch), bunch.rows, bunch.matrix
-    if matrix is None or rows.dim() > 2 or charge.dim() > 1 or settings * rows.shape[-1] <= together(rows.device):
+    if matrix is None or rows.dim() > 2 or charge.dim() > 1 or settings * rows.shape[-1] <= together(rows):
         x, y = bunch.x - offset[0].unsqueeze(-1), bunch.y - offset[1].unsqueeze(-1)
         return screens.cloud_in_cell(x, y, charge, pixels, half)
     maps = torch.stack((matrix[..., 0, :], matrix[..., 2, :]), dim=-2).expand(*batch, 2, 7).reshape(settings, 2, 7)

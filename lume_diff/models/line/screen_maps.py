@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from lume_diff.models.line.image_batches import cloud_in_cell_batch
+from lume_diff.models.line.image_batches import cloud_in_cell_batch, workspace
+from lume_diff.models.line.image_workspace import Workspace
 from lume_diff.models.line.outputs import Output
 from lume_diff.models.line.screens import Pair
 from lume_diff.models.line.tracking import LineRun
@@ -44,8 +46,14 @@ class ScreenMaps:
         Gradient:
             Exact.
         """
-        rows = torch.cat((coordinates.mT, torch.ones_like(coordinates[:, :1]).mT)).to(self.maps.dtype)
-        return cloud_in_cell_batch(self.maps, rows, charge.to(self.maps.dtype), self.pixels, self.half, self.offset)
+        columns = coordinates.mT.to(self.maps.dtype)
+        rows = torch.cat((columns, torch.ones_like(columns[:1])))
+        given = (rows, charge.to(self.maps.dtype), self.pixels, self.half, self.offset)
+        return cloud_in_cell_batch(self.maps, *given, space=self._space)
+
+    @cached_property
+    def _space(self) -> Workspace:
+        return workspace(self.maps, self.pixels, torch.stack(self.half), torch.stack(self.offset))
 
 
 def screen_edges(run: LineRun, place: int) -> tuple[Pair, Pair]:

@@ -188,6 +188,18 @@ class LineRun:
         starts = [0, *(place + 1 for place in self._special)]
         return list(zip(starts, (*self._special, self.line.count), strict=True))
 
+    def look_once(self) -> None:
+        """Make statistics along the line follow from the moments at the start of each linear stretch.
+
+        Taking these costs more than one statistic at one place, and saves looking at the particles at every place.
+        """
+        if self._maps is None:
+            return
+        for start, _ in self.stretches():
+            beam = self.before(start)
+            if isinstance(beam, TrackedBunch) and beam.lasting is None:
+                self._seen[start] = beam.passed(beam.reference, lasting=Lasting(beam.reference.energy))
+
     def statistic_along(self, start: int, stop: int, key: str) -> Tensor | None:
         """Return a statistic at all entrances of a linear stretch, both ends included, ``(*batch, stop - start + 1)``.
 

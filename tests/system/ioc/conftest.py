@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
+
+from lume_diff.cli import app
 
 MODEL = f"{Path(__file__).with_name('magnet.py')}:make"
 PREFIX = "T:"
-_PATIENCE = 60.0  # [s] for a process to come up or to end
+_PATIENCE = 120.0  # [s] for a process to come up or to end
 
 
 def free_ports() -> int:
@@ -92,15 +95,9 @@ class Place:
             assert time.monotonic() < end, f"the server does not come up:\n{printed(made)}"
             time.sleep(0.05)
 
-    def pv(self, *arguments: str, patience: float = _PATIENCE) -> subprocess.CompletedProcess[str]:
-        """Run ``lume-diff pv``."""
-        return subprocess.run(
-            [sys.executable, "-m", "lume_diff.cli", "pv", *arguments],
-            env={**os.environ, **self.settings},
-            capture_output=True,
-            text=True,
-            timeout=patience,
-        )
+    def pv(self, *arguments: str) -> Result:
+        """Run ``lume-diff pv``, in this process: it is a client like others, and a fresh one takes a second to load."""
+        return CliRunner().invoke(app, ["pv", *arguments], env=self.settings)
 
     def end(self) -> None:
         """Kill what is left."""

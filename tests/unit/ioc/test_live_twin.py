@@ -12,6 +12,7 @@ import pytest
 from lume_diff.control import Condition, ControlClient, Reading, Severity, Subscription
 from lume_diff.errors import ControlError, ReadOnlyError, ValidationError
 from lume_diff.ioc import LiveTwin
+from lume_diff.ioc.update_command import UpdateCommand
 from tests.unit.ioc.conftest import QUENCH, Magnet
 
 
@@ -334,3 +335,46 @@ def test_many_changes_are_merged_and_the_last_wins(follow, machine):
     twin.wait_settled(10.0)
     assert twin.get("field").value == pytest.approx(2.0 * 1.999)
     assert twin.report().cycle - before < 2000
+
+
+def test_a_twin_is_brought_up_to_date_when_a_client_writes_its_command(machine: Machine) -> None:
+    with LiveTwin(Magnet(), LINKS, "snapshot", machine) as twin:
+        machine.show("PS:I", 2.0)
+        assert twin.get("field").severity is Severity.INVALID
+        cycle = twin.set({"TWIN:UPDATE": True}, 20.0)
+        assert (twin.get("field").value, twin.get("field").severity) == (4.0, Severity.NO_ALARM)
+        assert twin.get("field").cycle <= cycle
+        machine.show("PS:I", 1.0)
+        assert twin.set({"TWIN:UPDATE": False}, 20.0) == cycle
+        assert twin.get("field").value == 4.0
+        machine.is_stopped = True
+        twin.set({"TWIN:UPDATE": True}, 20.0)
+        assert twin.get("field").severity is Severity.INVALID
+
+
+def test_requests_that_come_while_a_twin_is_read_share_the_next_reading() -> None:
+    begun, go_on, told = threading.Semaphore(0), threading.Semaphore(0), threading.Semaphore(0)
+    readings: list[int] = []
+
+    def update() -> None:
+        readings.append(len(readings))
+        begun.release()
+        assert go_on.acquire(timeout=20.0)
+        if len(readings) == 2:
+            raise ValueError("the second fails")
+
+    errors: list[Exception | None] = []
+
+    def done(error: Exception | None, cycle: int) -> None:
+        errors.append(error)
+        told.release()
+
+    command = UpdateCommand(update, lambda: 7)
+    command.ask(True, "test", done)
+    assert begun.acquire(timeout=20.0)
+    command.ask(True, "test", done)
+    command.ask(True, "test", done)
+    go_on.release(2)
+    assert all(told.acquire(timeout=20.0) for _ in range(3))
+    assert [type(error) for error in errors] == [type(None), ValueError, ValueError]
+    assert readings == [0, 1]

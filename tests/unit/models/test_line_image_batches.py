@@ -136,6 +136,18 @@ def test_derivatives_of_images_drawn_in_place_equal_those_of_operations(name: st
     torch.testing.assert_close(*curvatures, rtol=1e-9, atol=1e-9 * curvatures[0].abs().max().item())
 
 
+def test_images_pull_back_whatever_was_drawn_since() -> None:
+    maps, rows, charge, half, offset = batch_of_maps(torch.Generator().manual_seed(7))
+    slopes = []
+    for others in (0, 1):
+        leaf = rows.clone().requires_grad_()
+        image = drawn((maps, leaf, charge, half, offset)).square().sum()
+        for _ in range(others):
+            drawn((maps, 0.5 * rows, charge, half, offset))
+        slopes += [torch.autograd.grad(image, leaf, retain_graph=True)[0] for _ in range(2)]
+    assert all(torch.equal(slope, slopes[0]) for slope in slopes)
+
+
 def test_gradients_of_a_batch_equal_those_of_one_after_another(model: CheetahModel) -> None:
     k1 = torch.linspace(-3.0, 3.0, 7, dtype=F64)
     weights = torch.randn(12, 16, generator=torch.Generator().manual_seed(1), dtype=F64)

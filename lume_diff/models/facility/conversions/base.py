@@ -123,10 +123,20 @@ class Conversion(Part, ABC):
         """
         return self._alone(self.to_setpoint, native, energy, place)
 
+    def known(self, energy: Tensor | None) -> Tensor:
+        """Return the energy.
+
+        Raises:
+            ValidationError: if there is none.
+        """
+        if energy is None:
+            raise ValidationError(f"conversion {self.kind!r} needs the energy [eV] at the element: pass energy=")
+        return energy
+
     def _alone(self, convert: Any, value: Any, energy: Any, place: Place | None) -> Tensor:
         value = torch.as_tensor(value) if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
-        if self.is_live and energy is None:
-            raise ValidationError(f"conversion {self.kind!r} needs the energy [eV] at the element: pass energy=")
+        if self.is_live:
+            energy = self.known(energy)
         if energy is not None:
             energy = torch.as_tensor(energy, dtype=value.dtype).unsqueeze(-1)
         numbers = stacked([self.numbers(place or Place())], value.dtype, value.device)

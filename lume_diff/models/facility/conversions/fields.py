@@ -7,7 +7,6 @@ are counted by their poles in a machine of the other charge.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -53,12 +52,11 @@ class _OverRigidity(Conversion):
     #: Whether the length matters for an integrated field (True), for a local one (False), or never (None).
     length_matters: ClassVar[bool | None]
 
+    #: Native unit times T m per SI unit of the setpoint, for an element of 1 m.
+    share: ClassVar[float] = 1.0
+
     sign: Literal[1, -1] = 1
     unit: str | None = None
-
-    @abstractmethod
-    def _factor(self, length: float, is_integrated: bool) -> float:
-        """Return native unit times T m per SI unit of the setpoint."""
 
     def numbers(self, place: Place) -> dict[str, Any]:
         """Return the factor over the rigidity, and the particle."""
@@ -72,14 +70,17 @@ class _OverRigidity(Conversion):
             )
         form = fitting[0]
         is_integrated = form == self.integrated
-        if place.length is None and self.length_matters is is_integrated:
+        is_over_length = self.length_matters is is_integrated
+        if place.length is None and is_over_length:
             raise ValidationError(
                 f"conversion {self.kind!r} of a setpoint in {unit!r} needs the length of the element: give length [m], "
                 "or expose '<element>.length' in the model"
             )
-        si = conversion_factor(unit, form)
+        share = self.share
+        if place.length and is_over_length:
+            share = share / place.length if is_integrated else share * place.length
         return {
-            "factor": self.sign * si * self._factor(place.length or 1.0, is_integrated),
+            "factor": self.sign * conversion_factor(unit, form) * share,
             "mass": place.mass,
             "charge": place.charge,
         }
@@ -93,8 +94,7 @@ class _OverRigidity(Conversion):
         return native * (self._rigidity(numbers, energy) / numbers["factor"])
 
     def _rigidity(self, numbers: Numbers, energy: Tensor | None) -> Tensor:
-        assert energy is not None  # `needs_energy` says so to whoever calls
-        return rigidity(energy, numbers["mass"], numbers["charge"])
+        return rigidity(self.known(energy), numbers["mass"], numbers["charge"])
 
 
 @final
@@ -114,9 +114,6 @@ class QuadrupoleField(_OverRigidity):
     local: ClassVar[str | None] = "T/m"
     length_matters: ClassVar[bool | None] = True
 
-    def _factor(self, length: float, is_integrated: bool) -> float:
-        return 1.0 / length if is_integrated else 1.0
-
 
 @final
 class SextupoleField(_OverRigidity):
@@ -135,9 +132,6 @@ class SextupoleField(_OverRigidity):
     local: ClassVar[str | None] = "T/m^2"
     length_matters: ClassVar[bool | None] = True
 
-    def _factor(self, length: float, is_integrated: bool) -> float:
-        return 1.0 / length if is_integrated else 1.0
-
 
 @final
 class SolenoidField(_OverRigidity):
@@ -155,9 +149,7 @@ class SolenoidField(_OverRigidity):
     integrated: ClassVar[str | None] = "T*m"
     local: ClassVar[str | None] = "T"
     length_matters: ClassVar[bool | None] = True
-
-    def _factor(self, length: float, is_integrated: bool) -> float:
-        return 0.5 / length if is_integrated else 0.5
+    share: ClassVar[float] = 0.5
 
 
 @final
@@ -177,9 +169,6 @@ class CorrectorField(_OverRigidity):
     local: ClassVar[str | None] = None
     length_matters: ClassVar[bool | None] = None
 
-    def _factor(self, length: float, is_integrated: bool) -> float:
-        return 1.0
-
 
 @final
 class BendField(_OverRigidity):
@@ -197,6 +186,3 @@ class BendField(_OverRigidity):
     integrated: ClassVar[str | None] = "T*m"
     local: ClassVar[str | None] = "T"
     length_matters: ClassVar[bool | None] = False
-
-    def _factor(self, length: float, is_integrated: bool) -> float:
-        return 1.0 if is_integrated else length

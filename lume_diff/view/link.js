@@ -1,0 +1,44 @@
+// Tells the server that a frame has come, and the reader when none comes any more.
+export function render({ model, el }) {
+  const mark = document.createElement("span");
+  mark.setAttribute("role", "status");
+  mark.style.cssText = "font: 16px system-ui, sans-serif; white-space: nowrap; color: #ffffff;";
+  mark.textContent = "● connecting";
+  el.append(mark);
+  let last = Date.now(), lost = false;
+
+  const clock = (time) => new Date(time).toLocaleTimeString([], { hour12: false });
+  const curtain = document.getElementById("lost");
+  const since = document.getElementById("lost-since");
+
+  const come = () => {
+    last = Date.now();
+    model.seen = model.sent;
+    if (lost) {
+      lost = false;
+      document.body.classList.remove("lost");
+      if (curtain) curtain.hidden = true;
+    }
+    mark.textContent = `● live ${clock(last)}`;
+  };
+  model.on("sent", come);
+  if (model.sent) come();  // a frame that came with the page itself
+
+  const look = async () => {
+    if (Date.now() - last < model.patience * 1000) return;
+    if (!lost) {
+      lost = true;
+      document.body.classList.add("lost");
+      if (since) since.textContent = clock(last);
+      if (curtain) curtain.hidden = false;
+      mark.textContent = "✖ not connected";
+    }
+    if (!model.comes_back) return;
+    try {
+      const answer = await fetch("static/js/bokeh.min.js", { method: "HEAD", cache: "no-store" });
+      if (answer.ok && lost) window.location.reload();
+    } catch { /* still away */ }
+  };
+  const timer = setInterval(look, 1000);
+  return () => clearInterval(timer);
+}

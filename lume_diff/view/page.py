@@ -1,0 +1,86 @@
+"""Page: everything that one browser window shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lume_diff.view.browser import link_class, template_class
+from lume_diff.view.fan_out import FanOut
+from lume_diff.view.lock import lock
+from lume_diff.view.panels.alarm_banner import AlarmBanner
+from lume_diff.view.panels.panel import Panel
+from lume_diff.view.session_source import SessionSource
+from lume_diff.view.viewer import Viewer
+
+if TYPE_CHECKING:
+    from bokeh.document import Document
+
+_TEMPLATE = Path(__file__).with_name("page.html")
+
+
+class Page:
+    """Build the panels of one browser window, and bring frames to them while it is open.
+
+    Args:
+        source: as this window sees it.
+        fan_out: brings the frames.
+        panels: kinds of panels; those that suit the source are shown, and the banner always.
+        heading: of the page.
+        needs_token: whether a token unlocks writing.
+    """
+
+    def __init__(
+        self, source: SessionSource, fan_out: FanOut, panels: Sequence[type[Panel]], heading: str, needs_token: bool
+    ) -> None:
+        self._source, self._fan_out = source, fan_out
+        self._heading, self._needs_token = heading, needs_token
+        self._banner = AlarmBanner(source)
+        self._panels = made_panels(source, panels)
+        self._viewer: Viewer | None = None
+
+    def template(self) -> Any:
+        """Return the page for the browser."""
+        page = template_class()(_TEMPLATE.read_text())
+        link = link_class()()
+        page.add_panel("link", link)
+        page.add_panel("lock", lock(self._source, self._needs_token))
+        page.add_panel("banner", self._banner.view())
+        cards = [
+            {"key": f"panel{number}", "title": panel.title, "wide": panel.wide}
+            for number, panel in enumerate(self._panels)
+        ]
+        for card, panel in zip(cards, self._panels, strict=True):
+            page.add_panel(str(card["key"]), panel.view())
+        page.add_variable("heading", self._heading)
+        page.add_variable("cards", cards)
+        self._link = link
+        return page
+
+    def open(self, document: Document) -> None:
+        """Bring frames to the page from now on."""
+
+        def sent(number: int) -> None:
+            self._link.sent = number
+
+        viewer = Viewer([self._banner, *self._panels], document, sent)
+        self._link.param.watch(lambda event: viewer.seen(event.new), "seen")
+        self._viewer = viewer
+        self._fan_out.add(viewer)
+
+    def close(self) -> None:
+        """Let everything go."""
+        if self._viewer is not None:
+            self._fan_out.remove(self._viewer)
+            self._viewer.close()
+            self._viewer = None
+        for panel in (self._banner, *self._panels):
+            panel.close()
+        self._source.close()
+
+
+def made_panels(source: SessionSource, panels: Sequence[type[Panel]]) -> list[Panel]:
+    """Return the panels that have something to show, in the order of their places."""
+    suited = [kind for kind in panels if kind is not AlarmBanner and kind.suits(source)]
+    return [panel for kind in sorted(suited, key=lambda kind: kind.place) for panel in kind.for_page(source)]

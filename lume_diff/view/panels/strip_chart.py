@@ -1,0 +1,137 @@
+"""StripChart: scalars against time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, final
+
+from lume_diff.errors import unknown_variable
+from lume_diff.models import LUMEModel
+from lume_diff.plotting.units import pretty_unit
+from lume_diff.variables import BoolVariable, IntVariable, TorchScalarVariable
+from lume_diff.view.alarms import worst_of
+from lume_diff.view.frame import Frame
+from lume_diff.view.panels.figures import LINES, Veil, plot
+from lume_diff.view.panels.panel import Panel
+from lume_diff.view.source import Source
+
+if TYPE_CHECKING:
+    from panel.viewable import Viewable
+
+_MOST = 4  # charts
+_EVERY = 0.5  # [s] between points that are drawn
+
+
+@final
+class StripChart(Panel):
+    """Draw scalars against the server's local time, one chart each, a break where a value does not hold.
+
+    Args:
+        source: what to show, or a model.
+        names: of scalars, four at most; None for a choice that begins with sizes and positions that have values.
+
+    Raises:
+        UnknownVariableError: for a name that is no scalar.
+    """
+
+    title = "Strip charts"
+    place = 50
+
+    def __init__(self, source: Source | LUMEModel, names: Sequence[str] | None = None) -> None:
+        super().__init__(source)
+        self._scalars = _scalars(self.source)
+        for name in names or ():
+            if name not in self._scalars:
+                raise unknown_variable(name, self._scalars, "the scalars")
+        self._names = list(names if names is not None else _interesting(self.source, self._scalars))[:_MOST]
+        self.source.history.keep(self._names)
+        self._charts: dict[str, _Chart] = {}
+        self._drawn = 0.0
+
+    @classmethod
+    def suits(cls, source: Source) -> bool:
+        """Tell whether there are scalar outputs."""
+        return any(source.variables[name].read_only for name in _scalars(source))
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The scalars that are drawn."""
+        return self._names
+
+    def build(self) -> Viewable:
+        """Make the charts, below a choice of what they show."""
+        import panel as pn
+
+        self._place = pn.Column(sizing_mode="stretch_width")
+        choice = pn.widgets.MultiChoice(
+            label=f"Variables, at most {_MOST}", options=self._scalars, value=self._names, max_items=_MOST,
+            sizing_mode="stretch_width",
+        )  # fmt: skip
+        choice.param.watch(self._choose, "value")
+        self._fill()
+        return pn.Column(choice, self._place, sizing_mode="stretch_width")
+
+    def _choose(self, event: Any) -> None:
+        self._names = list(event.new)
+        self.source.history.keep(self._names)
+        self._fill()
+        self._drawn = 0.0
+        self.update(self.source.latest())
+
+    def _fill(self) -> None:
+        import panel as pn
+
+        units = {name: self.source.variables[name].unit for name in self._names}
+        self._charts = {
+            name: self._charts.get(name) or _Chart(name, units[name], LINES[number % len(LINES)])
+            for number, name in enumerate(self._names)
+        }
+        charts: list[Any] = [pn.pane.Bokeh(one.figure, sizing_mode="stretch_width") for one in self._charts.values()]
+        self._place.objects = charts or [pn.pane.Str("Choose a variable above.")]
+
+    def prepare(self, frame: Frame) -> None:
+        """Note the newest values."""
+        self.source.history.note(frame, time.time())
+
+    def update(self, frame: Frame) -> None:
+        """Draw what has come since, twice a second."""
+        if time.monotonic() - self._drawn < _EVERY:
+            return
+        self._drawn = time.monotonic()
+        for name, chart in self._charts.items():
+            chart.show(*self.source.history.points(name))
+            chart.veil.show(worst_of(frame, [name]))
+
+
+class _Chart:
+    """One scalar."""
+
+    def __init__(self, name: str, unit: str, colour: str) -> None:
+        from bokeh.models import ColumnDataSource
+
+        self._data = ColumnDataSource({"time": [], "value": []})
+        self.figure = plot(
+            "", pretty_unit(unit), 150, "xpan,xwheel_zoom,reset,save", title=name, x_axis_type="datetime"
+        )
+        self.figure.step("time", "value", source=self._data, mode="after", color=colour, line_width=2)
+        self.veil = Veil(self.figure)
+
+    def show(self, times: Any, values: Any) -> None:
+        """Draw points, times [s since 1970]."""
+        offset = time.localtime().tm_gmtoff
+        self._data.data = {"time": 1e3 * (times + offset), "value": values}
+
+
+def _scalars(source: Source) -> list[str]:
+    kinds = TorchScalarVariable | IntVariable | BoolVariable
+    return [name for name, variable in source.variables.items() if isinstance(variable, kinds)]
+
+
+def _interesting(source: Source, names: Sequence[str]) -> list[str]:
+    """Return scalar outputs that have values: beam sizes first, then others that are no readbacks of set-points."""
+    frame = source.latest()
+    good = [name for name in names if source.variables[name].read_only and frame.is_good(name)]
+    good = [name for name in good if isinstance(source.variables[name], TorchScalarVariable)]
+    sizes = [name for name in good if any(word in name.lower() for word in ("sigma", "rms", "emit"))]
+    return [*sizes[:2], *(name for name in good if name not in sizes and "bact" not in name.lower())][:3]

@@ -1,0 +1,99 @@
+"""Viewer: the panels of one page, and the event loop that they are updated in."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from lume_diff.view.frame import Frame
+
+if TYPE_CHECKING:
+    from bokeh.document import Document
+
+    from lume_diff.view.panels.panel import Panel
+
+LOG = logging.getLogger("lume_diff.view")
+
+
+class Viewer:
+    """Bring frames to the panels of one page.
+
+    There is never more than one frame on its way to a page: the next is not sent before the page has said that it has
+    got the last, and then it is the newest.
+
+    Args:
+        panels: to update together.
+        document: that they are in; in a notebook there is none, and they are updated in the thread that has the frame.
+        sent: told of each frame's number when it was sent to the page, which answers by `seen`; None where no page
+            answers.
+    """
+
+    def __init__(
+        self, panels: Sequence[Panel], document: Document | None = None, sent: Callable[[int], None] | None = None
+    ) -> None:
+        self.panels = list(panels)
+        self._document, self._sent = document, sent
+        self._lock = threading.Lock()
+        self._newest: Frame | None = None
+        self._is_scheduled = False
+        self._number, self._seen = 0, 0
+        self._closed = False
+
+    def prepare(self, frame: Frame) -> None:
+        """Work out what will be shown."""
+        for panel in self.panels:
+            panel.prepare(frame)
+
+    def show(self, frame: Frame) -> None:
+        """Have a frame shown as soon as the page is ready for it."""
+        with self._lock:
+            self._newest = frame
+        self._schedule()
+
+    def seen(self, number: int) -> None:
+        """Note that the page has got a frame."""
+        with self._lock:
+            self._seen = number
+        self._schedule()
+
+    def close(self) -> None:
+        """Show nothing more."""
+        with self._lock:
+            self._closed, self._newest = True, None
+        self.panels = []
+
+    def _schedule(self) -> None:
+        with self._lock:
+            is_waiting = self._sent is not None and self._seen < self._number
+            if self._newest is None or self._is_scheduled or self._closed or is_waiting:
+                return
+            self._is_scheduled = True
+        if self._document is None:
+            self._show()
+            self._push()
+        else:
+            self._document.add_next_tick_callback(self._show)
+
+    def _show(self) -> None:
+        with self._lock:
+            frame, self._newest = self._newest, None
+            self._is_scheduled = False
+            if frame is None or self._closed:
+                return
+            self._number += 1
+            number = self._number
+        for panel in self.panels:
+            try:
+                panel.update(frame)
+            except Exception:
+                LOG.exception("panel %s could not show a frame", type(panel).__name__)
+        if self._sent is not None:
+            self._sent(number)
+
+    def _push(self) -> None:
+        """Send what has changed to a notebook."""
+        import panel as pn
+
+        pn.io.push_notebook(*(one.view() for one in self.panels))

@@ -1,0 +1,204 @@
+"""Sources: a model that is followed, what a page may write, and how frames reach pages."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from lume_diff.control.readings import Condition, Severity
+from lume_diff.errors import ReadOnlyError, ValidationError
+from lume_diff.view.fan_out import FanOut
+from lume_diff.view.model_source import ModelSource
+from lume_diff.view.session_source import SessionSource
+from lume_diff.view.viewer import Viewer
+from tests.unit.ioc.conftest import QUENCH, Magnet
+from tests.unit.view.conftest import eventually
+
+TOKEN = "correct horse battery staple"
+
+
+def test_a_model_is_followed_with_its_alarms(source, written):
+    assert written(current=3.0) is None
+    frame = source.latest()
+    assert frame.value("field") == 6.0
+    assert frame.readings["field"].severity is Severity.MINOR
+    assert frame.value("map").shape == (40, 60)
+    assert source.limits("current").drive == (-10.0, 10.0)
+
+
+def test_what_is_written_to_the_model_elsewhere_shows(source):
+    source.model.set({"current": 2.0})
+    assert eventually(lambda: source.latest().value("field") == 4.0)
+
+
+def test_a_failed_evaluation_leaves_old_values_that_do_not_look_fresh(source, written):
+    written(current=1.0)
+    assert written(current=QUENCH) is not None
+    frame = source.latest()
+    assert frame.value("field") == 2.0
+    assert not frame.is_good("field")
+    assert frame.readings["field"].condition is Condition.FAILED
+    assert frame.good_until["field"] > 0.0
+    written(current=2.0)
+    assert source.latest().is_good("field")
+
+
+def test_snapshots_restore(source, written):
+    written(current=1.0, polarity="reversed")
+    kept = source.snapshot()
+    written(current=4.0, polarity="normal")
+    outcome = []
+    source.restore(kept, "test", outcome.append)
+    assert eventually(lambda: bool(outcome))
+    assert outcome == [None]
+    assert (source.latest().value("current"), source.latest().value("polarity")) == (1.0, "reversed")
+
+
+def test_nothing_is_written_unless_allowed():
+    with ModelSource(Magnet()) as source:
+        with pytest.raises(ReadOnlyError, match="read-only"):
+            source.write({"current": 1.0}, "test", print)
+        with pytest.raises(ReadOnlyError, match="read-only"):
+            source.restore({"current": 1.0}, "test", print)
+
+
+def test_a_page_writes_only_with_the_token(source):
+    page, other = SessionSource(source, TOKEN, "page"), SessionSource(source, TOKEN, "other page")
+    outcome = []
+    for wrong in ("", "x", TOKEN[:-1], TOKEN + "x", "ü" * 20):
+        assert not page.unlock(wrong)
+    with pytest.raises(ReadOnlyError, match="token"):
+        page.write({"current": 1.0}, "test", outcome.append)
+    with pytest.raises(ReadOnlyError, match="token"):
+        page.restore({"current": 1.0}, "test", outcome.append)
+    assert page.unlock(TOKEN)
+    page.write({"current": 1.0}, "test", outcome.append)
+    assert eventually(lambda: outcome == [None])
+    assert not other.writable
+    assert not page.unlock("wrong")
+    with pytest.raises(ReadOnlyError):
+        page.write({"current": 2.0}, "test", outcome.append)
+
+
+def test_a_token_opens_nothing_where_the_source_is_read_only():
+    with ModelSource(Magnet()) as source:
+        page = SessionSource(source, TOKEN, "page")
+        assert not page.unlock(TOKEN)
+        with pytest.raises(ReadOnlyError, match="--write"):
+            page.write({"current": 1.0}, "test", print)
+
+
+def test_a_write_that_is_refused_is_told_at_once(source):
+    with pytest.raises(ValidationError, match="current"):
+        source.write({"current": 11.0}, "test", print)
+
+
+class _Slow:
+    """Look at frames, and stand still when told to."""
+
+    def __init__(self):
+        self.gate, self.busy, self.seen = threading.Event(), threading.Event(), []
+        self.gate.set()
+
+    def prepare(self, frame):
+        """Nothing to do."""
+
+    def show(self, frame):
+        """Note the frame."""
+        self.seen.append(frame)
+        self.busy.set()
+        self.gate.wait(20.0)
+
+
+def test_a_slow_viewer_gets_the_newest_frame_and_no_queue(source, written):
+    fan_out, viewer = FanOut(source, rate=1000.0), _Slow()
+    viewer.gate.clear()
+    fan_out.add(viewer)
+    assert viewer.busy.wait(20.0)
+    before = len(viewer.seen)
+    for number in range(8):
+        written(current=0.1 * number)
+    viewer.gate.set()
+    assert eventually(lambda: viewer.seen[-1].value("current") == pytest.approx(0.7))
+    assert len(viewer.seen) - before <= 2
+    fan_out.close()
+
+
+def test_the_thread_ends_with_the_last_viewer_and_comes_back(source):
+    fan_out, viewer = FanOut(source, rate=1000.0), _Slow()
+    for _ in range(2):
+        fan_out.add(viewer)
+        viewer.busy.clear()
+        assert viewer.busy.wait(20.0)
+        fan_out.remove(viewer)
+        assert fan_out.viewers == 0
+        source.model.set({"current": 1.5})
+        source._latest.touch()
+        assert eventually(lambda: not [t for t in threading.enumerate() if t.name == "view fan-out"])
+    fan_out.close()
+
+
+class _Document:
+    """Take what is to be called in the next round."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def add_next_tick_callback(self, callback):
+        """Take it."""
+        self.waiting.append(callback)
+
+    def turn(self):
+        """Do a round."""
+        waiting, self.waiting = self.waiting, []
+        for callback in waiting:
+            callback()
+
+
+class _Panel:
+    """Note what is shown."""
+
+    def __init__(self):
+        self.shown = []
+
+    def prepare(self, frame):
+        """Nothing to do."""
+
+    def update(self, frame):
+        """Note it."""
+        self.shown.append(frame)
+
+
+def test_a_page_that_does_not_answer_is_sent_one_frame_and_then_the_newest():
+    document, panel, sent = _Document(), _Panel(), []
+    viewer = Viewer([panel], document, sent.append)
+    for number in range(5):
+        viewer.show(number)
+    assert len(document.waiting) == 1
+    document.turn()
+    assert (panel.shown, sent) == ([4], [1])
+    for number in range(5, 9):
+        viewer.show(number)
+    assert document.waiting == []  # the page has not said that it got the first
+    viewer.seen(1)
+    document.turn()
+    assert (panel.shown, sent) == ([4, 8], [1, 2])
+    viewer.close()
+    viewer.seen(2)
+    viewer.show(9)
+    document.turn()
+    assert panel.shown == [4, 8]
+
+
+def test_a_panel_that_fails_does_not_hold_up_the_others(caplog):
+    class Broken(_Panel):
+        def update(self, frame):
+            raise RuntimeError("broken")
+
+    document, panel = _Document(), _Panel()
+    viewer = Viewer([Broken(), panel], document, lambda number: None)
+    viewer.show(1)
+    document.turn()
+    assert panel.shown == [1]
+    assert "Broken" in caplog.text
