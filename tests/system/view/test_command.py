@@ -75,5 +75,5 @@ def test_a_knob_moves_screen_and_envelope_and_an_alarm_and_a_kill_show(server, w
     found.knob(CORRECTOR).press("Enter")
     found.says(re.compile(r"BPMS:.*:X — ◆ MAJOR: .* is (above|below)"))
     process.kill()
-    found.says("This page has lost its server")
+    found.says("Nothing has come from the server since")
     found.wrong.clear()  # a browser complains that nobody answers
