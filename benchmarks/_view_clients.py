@@ -14,7 +14,6 @@ import urllib.request
 
 from tornado.websocket import websocket_connect
 
-
 _EVENT = {"type": "event", "name": "document_ready", "values": {"type": "map"}}
 _READY = {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": _EVENT}
 

@@ -16,6 +16,7 @@ from typing import Any
 import cheetah
 import numpy as np
 import torch
+from _rows import Row, note
 
 from lume_diff.calibration import (
     BeamMomentum,
@@ -160,6 +161,8 @@ def main() -> None:
                 f"{np.sqrt(np.mean(array**2)):8.2f}"
             )
         everything = np.concatenate([np.array(v) for v in found.values()])
+        title, share = f"{arguments.repeats} fits of {arguments.likelihood}", 100 * np.mean(abs(everything) < 1)
+        note(Row(title, f"of {len(everything)} intervals of 68 % cover the truth", share, "%", wanted=60.0, more=True))
         print(
             f"pooled over {len(everything)}: {np.mean(abs(everything) < 1):.1%} covered by 68 % intervals, worst "
             f"{abs(everything).max():.1f} errors off; chi^2/n {np.mean(chi):.3f}; {time.perf_counter() - began:.0f} s"

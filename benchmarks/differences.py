@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from _rows import Row, note
 
 from lume_diff.blackbox.differences.noise import calibrate
 from lume_diff.blackbox.differences.steps import Calibration
@@ -75,6 +76,20 @@ class Table:
         """Return the line: number of cases, the three fractions, relative errors, runs."""
         error, estimate, best, truth = map(np.concatenate, (self.error, self.estimate, self.best, self.truth))
         relative = error / np.abs(truth)
+        shares = {"error within 3 times the least": (error <= 3 * best, 95.0)}
+        shares["estimate covers the error"] = (estimate >= error, 93.0)
+        shares["estimate at most 10 times too large"] = (estimate <= 10 * error, 75.0)
+        for what, (holds, wanted) in shares.items():
+            note(
+                Row(
+                    f"derivatives, {self.name} ({len(error)})",
+                    what,
+                    100 * np.mean(holds),
+                    "%",
+                    wanted=wanted,
+                    more=True,
+                )
+            )
         return (
             f"{self.name:<22}{len(error):>6}{100 * np.mean(error <= 3 * best):>9.1f}"
             f"{100 * np.mean(estimate >= error):>9.1f}{100 * np.mean(estimate <= 10 * error):>9.1f}"

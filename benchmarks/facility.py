@@ -16,6 +16,7 @@ from typing import Any
 import cheetah
 import torch
 from _fodo import Work, bunch, in_turns, machine, number, strength
+from _rows import Row, note
 
 from lume_diff.models import CheetahModel, FacilityMapping, FacilityModel
 
@@ -90,6 +91,8 @@ def show(title: str, times: dict[str, float], pairs: dict[str, str]) -> None:
     print(f"\n{title}")
     for name, seconds in times.items():
         added = f"{(seconds - times[pairs[name]]) * 1e3:>+9.2f} ms" if name in pairs else ""
+        if name in pairs:
+            note(Row(f"1000 variables, {title}", name, 1e3 * seconds, "ms", pairs[name], 1e3 * times[pairs[name]]))
         print(f"  {name:<54}{seconds * 1e3:>9.2f} ms {added}")
 
 
@@ -141,6 +144,8 @@ def show_writes(facility: FacilityModel, other: CheetahModel, rounds: int = 60) 
             f"  {what:<16} set: model {old_set:>6.2f} ms, facility {new_set - old_set:>+6.2f} ms;   "
             f"get: model {old_get:>6.2f} ms, facility {new_get - old_get:>+6.2f} ms"
         )
+        case = f"1000 variables, get of all after a write of {what}"
+        note(Row(case, "facility adds to the model", new_get - old_get, "ms", wanted=2.0))
 
 
 def main() -> None:

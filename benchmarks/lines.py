@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import cheetah
 import torch
 from _fodo import D, Work, bunch, fodo_line, in_turns, machine, raw_knobs, strength
+from _rows import Row, note
 
 import lume_diff as ld
 
@@ -23,7 +24,7 @@ NAMES = [f"Q{cell}.k1" for cell in range(20)]
 
 
 @dataclass
-class Row:
+class Line:
     """A line of the table: the same quantity from Cheetah and from us, and by what factor we shall be faster."""
 
     label: str
@@ -101,37 +102,37 @@ def table(particles: int, batch: int, device: torch.device, seconds: float) -> d
     raw_size, raw_moments, our_size = sizes(particles, device)
     raw_few, our_few = sizes(particles, device)[::2]
     rows = [
-        Row("image, 20 knobs, forward", lambda: raw_image(knobs), lambda: our_image(knobs), 12.0),
-        Row(
+        Line("image, 20 knobs, forward", lambda: raw_image(knobs), lambda: our_image(knobs), 12.0),
+        Line(
             "image, 20 knobs, forward and backward",
             lambda: raw_image(knobs).square().sum().backward(),
             lambda: our_image(knobs).square().sum().backward(),
             10.0,
         ),
-        Row(
+        Line(
             "image, 5 knobs, forward and backward",
             lambda: raw_image(few).square().sum().backward(),
             lambda: our_image(few).square().sum().backward(),
         ),
-        Row(
+        Line(
             "image, the last 5 of 20 knobs, both ways",
             lambda: raw_image(last).square().sum().backward(),
             lambda: our_image(last).square().sum().backward(),
         ),
-        Row("beam size, no screen, forward", lambda: raw_size(knobs), lambda: our_size(knobs), 40.0),
-        Row(
+        Line("beam size, no screen, forward", lambda: raw_size(knobs), lambda: our_size(knobs), 40.0),
+        Line(
             "beam size, no screen, forward and backward",
             lambda: raw_size(knobs).backward(),
             lambda: our_size(knobs).backward(),
         ),
-        Row("beam size, Cheetah's from moments too", lambda: raw_moments(knobs), lambda: our_size(knobs)),
-        Row(
+        Line("beam size, Cheetah's from moments too", lambda: raw_moments(knobs), lambda: our_size(knobs)),
+        Line(
             f"beam size, batch of {batch} x 5 knobs, forward",
             lambda: raw_few(settings),
             lambda: our_few(settings),
             10.0,
         ),
-        Row(
+        Line(
             f"image, batch of {batch} x 5 knobs, forward",
             lambda: raw_image(settings),
             lambda: our_image(settings),
@@ -146,6 +147,19 @@ def table(particles: int, batch: int, device: torch.device, seconds: float) -> d
     mine = {}
     for row in rows:
         times = in_turns({"raw": row.raw, "ours": row.ours}, device, seconds)
+        title = f"60 elements, {particles} particles, {device.type}"
+        wanted = None if row.goal is None else 1.0 / row.goal
+        note(
+            Row(
+                title,
+                row.label,
+                1e3 * times["ours"],
+                "ms",
+                f"Cheetah {cheetah.__version__}",
+                1e3 * times["raw"],
+                wanted,
+            )
+        )
         mine[row.label] = times["ours"]
         goal = "" if row.goal is None else f"{row.goal:.0f} x"
         print(

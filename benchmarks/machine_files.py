@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from _rows import Row, note
+
 from lume_diff.machine import check, load_model
 from lume_diff.machine.nodes import parse
 from lume_diff.models import CheetahModel
@@ -98,6 +100,10 @@ def main() -> None:
             count = len(load_model(path).supported_variables)
             parsed, checked = best(lambda text=text: parse(text, [])), best(lambda path=path: check(path))
             loaded = best(lambda path=path: load_model(path))
+            note(
+                Row("machine files", f"load {title}, {count} variables, over building", loaded - build, "s", wanted=1.0)
+            )
+            note(Row("machine files", f"check {title}, {count} variables", checked, "s"))
             print(
                 f"{title:24} {count:6} variables: YAML {parsed:.3f} s, check {checked:.3f} s, load {loaded:.3f} s "
                 f"({loaded - build:.3f} s over building the line; wanted: at most 1 s)"

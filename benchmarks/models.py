@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from _rows import Row, note
 from torch import nn
 
 from lume_diff.models import BunchFromMoments, CheetahModel, StagedModel, TorchModel
@@ -24,20 +25,20 @@ Work = Callable[[], object]
 
 
 def best(works: dict[str, Work], rounds: int, budget: float = 0.05) -> dict[str, float]:
-    """Return the shortest time [s] of each piece of work, all of them timed in turns."""
+    """Return the shortest CPU time [s] of each piece of work, all of them timed in turns."""
     repeats = {}
     for name, work in works.items():
         work()
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        repeats[name] = max(1, int(budget / max(time.perf_counter() - start, 1e-7)))
+        repeats[name] = max(1, int(budget / max(time.process_time() - start, 1e-7)))
     found = dict.fromkeys(works, float("inf"))
     for _ in range(rounds):
         for name, work in works.items():
-            start = time.perf_counter()
+            start = time.process_time()
             for _ in range(repeats[name]):
                 work()
-            found[name] = min(found[name], (time.perf_counter() - start) / repeats[name])
+            found[name] = min(found[name], (time.process_time() - start) / repeats[name])
     return found
 
 
@@ -46,6 +47,8 @@ def show(title: str, times: dict[str, float], base: str) -> None:
     print(f"\n{title}")
     for name, seconds in times.items():
         added, ratio = (seconds - times[base]) * 1e6, seconds / times[base]
+        if name != base:
+            note(Row(title, name, 1e6 * seconds, "us", base, 1e6 * times[base]))
         print(f"  {name:<44}{seconds * 1e6:>12.1f} us{added:>+12.1f} us{ratio:>9.2f} x")
 
 

@@ -22,6 +22,7 @@ import cheetah
 import numpy as np
 import pandas as pd
 import torch
+from _rows import Row, note
 from botorch.generation.gen import gen_candidates_scipy
 from scipy import stats
 from xopt import VOCS, Xopt
@@ -39,6 +40,8 @@ CASES = ("near", "far", "offsets", "negated")
 #: No prior; the model in Xopt's constructor; in ours without trust, and with; learning scales without trust, and with.
 ARMS = ("none", "xopt", "fixed", "trust", "unjudged", "learned")
 OBJECTIVE = "log_size"
+#: What is wanted: share of evaluations with a good model, regret added by one that misleads, cost of a step.
+LEAST, ADDED, COST = {"near": 0.2}, {"offsets": 0.05, "negated": 0.05}, {"fixed": 2.0, "learned": 3.0}
 
 
 def line(quadrupoles: int) -> CheetahModel:
@@ -225,6 +228,17 @@ def show(rows: Sequence[dict]) -> None:
         scales = [r["scale_error"][7] for r in own.values() if len(r.get("scale_error", [])) > 7]
         trust = [statistics.mean(r["trusted"]) for r in own.values() if "trusted" in r]
         pace = statistics.median(s for r in own.values() for s in r["seconds"])
+        title = f"Bayesian optimisation: {case}, {quads} quadrupoles"
+        if arm != "none" and len(pairs) > 1:
+            note(
+                Row(
+                    title,
+                    f"{arm}, {len(pairs)} seeds: evaluations to 0.1, of those without",
+                    one[0],
+                    wanted=LEAST.get(case),
+                )
+            )
+            note(Row(title, f"{arm}, {len(pairs)} seeds: regret added, upper 95 %", added[1], wanted=ADDED.get(case)))
         print(f"{case + str(quads):10}{arm:10}{len(own):4}{reached:9.0%}{statistics.median(counts):8.0f}"
               f"{one[0]:8.2f}{one[1]:6.2f}{one[2]:6.2f}{two[0]:8.2f}{two[1]:6.2f}{two[2]:6.2f}{final:8.3f}"
               f"{added[0]:+8.3f}{added[1]:+7.3f}{statistics.mean(scales) if scales else np.nan:8.3f}"
@@ -253,6 +267,8 @@ def show_cost(points: int = 10, repeats: int = 5) -> None:
         print(f"CPU time of a step at {points} points, {title}: [s], and as a multiple of that without a prior")
         for arm, seconds in spent.items():
             middle = statistics.median(seconds)
+            if arm != "none":
+                note(Row(f"CPU time of a step, {title}", arm, middle, "s", "without a prior", plain, COST.get(arm)))
             print(f"  {arm:10} {middle:6.2f} {middle / plain:6.2f}")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from _fodo import D, Work, bunch, clock, fodo_line, in_turns, machine, raw_knobs, strength, synchronise
+from _rows import Row, note
 
 import lume_diff as ld
 
@@ -85,6 +86,8 @@ def measure(
             found[name].append(times[name])
         raw, raw_both = times["Cheetah, forward"], times["Cheetah, forward and backward"]
         mine, mine_both = times["ours, forward"], times["ours, forward and backward"]
+        for what, own, other in (("forward", mine, raw), ("forward and backward", mine_both, raw_both)):
+            note(Row(f"time against {title}", f"{count} {title}, {what}", 1e3 * own, "ms", "Cheetah", 1e3 * other))
         print(
             f"{count:12}  {1e3 * raw:12.2f}{1e3 * raw_both:12.2f}  {1e3 * mine:10.2f}{1e3 * mine_both:10.2f}"
             f"  {raw / mine:7.1f} x{raw_both / mine_both:7.1f} x  {1e3 * times['ours, beam size only, forward']:14.3f}",

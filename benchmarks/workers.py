@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _rows import Row, note
 
 from lume_diff.blackbox import BlackBoxModel
 from lume_diff.blackbox.runners.executors import ExecutorRunner
@@ -105,6 +106,15 @@ def efficiency(found: Mapping[str, Runner], workers: int, runs: int, rounds: int
             share = [ideal / took for _, took in record]
             against = np.median([longest / took for longest, took in record])
             label = f"  {name}, {'asleep' if asleep else 'computing'}"
+            note(
+                Row(
+                    f"{runs} runs of 10 ms on {workers} workers",
+                    f"{label.strip()}, of bare",
+                    100 * against,
+                    "%",
+                    more=True,
+                )
+            )
             print(f"{label:<39}{np.median(share):>8.1%}{max(share):>8.1%}{against:>9.1%}")
 
 
@@ -123,6 +133,8 @@ def overhead(found: Mapping[str, Runner], rounds: int) -> None:
             one = [{"x": value}]
             times = [seconds(lambda r=runner, p=one: r.run_many(p, ["y"])) for _ in range(count * rounds)]
             row.append(1e6 * float(np.median(times)))
+        for name, spent in zip(found, row, strict=True):
+            note(Row(f"there and back, {label}", name, spent, "us"))
         print(f"{label:<24}" + "".join(f"{time_us:>22.1f}" for time_us in row))
 
 
@@ -161,6 +173,10 @@ def calls(rounds: int) -> None:
         gradient()  # measures the noise
         own = least(functools.partial(function, **base), rounds)
         added = [least(work, rounds) - own for work in (call, set_and_get)] + [least(gradient, rounds) - 3 * own]
+        for (title, _), spent in zip(titles[1:], added, strict=True):
+            note(
+                Row("a call beyond a function of a microsecond", f"{title}, {n_in} in, {n_out} out", 1e6 * spent, "us")
+            )
         row = "".join(f"{1e6 * t:>{width}.1f}" for t, (_, width) in zip((own, *added), titles, strict=True))
         print(f"  {n_in} numbers in, {n_out} out".ljust(34) + row)
 
@@ -185,8 +201,9 @@ def recovery(workers: int, rounds: int) -> None:
             for number in range(rounds):
                 point = {"what": what, "once": f"{folder}/{what}{number}"}
                 times.append(seconds(lambda p=point: pool.run_many([p], ["y"])) - (2.0 if what == "hang" else 0.0))
-            note = " after its timeout" if what == "hang" else ""
-            print(f"  {what + note:<40}{np.median(times):>8.3f}")
+            when = " after its timeout" if what == "hang" else ""
+            note(Row("start and recovery", f"{what}{when}", float(np.median(times)), "s"))
+            print(f"  {what + when:<40}{np.median(times):>8.3f}")
 
 
 def main() -> None:

@@ -212,6 +212,9 @@ def _type(variable: Variable) -> str:
         "TorchScalarVariable": "number",
         "TorchNDVariable": "array",
         "BoolVariable": "switch",
+        "EnumVariable": "choice",
+        "IntVariable": "integer",
+        "StrVariable": "text",
         "ParticleGroupVariable": "bunch",
         "MomentsVariable": "moments",
     }
@@ -226,8 +229,8 @@ def _value(model: LUMEModel, variable: Variable) -> str:
     if _type(variable) in ("bunch", "moments"):
         return "the beam"
     value: Any = model.get(variable.name)
-    if isinstance(value, (bool, str)):
-        return str(value).lower()
+    if isinstance(value, str):
+        return value
     if value is None:
         return "none"
     if value.dim():

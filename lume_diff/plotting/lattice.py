@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lume_diff.errors import ValidationError
@@ -116,13 +118,20 @@ def draw_lattice(axes: Axes, elements: Sequence[LineElement]) -> list[Any]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return a figure [inch] that needs no window and leaves pyplot's state alone."""
+    """Return a figure [inch] that needs no window, leaves pyplot's state alone, and shows itself in a notebook."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
+    figure._repr_png_ = partial(_as_png, figure)  # type: ignore[attr-defined]
     return figure
+
+
+def _as_png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=100)
+    return stream.getvalue()
 
 
 def span(values: Iterable[float]) -> float:

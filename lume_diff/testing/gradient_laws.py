@@ -43,8 +43,8 @@ def law_gradient(trial: Trial) -> None:
             )
             best = (4 * narrow - wide) / 3
             size = abs(values[output].detach().double().sum().item())
-            # What the difference itself does not know: its truncation, and the round-off of the output.
-            resolution = torch.finfo(trial.model.dtype).eps * 30 * size / step
+            # What the difference itself does not know: its truncation, and the noise of the output, or its round-off.
+            resolution = max(torch.finfo(trial.model.dtype).eps * 30 * size, 10 * trial.noise(output, name)) / step
             allowed = trial.rtol * max(abs(best), 1e-3 * size / trial.scale(name)) + abs(best - narrow) + resolution
             trial.demand(
                 abs(found.item() - best) <= allowed,

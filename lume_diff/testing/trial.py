@@ -56,6 +56,11 @@ class Trial:
         """Return the size of a typical change of an input."""
         return float(self.variable(name).scale or 1.0)
 
+    def noise(self, output: str, name: str) -> float:
+        """Return the noise that the model has measured in an output along an input, 0 where it has measured none."""
+        entries = self.model.gradient_report().entries
+        return max((e.noise or 0.0 for e in entries if (e.output, e.input) == (output, name)), default=0.0)
+
     def somewhere(self) -> Values:
         """Return values near the set-points, inside the limits."""
         values: Values = {}

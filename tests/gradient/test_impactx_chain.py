@@ -70,7 +70,7 @@ def build(count: int, energy: float, charge: float = 1e-9, **options: Any) -> Ch
         ],
         name="behind",
     )
-    slices = 4 if "space_charge" in options else 1
+    slices = 2 if "space_charge" in options else 1
     lattice = [
         ix.Quad(name="QB", ds=0.2, k=-1.5, nslice=slices),
         ix.Drift(name="DB", ds=1.0, nslice=slices),

@@ -100,6 +100,22 @@ def test_example_is_a_configuration(tmp_path: Path) -> None:
     assert settings.pvs.settle == 0.5
 
 
+def test_a_model_with_the_machines_names_needs_no_table_of_them(tmp_path: Path) -> None:
+    from lume_diff.calibration.fit.yaml_files import read_config
+    from lume_diff.calibration.optimisation.configuration import OptimisationConfig
+    from lume_diff.calibration.prior_mean.vocs import Quantity
+
+    pytest.importorskip("p4p")
+    model, rest = EXAMPLE.splitlines()[0], EXAMPLE[EXAMPLE.index("variables:") :]
+    (tmp_path / "pvs.yaml").write_text(f"{model}\npvs: {{setpoints: same, outputs: same}}\n{rest}")
+    settings = read_config(tmp_path / "pvs.yaml", OptimisationConfig)
+    assert settings.pvs is not None
+    machine = settings.pvs.build(settings.variables, {"log_size": Quantity(["final.sigma_x"], None)})
+    assert machine._setpoints == {"Q1.k1": "Q1.k1", "Q2.k1": "Q2.k1"}
+    assert machine._outputs == {"final.sigma_x": "final.sigma_x"}
+    machine.connect().close()
+
+
 @pytest.mark.parametrize(
     "old, new, message",
     [

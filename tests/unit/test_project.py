@@ -68,6 +68,12 @@ def imports(path: Path) -> Iterator[tuple[str, list[str]]]:
             yield node.module or "", [alias.name for alias in node.names]
 
 
+@functools.cache
+def all_imports() -> list[tuple[str, str, list[str]]]:
+    """Return every import of the package: the file, the module, and the names taken from it."""
+    return [(path.relative_to(PACKAGE).as_posix(), *found) for path in MODULES for found in imports(path)]
+
+
 def requirements() -> dict[str, Requirement]:
     """Return every requirement of the core and of all extras, by canonical name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -94,6 +100,14 @@ def test_import_loads_nothing_heavy() -> None:
     assert LAZY.isdisjoint(loaded), f"loaded by 'import lume_diff': {sorted(LAZY.intersection(loaded))}"
 
 
+def test_simulators_load_without_torch() -> None:
+    """Worker processes start ten times as fast without it."""
+    codes = sorted(path.parent.name for path in PACKAGE.glob("blackbox/*/simulator.py"))
+    names = [f"lume_diff.blackbox.{code}.simulator" for code in codes if code != "lume"]  # lume needs variables
+    assert "lume_diff.blackbox.at.simulator" in names
+    assert run_python(f"import sys, {', '.join(names)}; print('torch' in sys.modules)") == "False\n"
+
+
 @pytest.mark.parametrize("name", lume_diff.__all__)
 def test_public_name_exists(name: str) -> None:
     assert hasattr(lume_diff, name)
@@ -103,33 +117,32 @@ def test_public_names_are_listed_by_dir() -> None:
     assert set(lume_diff.__all__) <= set(dir(lume_diff))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_module_imports_no_test_code(path: Path) -> None:
-    found = {module.split(".")[0] for module, _ in imports(path)}
-    assert found.isdisjoint({"tests", "pytest", "hypothesis", "mpmath"})
+def test_no_module_imports_test_code() -> None:
+    test_code = {"tests", "pytest", "hypothesis", "mpmath"}
+    assert not [(file, module) for file, module, _ in all_imports() if module.split(".")[0] in test_code]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_module_does_not_go_around_the_layers(path: Path) -> None:
+def test_no_module_goes_around_the_layers() -> None:
     """The package itself imports every layer, so a module that imports it could reach any other one."""
-    if path == PACKAGE / "__init__.py":
-        return
     submodules = {child.stem for child in PACKAGE.iterdir()}
-    for module, names in imports(path):
-        if module == "lume_diff":
-            assert names, "import the module that is meant, not the whole package"
-            assert set(names) <= submodules
+    around = [
+        (file, names)
+        for file, module, names in all_imports()
+        if module == "lume_diff" and file != "__init__.py" and not (names and set(names) <= submodules)
+    ]
+    assert not around, "import the module that is meant, not the whole package"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_module_imports_only_what_is_declared(path: Path) -> None:
-    declared = requirements()
-    for module, _ in imports(path):
+def test_modules_import_only_what_is_declared() -> None:
+    declared, undeclared = set(requirements()), []
+    for file, module, _ in all_imports():
         top = module.split(".")[0]
         if top in sys.stdlib_module_names or top == "lume_diff":
             continue
         owners = {canonicalize_name(name) for name in [*installed().get(top, []), OPTIONAL.get(top, top)]}
-        assert owners & set(declared), f"{top} is not declared in pyproject.toml"
+        if not owners & declared:
+            undeclared.append((file, top))
+    assert not undeclared, "not declared in pyproject.toml"
 
 
 def test_extras_are_the_documented_ones() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from lume_diff.blackbox import BlackBoxModel
 from lume_diff.errors import LumeDiffError, ValidationError
 from lume_diff.models import LUMEModel
 from lume_diff.models.transforms import in_vmap
@@ -250,3 +251,14 @@ def test_refused_vmap_is_noted() -> None:
             return super()._run(inputs, outputs)
 
     assert check_model(ByRows(), only=["transforms"])["transforms"] == "passed, vmap is refused"
+
+
+def test_the_gradient_law_allows_for_the_noise_that_a_model_has_measured() -> None:
+    """Eight printed digits: the law's own difference has a step for exact models, and is the worse of the two."""
+
+    def printed(a: float, b: float) -> dict[str, float]:
+        return {"y": float(f"{1e-3 * (2.0 + 0.02 * a + b**2):.7e}")}
+
+    inputs = [TorchScalarVariable(name=n, default_value=1.0, scale=1e-2) for n in "ab"]
+    model = BlackBoxModel.from_function(printed, inputs, [TorchScalarVariable(name="y")])
+    assert check_model(model, only=["gradient"], rtol=1e-4)["gradient"] == "passed"

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lume_diff.errors import UnknownVariableError, ValidationError, nearest_names
-from lume_diff.variables import TorchScalarVariable, Variable
+
+if TYPE_CHECKING:
+    from lume_diff.variables import Variable
 
 Values = dict[str, Any]
 
@@ -60,6 +62,8 @@ class Knob:
 
     def variable(self) -> Variable:
         """Return its description."""
+        from lume_diff.variables import TorchScalarVariable  # brings torch, which workers do without
+
         attribute, value = self.attribute, self.value
         kind, element = type(self.elements[0]).__name__.lower(), self.name.rpartition(".")[0]
         return TorchScalarVariable(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lume_diff.blackbox.bmad.session import TaoSession, number
 from lume_diff.blackbox.bmad.survey import BRANCH, Element, read_numbers
 from lume_diff.errors import SimulatorError, UnitError, UnknownVariableError, ValidationError, nearest_names
-from lume_diff.variables import TorchScalarVariable, Variable, parse_unit
+
+if TYPE_CHECKING:
+    from lume_diff.variables import Variable
 
 Probe = Callable[[str, str], tuple[np.ndarray, str]]
 
@@ -96,6 +99,8 @@ class Knob:
 
     def variable(self) -> Variable:
         """Return its description."""
+        from lume_diff.variables import TorchScalarVariable  # brings torch, which workers do without
+
         text, scale, relative = _KNOWN.get(self.attribute, (self.attribute, None, False))
         if scale is not None and relative:
             scale *= abs(self.value) or 1.0
@@ -210,6 +215,8 @@ def _unit(attribute: str, given: str) -> str:
     """Return Tao's unit as one that variables know."""
     if attribute in _KICKS and not given:
         return "rad"
+    from lume_diff.variables import parse_unit
+
     unit = _UNITS.get(given, given)
     try:
         parse_unit(unit)

@@ -19,10 +19,9 @@ from lume_diff.blackbox.bmad.optics import column, read_optics
 from lume_diff.blackbox.bmad.session import TaoSession, number
 from lume_diff.blackbox.bmad.survey import BRANCH, START_ELEMENT, START_ORBIT, Survey, read_start
 from lume_diff.blackbox.bmad.tracking import BunchTracker
-from lume_diff.blackbox.codes.bunch_names import INCOMING
-from lume_diff.blackbox.codes.model import CodeSimulator
 from lume_diff.blackbox.codes.optics_names import INITIAL, Optics
-from lume_diff.blackbox.codes.plain_bunches import momentum
+from lume_diff.blackbox.codes.plain_bunches import INCOMING, momentum
+from lume_diff.blackbox.codes.simulator import CodeSimulator
 from lume_diff.errors import SimulatorError, ValidationError
 
 #: Kinds of elements that may change the reference energy.

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import torch
 
 from lume_diff.blackbox.codes.optics_names import FINAL, OpticsNames
+from lume_diff.blackbox.codes.plain_bunches import INCOMING, OUTGOING
 from lume_diff.errors import UnknownVariableError, ValidationError
 from lume_diff.models.line.beams import as_beam
 from lume_diff.particles import TorchParticleGroup, parse_key, statistic_unit
 from lume_diff.variables import ParticleGroupVariable, TorchScalarVariable, Variable
 
-INCOMING, OUTGOING, PARTICLES = "initial_particles", "final_particles", "particles"
+PARTICLES = "particles"
 REFERENCES = ("reference_energy", "reference_time")
 
 #: Statistics at the end of the line that are declared when everything is asked for.

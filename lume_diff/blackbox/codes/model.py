@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,54 +10,11 @@ import torch
 
 from lume_diff.blackbox.model import BlackBoxModel
 from lume_diff.blackbox.runners.proxy import consult
-from lume_diff.blackbox.simulator import PlainValue, Simulator
-from lume_diff.errors import LatticeError, UnknownVariableError, ValidationError, nearest_names
+from lume_diff.blackbox.simulator import PlainValue
+from lume_diff.errors import UnknownVariableError, ValidationError, nearest_names
 from lume_diff.models.guards import concrete, is_differentiated, refuse_gradient
 from lume_diff.models.transforms import tensors_in
 from lume_diff.particles import TorchParticleGroup
-
-
-class CodeSimulator(Simulator):
-    """A simulator that works on a native object: a lattice, a session with a code.
-
-    Between runs the native object stands at the baseline: a run puts back what it has set.
-    """
-
-    @property
-    @abstractmethod
-    def native(self) -> Any:
-        """The native object."""
-
-    @property
-    @abstractmethod
-    def baseline(self) -> Mapping[str, float]:
-        """The inputs as they stand on the native object now."""
-
-    @property
-    @abstractmethod
-    def elements(self) -> tuple[str, ...]:
-        """Names of the elements."""
-
-    @property
-    @abstractmethod
-    def reference_energy(self) -> float:
-        """Total energy that the native object is set for [eV]."""
-
-    @property
-    def accelerated(self) -> tuple[str, ...]:
-        """Names of the elements that the beam reaches at another reference energy than the one at the start."""
-        return ()
-
-    def energies(self, inputs: Mapping[str, PlainValue], names: Sequence[str]) -> dict[str, float]:
-        """Return the reference energy [eV] at the entrance of accelerated elements.
-
-        Raises:
-            LatticeError: where the code does not tell it.
-        """
-        raise LatticeError(
-            f"the reference energy at {names[0]!r} is not known: an element before it changes it, and the code does "
-            "not tell by how much"
-        )
 
 
 class CodeModel(BlackBoxModel):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lume_diff.errors import LatticeError, UnknownVariableError, nearest_names
-from lume_diff.variables import TorchNDVariable, TorchScalarVariable, Variable
+
+if TYPE_CHECKING:
+    from lume_diff.variables import Variable
 
 FINAL, LINE, INITIAL = "final", "line", "initial"
 MATRIX = "r_matrix"
@@ -194,10 +196,14 @@ class OpticsNames:
 
 
 def _scalar(name: str, unit: str, description: str) -> Variable:
+    from lume_diff.variables import TorchScalarVariable  # brings torch, which workers do without
+
     return TorchScalarVariable(name=name, unit=unit, description=description, read_only=True)
 
 
 def _array(name: str, shape: tuple[int, ...], unit: str, description: str) -> Variable:
+    from lume_diff.variables import TorchNDVariable
+
     return TorchNDVariable(name=name, shape=shape, unit=unit, description=description, read_only=True)
 
 
@@ -216,6 +222,8 @@ def start_variables(
     Raises:
         UnknownVariableError: for a name in ``asked`` or ``given`` that is not one of these.
     """
+    from lume_diff.variables import TorchScalarVariable
+
     given = dict(given or {})
     asked = {*asked, *given}
     unknown = sorted(name for name in asked if name not in START)

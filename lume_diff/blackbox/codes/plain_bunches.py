@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from beamphysics import ParticleGroup
 
 SPEED_OF_LIGHT = 299792458.0
+INCOMING, OUTGOING = "initial_particles", "final_particles"
 
 #: How well two packages know the mass of one species.
 _SAME_MASS = 1e-6

@@ -122,7 +122,9 @@ def calibrate(probe: Probe, scale: float, room: tuple[float, float] = (math.inf,
     silent = noise == 0
     size = np.maximum(np.abs(line.centre), near.sizes[0] * near.spacing)
     noise = np.where(near.moves, np.maximum(noise, _DIGITS * size), noise)
-    suspect = near.contradicts(noise, length)
+    # Further out it moves so fast that it cannot have stood still close by, had it been given with all its digits.
+    frozen = silent & (near.sizes[0] * _CLUSTER[-1] * _SPACING * scale > 100.0 * _DIGITS * size)
+    suspect = near.contradicts(noise, length) | frozen
     if suspect.any():
         noise = np.where(suspect, _second_look(line, noise, near, scale, suspect, silent), noise)
         spread = np.where(suspect, _spread(noise, size) * length, spread)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lume_diff.blackbox.impact.deck import Deck, used_elements
 from lume_diff.errors import UnknownVariableError, ValidationError, nearest_names
-from lume_diff.variables import TorchScalarVariable, Variable
+
+if TYPE_CHECKING:
+    from lume_diff.variables import Variable
 
 HEADER, CHARGE = "header", "total_charge"
 
@@ -81,6 +83,8 @@ class Knob:
 
     def variable(self, native: Any) -> Variable:
         """Return its description."""
+        from lume_diff.variables import TorchScalarVariable  # brings torch, which workers do without
+
         value = self.read(native)
         share = _SHARES.get(self.attribute, 1e-2) * abs(value)
         return TorchScalarVariable(

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lume_diff.blackbox.codes.bunch_names import INCOMING
-from lume_diff.blackbox.codes.model import CodeSimulator
-from lume_diff.blackbox.codes.plain_bunches import SPEED_OF_LIGHT
+from lume_diff.blackbox.codes.plain_bunches import INCOMING, SPEED_OF_LIGHT
+from lume_diff.blackbox.codes.simulator import CodeSimulator
 from lume_diff.blackbox.impact.bunch import Dump, Incoming, on_deck_plane, read_dump
 from lume_diff.blackbox.impact.deck import (
     FINAL_FILE,

@@ -6,10 +6,13 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lume_diff.blackbox.impactx.lattice import PROGRAMMABLE, ElementData
 from lume_diff.errors import UnknownVariableError, ValidationError, nearest_names
-from lume_diff.variables import TorchScalarVariable, Variable
+
+if TYPE_CHECKING:
+    from lume_diff.variables import Variable
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,8 @@ class Knob:
 
     def variable(self, data: Sequence[ElementData]) -> Variable:
         """Return its description."""
+        from lume_diff.variables import TorchScalarVariable  # brings torch, which workers do without
+
         first, attribute = data[self.positions[0]], self.attributes[0]
         value = attribute.read(first)
         low = attribute.low

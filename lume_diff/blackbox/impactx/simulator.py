@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lume_diff.blackbox.codes.bunch_names import INCOMING
-from lume_diff.blackbox.codes.model import CodeSimulator
 from lume_diff.blackbox.codes.optics_names import MATRIX
+from lume_diff.blackbox.codes.plain_bunches import INCOMING
+from lume_diff.blackbox.codes.simulator import CodeSimulator
 from lume_diff.blackbox.impactx.bunch import Incoming
 from lume_diff.blackbox.impactx.engine import Engine, Reference, Snapshot
 from lume_diff.blackbox.impactx.knobs import Knob, Knobs

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lume_diff.blackbox.codes.bunch_names import INCOMING, OUTGOING
+from lume_diff.blackbox.codes.plain_bunches import INCOMING, OUTGOING
 from lume_diff.blackbox.lume.variables import lume, native_value, native_variable
 from lume_diff.errors import ReadOnlyError, ValidationError
 from lume_diff.models import LUMEModel

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lume_diff.blackbox.codes.bunch_names import INCOMING, OUTGOING
+from lume_diff.blackbox.codes.plain_bunches import INCOMING, OUTGOING
 from lume_diff.blackbox.lume.variables import Translation, lume, translated
 from lume_diff.blackbox.simulator import Simulator
 from lume_diff.errors import ValidationError

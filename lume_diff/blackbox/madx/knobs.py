@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lume_diff.blackbox.madx.session import MADXSession
 from lume_diff.errors import SimulatorError, UnknownVariableError, ValidationError, nearest_names
-from lume_diff.variables import TorchScalarVariable, Variable
+
+if TYPE_CHECKING:
+    from lume_diff.variables import Variable
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ class Knob:
 
     def variable(self, value: float) -> Variable:
         """Return its description, with the value that it has."""
+        from lume_diff.variables import TorchScalarVariable  # brings torch, which workers do without
+
         attribute = self.attribute
         scale = attribute.scale
         if scale is not None and attribute.relative:

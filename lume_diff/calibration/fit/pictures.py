@@ -16,6 +16,8 @@ from lume_diff.plotting.lattice import new_figure
 from lume_diff.plotting.units import prefixed, pretty_unit
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from lume_diff.calibration.fit.result import CalibrationResult
 
 _SIZE = 9.0  # [pt]
@@ -25,8 +27,10 @@ _SHORT = 12  # letters of a name
 
 
 def plot_result(
-    result: CalibrationResult, path: str | os.PathLike[str] | BinaryIO, truth: Mapping[str, float] | None = None
-) -> None:
+    result: CalibrationResult,
+    path: str | os.PathLike[str] | BinaryIO | None = None,
+    truth: Mapping[str, float] | None = None,
+) -> Figure:
     """Draw a calibration result; see ``CalibrationResult.plot``."""
     screens = [(data, found) for data, found in zip(result.calibration.data, result.predict(), strict=True)]
     pictures = [pair for pair in screens if observed_images(pair[0])]
@@ -47,7 +51,9 @@ def plot_result(
         f"Calibration by {result.method}: χ² per degree of freedom {result.reduced_chi_square:.3g}{state}",
         fontsize=_SIZE + 3,
     )
-    figure.savefig(path, dpi=110)
+    if path is not None:
+        figure.savefig(path, dpi=110)
+    return figure
 
 
 def _draw_images(figure: Any, data: Any, predicted: Tensor, result: CalibrationResult) -> None:
@@ -149,5 +155,5 @@ def _draw_history(axes: Any, result: CalibrationResult) -> None:
     axes.semilogy(np.arange(1, len(costs) + 1), costs, "o-", color="#1f5fa8", markersize=3)
     axes.set_xlabel("step", fontsize=_SIZE)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_title(f"cost; {result.runs} simulator runs in all", fontsize=_SIZE)
+    axes.set_title(f"cost; {result.runs} runs", fontsize=_SIZE)
     axes.tick_params(labelsize=_SIZE - 1)

@@ -19,6 +19,8 @@ from lume_diff.calibration.fit.posterior import Laplace, Unresolved, standard_er
 from lume_diff.errors import ValidationError, unknown_variable
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from lume_diff.calibration.fit.calibration import Calibration
     from lume_diff.calibration.fit.progress import Step
     from lume_diff.models import LUMEModel
@@ -268,16 +270,21 @@ class CalibrationResult:
             raise ValidationError(f"{os.fspath(path)!r} is no saved calibration: it has no 'parameters'")
         return found
 
-    def plot(self, path: str | os.PathLike[str] | BinaryIO, truth: Mapping[str, float] | None = None) -> None:
+    def plot(
+        self, path: str | os.PathLike[str] | BinaryIO | None = None, truth: Mapping[str, float] | None = None
+    ) -> Figure:
         """Draw data, best fit, residuals, estimates and convergence as one picture.
 
         Args:
-            path: of the picture, or a stream that takes a PNG.
+            path: of the picture, or a stream that takes a PNG; None to write none.
             truth: true values of parameters by name, where they are known.
+
+        Returns:
+            A matplotlib figure, which a notebook shows.
         """
         from lume_diff.calibration.fit.pictures import plot_result
 
-        plot_result(self, path, truth)
+        return plot_result(self, path, truth)
 
     def shown(self, name: str) -> tuple[str, str]:
         """Return the estimate and the standard error of a parameter as text, to a tenth of the error."""

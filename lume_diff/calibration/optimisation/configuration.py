@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -79,27 +79,45 @@ class PVSection(Section):
     """Process variables of a machine, in the model's units.
 
     Attributes:
-        setpoints: ``{Q1.k1: "QUAD:1:BCTRL"}``, for every variable.
-        outputs: ``{final.sigma_x: "SCREEN:1:XRMS"}``, for every output that the objective is made of.
+        setpoints: ``{Q1.k1: "QUAD:1:BCTRL"}``, for every variable; ``same`` for a model with the machine's own names.
+        outputs: ``{final.sigma_x: "SCREEN:1:XRMS"}``, for every output that the objective is made of; or ``same``.
         readbacks: likewise for inputs, recorded beside the set-points.
         settle: how long to wait between setting and reading [s].
         timeout: for an answer [s].
         protocol: ``pva``, ``ca`` or another client that is installed.
     """
 
-    setpoints: dict[str, str]
-    outputs: dict[str, str]
+    setpoints: dict[str, str] | Literal["same"]
+    outputs: dict[str, str] | Literal["same"]
     readbacks: dict[str, str] = Field(default_factory=dict)
     settle: float = Field(default=0.0, ge=0.0)
     timeout: float = Field(default=5.0, gt=0.0)
     protocol: str = "pva"
 
-    def build(self, quantities: Mapping[str, Quantity]) -> ProcessVariables:
-        """Return the machine, connected."""
-        settings = self.model_dump(exclude={"protocol"})
-        made = ProcessVariables(quantities=quantities, client=partial(client_of, self.protocol), **settings)
+    def build(self, variables: Iterable[str], quantities: Mapping[str, Quantity]) -> ProcessVariables:
+        """Return the machine, connected.
+
+        Args:
+            variables: names of the inputs.
+            quantities: what the objective is made of.
+        """
+        needed = [name for quantity in quantities.values() for name in quantity.outputs]
+        made = ProcessVariables(
+            _named(self.setpoints, variables),
+            _named(self.outputs, needed),
+            quantities,
+            self.readbacks,
+            self.settle,
+            self.timeout,
+            partial(client_of, self.protocol),
+        )
         made.connect()
         return made
+
+
+def _named(given: dict[str, str] | Literal["same"], names: Iterable[str]) -> dict[str, str]:
+    """Return process variables by the model's names."""
+    return {name: name for name in names} if given == "same" else given
 
 
 class OptimisationConfig(Section):
@@ -138,8 +156,9 @@ class OptimisationConfig(Section):
     @model_validator(mode="after")
     def _one_machine(self) -> OptimisationConfig:
         measured = self.measured
-        if isinstance(measured, PVSection) and set(measured.setpoints) != set(self.variables):
-            raise ValueError(f"pvs.setpoints has {sorted(measured.setpoints)}; expected {sorted(self.variables)}")
+        given = measured.setpoints if isinstance(measured, PVSection) else "same"
+        if given != "same" and set(given) != set(self.variables):
+            raise ValueError(f"pvs.setpoints has {sorted(given)}; expected {sorted(self.variables)}")
         return self
 
     @property
@@ -168,7 +187,7 @@ class OptimisationConfig(Section):
         )
         measured, machine = self.measured, None
         if isinstance(measured, PVSection):
-            machine = measured.build(quantities_of(vocs))
+            machine = measured.build(self.variables, quantities_of(vocs))
             evaluator: Any = {"function": evaluate_on_machine, "function_kwargs": {"machine": machine}}
         else:
             evaluator = xopt_evaluator(measured.build(folder), vocs)

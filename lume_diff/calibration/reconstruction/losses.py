@@ -34,9 +34,11 @@ class Target(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> Target:
         """Return the same in another precision."""
-        found = {name: value.to(dtype) for name, value in self._asdict().items() if isinstance(value, Tensor)}
-        columns, rows = self.powers
-        return self._replace(powers=(columns.to(dtype), rows.to(dtype)), **found)
+        image, valid, centroid, size = (v.to(dtype) for v in (self.image, self.valid, self.centroid, self.size))
+        columns, rows = (powers.to(dtype) for powers in self.powers)
+        variance, smallest = self.variance.to(dtype), self.smallest.to(dtype)
+        rest = (self.pixel_size, centroid, size, self.is_whole, (columns, rows), variance, smallest)
+        return Target(image, valid, *rest)
 
 
 class Distance(NamedTuple):

@@ -14,6 +14,8 @@ from lume_diff.plotting.lattice import BLUE, VERMILION, new_figure
 from lume_diff.plotting.units import prefixed, pretty_unit, quantity
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from lume_diff.calibration.data.screens import ScreenDataset
     from lume_diff.calibration.reconstruction.result import Reconstruction
 
@@ -24,7 +26,7 @@ _COORDINATES = {"x": "m", "xp": "rad", "y": "m", "yp": "rad"}
 _LONGITUDINAL = {"t": "s", "energy": "eV"}
 
 
-def plot_reconstruction(result: Reconstruction, path: str | os.PathLike[str], n_particles: int) -> None:
+def plot_reconstruction(result: Reconstruction, path: str | os.PathLike[str] | None, n_particles: int) -> Figure:
     """Draw a reconstruction; see ``Reconstruction.plot``."""
     figure = new_figure(12.5, 14.0)
     images, below = figure.subfigures(2, 1, height_ratios=(5.6, 8.0), squeeze=False)[:, 0]
@@ -38,7 +40,9 @@ def plot_reconstruction(result: Reconstruction, path: str | os.PathLike[str], n_
     state = "" if result.finished else ", STOPPED before its end"
     screens = ", ".join(dict.fromkeys(screen.data.screen for screen in result.task.screens))
     figure.suptitle(f"bunch reconstructed from {screens}: {result.fit}{state}", fontsize=_SIZE + 3)
-    figure.savefig(path, dpi=110)
+    if path is not None:
+        figure.savefig(path, dpi=110)
+    return figure
 
 
 def _draw_images(figure: Any, result: Reconstruction, n_particles: int) -> None:

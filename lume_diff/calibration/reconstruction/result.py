@@ -20,6 +20,8 @@ from lume_diff.calibration.reconstruction.losses import distances, sizes, target
 from lume_diff.errors import CalibrationError, ShapeError, ValidationError, unknown_variable
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from lume_diff.calibration.reconstruction.member import Member
     from lume_diff.calibration.reconstruction.reconstruction import BeamReconstruction
     from lume_diff.calibration.reconstruction.training import Epoch
@@ -310,16 +312,19 @@ class Reconstruction:
     def __str__(self) -> str:
         return self.report()
 
-    def plot(self, path: str | os.PathLike[str], n_particles: int = 100_000) -> None:
+    def plot(self, path: str | os.PathLike[str] | None = None, n_particles: int = 100_000) -> Figure:
         """Draw measured and predicted images, the bunch in all planes, and the course of the fit as one picture.
 
         Args:
-            path: of the picture.
+            path: of the picture; None to write none.
             n_particles: of the bunch that is drawn.
+
+        Returns:
+            A matplotlib figure, which a notebook shows.
         """
         from lume_diff.calibration.reconstruction.pictures import plot_reconstruction
 
-        plot_reconstruction(self, path, n_particles)
+        return plot_reconstruction(self, path, n_particles)
 
     # -- on disk ---------------------------------------------------------------------------------------------
 

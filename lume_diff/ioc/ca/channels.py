@@ -23,7 +23,7 @@ from caproto import (
 from lume_diff.control.readings import Condition, Reading, Severity
 from lume_diff.errors import ValidationError
 from lume_diff.ioc.ca.fields import LimitField, field_channel
-from lume_diff.ioc.ca.packed import DOUBLE, LONG, Wire, publish
+from lume_diff.ioc.ca.packed import DOUBLE, LONG, Follower, Wire, publish
 from lume_diff.ioc.ca.writes import CLIENT, Answering
 from lume_diff.ioc.limits import PVLimits
 from lume_diff.ioc.record_fields import FIELDS
@@ -78,6 +78,7 @@ class Channel(Answering):
         """Say which variable of which served model this is."""
         self.served, self.variable = served, variable
         self._fields: dict[str, ChannelData] = {}
+        self.followers: dict[int, Follower] = {}  # by the identity of what they ask for
 
     def plain(self, value: Any) -> Any:
         """Return what a client has written as the runtime takes it."""
@@ -95,16 +96,16 @@ class Channel(Answering):
             data._data["value"] = data.preprocess_value(self.native(reading.value))
         data._data["timestamp"] = TimeStamp.from_unix_timestamp(reading.time)
 
-    async def show(self, reading: Reading, subscriptions: Any) -> None:
-        """Show a reading to those who follow the channel, as caproto's context has them."""
+    def show_packed(self, reading: Reading, subscriptions: Any) -> bool:
+        """Show a number to those who follow the channel, as caproto's context has them; tells whether that was done."""
+        if self.wire is None or reading.value is None:
+            return False
+        return publish(self, self.native(reading.value), reading.time, _alarm(reading), subscriptions)
+
+    async def show(self, reading: Reading) -> None:
+        """Show a reading to those who follow the channel, in caproto's own way."""
         data: ChannelData = self
         alarm = _alarm(reading)
-        if (
-            self.wire is not None
-            and reading.value is not None
-            and publish(data, self.native(reading.value), reading.time, alarm, subscriptions)
-        ):
-            return
         await data.alarm.write(**alarm, publish=False)
         value = data.value if reading.value is None else self.native(reading.value)
         await data.write(value, verify_value=False, update_fields=False, timestamp=reading.time, flags=_EVERYTHING)

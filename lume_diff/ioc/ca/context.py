@@ -25,30 +25,48 @@ _BATCH = 1 << 16  # [bytes] of updates that go out together
 _WAITING = 10_000  # updates for one client, of all its subscriptions together
 
 
-class Newest(asyncio.Queue[Any]):
+class Newest:
     """Hold references to updates for one client; the oldest go when it takes none, and who puts one in never waits."""
 
+    def __init__(self) -> None:
+        self._held: deque[Any] = deque()
+        self._is_there = asyncio.Event()
+
     async def put(self, item: Any) -> None:
-        """Add an update."""
+        """Add an update, as caproto does."""
         self.add(item)
 
     def add(self, item: Any) -> None:
         """Add an update."""
-        if self.full():
-            alive = [one for one in (self.get_nowait() for _ in range(self.qsize())) if one() is not None]
-            for one in alive[-(_WAITING // 2) :]:
-                self.put_nowait(one)
-        self.put_nowait(item)
+        if len(self._held) >= _WAITING:
+            alive = [one for one in self._held if one() is not None]
+            self._held = deque(alive[-(_WAITING // 2) :])
+        self._held.append(item)
+        if not self._is_there.is_set():
+            self._is_there.set()
+
+    async def take(self, most: int) -> list[Any]:
+        """Wait for updates, and return those that there are, up to a size [bytes]; None for one that is gone."""
+        while not self._held:
+            self._is_there.clear()
+            await self._is_there.wait()
+        held, found, size = self._held, [], 0
+        while held and size < most:
+            found.append(held.popleft()())
+            size += 0 if found[-1] is None else len(found[-1])
+        return found
 
 
 class Circuit(VirtualCircuit):
     """Send updates to one client as they come, together those that wait; caproto would hold them for 10 ms."""
 
+    subscriptions: dict[Any, Any]  # by what they ask for
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         # asyncio does so only for sockets that were made with the protocol's number; without it answers wait for 40 ms.
         self.client.writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.subscription_queue = Newest(_WAITING)
+        self.subscription_queue = Newest()
         self._losses: dict[int, Callable[[Any], None]] = {}
 
     def push(self, spec: Any, subscription: Any, update: Packed) -> None:
@@ -57,10 +75,11 @@ class Circuit(VirtualCircuit):
             self._again(spec, subscription)
             return
         number = update.subscriptionid
-        if number not in self.unexpired_updates:
-            self.unexpired_updates[number] = deque(maxlen=subscription.db_entry.max_subscription_backlog)
+        waiting = self.unexpired_updates.get(number)
+        if waiting is None:
+            waiting = self.unexpired_updates[number] = deque(maxlen=subscription.db_entry.max_subscription_backlog)
             self._losses[number] = functools.partial(self._lost, spec, subscription)
-        self.unexpired_updates[number].append(update)
+        waiting.append(update)
         self.subscription_queue.add(weakref.ref(update, self._losses.get(number)))
 
     def _again(self, spec: Any, subscription: Any) -> None:
@@ -74,16 +93,25 @@ class Circuit(VirtualCircuit):
         if not self.events_on.is_set():
             self._again(spec, subscription)
 
+    async def _cull_subscriptions(self, db_entry: Any, func: Callable[[Any], bool]) -> Any:
+        """End subscriptions of a channel; caproto would look at all of a client's, for each channel that it leaves."""
+        everything = self.subscriptions
+        self.subscriptions = {spec: subs for spec, subs in everything.items() if spec.db_entry is db_entry}
+        try:
+            return await super()._cull_subscriptions(db_entry, func)
+        finally:
+            for spec, left in self.subscriptions.items():
+                if not left:
+                    del everything[spec]
+            self.subscriptions = everything
+
     async def subscription_queue_loop(self) -> None:
         """Send what is in the queue, for as long as the client is there."""
         self.events_on.set()
-        queue, asked_for = self.subscription_queue, self.circuit.event_add_commands
+        asked_for = self.circuit.event_add_commands
         try:
             while True:
-                updates, size = [(await queue.get())()], 0
-                while not queue.empty() and size < _BATCH:
-                    updates.append(queue.get_nowait()())
-                    size += 0 if updates[-1] is None else len(updates[-1])
+                updates = await self.subscription_queue.take(_BATCH)
                 # One that is gone was overtaken; one whose subscription has ended must not follow that end.
                 alive = [one for one in updates if one is not None and one.subscriptionid in asked_for]
                 for is_packed, group in itertools.groupby(alive, lambda one: isinstance(one, Packed)):

@@ -1,9 +1,10 @@
-"""FieldChannels: ``X.DRVL`` and the like as channels, made when somebody asks for one."""
+"""FieldChannels: ``X.DRVL`` and the like as channels that no list shows, made when somebody asks for one."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from p4p.nt import NTScalar
@@ -20,19 +21,22 @@ class FieldChannels:
 
     Args:
         served: what is served.
+        others: channels by full name that no list is to show either.
     """
 
-    def __init__(self, served: Served) -> None:
-        self._served = served
+    def __init__(self, served: Served, others: Mapping[str, SharedPV]) -> None:
+        self._served, self._others = served, others
         self._made: dict[str, _FieldPV] = {}
         self._lock = threading.Lock()
 
     def testChannel(self, channel: str) -> bool:
         """Tell p4p whether a channel is a field of ours."""
-        return self._split(channel) is not None
+        return channel in self._others or self._split(channel) is not None
 
     def makeChannel(self, channel: str, peer: str) -> SharedPV | None:
         """Return the channel of a field."""
+        if channel in self._others:
+            return self._others[channel]
         found = self._split(channel)
         if found is None:
             return None

@@ -44,10 +44,10 @@ class PVAServer(ControlServer):
         self._opening = threading.Lock()  # while it is held no channel begins to show anything
         self._channels = {name: _Channel(served, name, self._opening) for name in served.variables}
         self._calls: list[SharedPV] = []
-        self._fields = FieldChannels(served)
         self._providers: list[Any] = []  # p4p leaves it to us to keep them alive
         self._server: Server | None = None
         self._sender = Sender()
+        self._fields = FieldChannels(served, {self._sender.name: self._sender.pv})
 
     def elsewhere(self, patience: float) -> set[str]:
         """Return the full names for which another server answers."""
@@ -75,9 +75,7 @@ class PVAServer(ControlServer):
             served.response.listen(lambda result: sens.post(matrix.value(result)))
             self._calls.append(sens)
             provider.add(f"{served.prefix}SERVER:SENS", sens)
-        hidden = StaticProvider(self._sender.name)
-        hidden.add(self._sender.name, self._sender.pv)
-        self._providers = [provider, (hidden, -1), DynamicProvider(f"lume_diff fields {served.prefix}", self._fields)]
+        self._providers = [provider, DynamicProvider(f"lume_diff fields {served.prefix}", self._fields)]
         return self._providers
 
     def publish(self, update: Update) -> None:

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
+
+from lume_diff.cli import app
 
 MODEL = f"{Path(__file__).with_name('magnet.py')}:make"
 PREFIX = "T:"
@@ -81,18 +84,20 @@ class Place:
         """Serve the magnet; returns when it is ready."""
         made = self.start("--entry", MODEL, "--prefix", PREFIX, "--protocol", "pva,ca", *options)
         if wait:
-            until_ready(made)
+            self.ready(made)
         return made
 
-    def pv(self, *arguments: str, patience: float = _PATIENCE) -> subprocess.CompletedProcess[str]:
-        """Run ``lume-diff pv``."""
-        return subprocess.run(
-            [sys.executable, "-m", "lume_diff.cli", "pv", *arguments],
-            env={**os.environ, **self.settings},
-            capture_output=True,
-            text=True,
-            timeout=patience,
-        )
+    def ready(self, made: subprocess.Popen[bytes]) -> None:
+        """Wait until a server can be asked."""
+        end = time.monotonic() + _PATIENCE
+        while "\nready" not in printed(made):
+            assert made.poll() is None, f"the server has ended:\n{printed(made)}"
+            assert time.monotonic() < end, f"the server does not come up:\n{printed(made)}"
+            time.sleep(0.05)
+
+    def pv(self, *arguments: str) -> Result:
+        """Run ``lume-diff pv``, in this process: it is a client like others, and a fresh one takes a second to load."""
+        return CliRunner().invoke(app, ["pv", *arguments], env=self.settings)
 
     def end(self) -> None:
         """Kill what is left."""
@@ -106,15 +111,6 @@ class Place:
 def printed(process: subprocess.Popen[bytes]) -> str:
     """Return what a process has printed."""
     return str(process.log.read_text(errors="replace"))  # type: ignore[attr-defined]
-
-
-def until_ready(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a server says that it is ready."""
-    end = time.monotonic() + _PATIENCE
-    while "\nready" not in printed(process):
-        assert process.poll() is None, f"the server has ended:\n{printed(process)}"
-        assert time.monotonic() < end, f"the server does not come up:\n{printed(process)}"
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lume_diff as ld
-from tests.system.ioc.conftest import Place, until_ready
+from tests.system.ioc.conftest import Place
 
 p4p = pytest.importorskip("p4p.client.thread")
 caproto = pytest.importorskip("caproto")
@@ -31,7 +31,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in place.settings.items():
             patch.setenv(name, value)
-        until_ready(place.start(str(ld.example_machine())))
+        place.ready(place.start(str(ld.example_machine())))
         yield place
     place.end()
 

@@ -73,7 +73,7 @@ def test_a_rival_with_the_same_names_does_not_come_up(place, client):
     assert "another server answers" in printed(rival)
 
     refused = place.pv("put", f"{PREFIX}current", "1.0")
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert "read-only" in refused.stderr
     assert value(client, "current") == 0.0
 
@@ -81,14 +81,14 @@ def test_a_rival_with_the_same_names_does_not_come_up(place, client):
 def test_the_command_reads_writes_follows_and_lists(place):
     place.serve("--isolation", "thread")
     done = place.pv("put", f"{PREFIX}current", "--", "-0.8")
-    assert (done.returncode, done.stdout.strip()) == (0, f"{PREFIX}current 0.0 -> -0.8")
+    assert (done.exit_code, done.stdout.strip()) == (0, f"{PREFIX}current 0.0 -> -0.8")
     read = place.pv("get", "--json", f"{PREFIX}field", f"{PREFIX}polarity", f"{PREFIX}lamp")
     assert [json.loads(line)["value"] for line in read.stdout.splitlines()] == [-1.6, "normal", False]
     refused = place.pv("put", f"{PREFIX}current", "11")
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert "outside" in refused.stderr
     mistaken = place.pv("put", f"{PREFIX}lamp", "maybe")
-    assert mistaken.returncode == 2
+    assert mistaken.exit_code == 2
     listed = place.pv("list", PREFIX)
     assert {f"{PREFIX}current", f"{PREFIX}image", f"{PREFIX}SERVER:STATUS"} <= set(listed.stdout.split())
     told = place.pv("info", f"{PREFIX}current")
@@ -96,10 +96,10 @@ def test_the_command_reads_writes_follows_and_lists(place):
     followed = place.pv("monitor", f"{PREFIX}SERVER:HEARTBEAT", "-n", "2")
     assert len(followed.stdout.splitlines()) == 2
     lost = place.pv("get", "T:none", "--timeout", "0.5")
-    assert lost.returncode == 1
+    assert lost.exit_code == 1
     done = place.pv("put", "-p", "ca", f"{PREFIX}polarity", "reversed")
-    assert (done.returncode, done.stdout.strip()) == (0, f"{PREFIX}polarity normal -> reversed"), done.stderr
+    assert (done.exit_code, done.stdout.strip()) == (0, f"{PREFIX}polarity normal -> reversed"), done.stderr
     read = place.pv("get", "-p", "ca", "--json", f"{PREFIX}field")
     assert json.loads(read.stdout)["value"] == 1.6
     refused = place.pv("put", "-p", "ca", f"{PREFIX}current", "11")
-    assert refused.returncode == 1
+    assert refused.exit_code == 1

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import lume_diff
-from tests.system.ioc.conftest import Place, until_ready
+from tests.system.ioc.conftest import Place
 
 pytest.importorskip("xopt")
 
@@ -27,7 +27,7 @@ PREFIX = "T:"
 @pytest.mark.parametrize("protocol", ["pva", "ca"])
 def test_a_served_machine_is_optimised_by_its_model(place: Place, protocol: str, tmp_path: Path) -> None:
     machine = lume_diff.example_machine()
-    until_ready(place.start(str(machine), "--prefix", PREFIX, "--protocol", protocol))
+    place.ready(place.start(str(machine), "--prefix", PREFIX, "--protocol", protocol))
     before = lume_diff.load_model(machine).get([SIZE, *KNOBS])
     ranges = {name: [float(before[name]) - 1.0, float(before[name]) + 1.0] for name in KNOBS}
     config = {

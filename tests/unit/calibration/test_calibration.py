@@ -252,7 +252,8 @@ def test_result_is_written_read_and_drawn(tmp_path: Path, model: ld.StagedModel,
     assert known["runs"] == result.runs > 0
     result.save(tmp_path / "fit.h5")
     assert CalibrationResult.load(tmp_path / "fit.h5") == known
-    result.plot(tmp_path / "fit.png")
+    figure = result.plot(tmp_path / "fit.png")
+    assert len(figure.subfigs) == 2
     assert (tmp_path / "fit.png").stat().st_size > 20_000
     text = str(result)
     for name in TRUTH:

@@ -136,3 +136,18 @@ def test_madx_beta_to_1e_8_and_tune_to_3e_6() -> None:
         assert errors[4:].max() <= 3e-6
         assert np.all(errors <= 3 * estimates)
     madx.exit()
+
+
+def test_eight_digits_are_noise_also_where_the_last_one_stands_still_close_by() -> None:
+    """A printed number that changes by less than its last digit between the closest runs looks like a constant."""
+    errors, estimates = np.empty((2, 20))
+    for index, place in enumerate(np.linspace(0.03, 0.05, 20)):
+
+        def probe(offsets: Array, place: float = place) -> Array:
+            x = place + offsets - 0.04
+            return np.array([[float(f"{value:.7e}")] for value in 2.3e-3 * (1 + 0.49 * x + 0.3 * x**2)])
+
+        slope, estimate, _ = differentiate(probe, 0.01, place)
+        errors[index], estimates[index] = abs(slope[0] - 2.3e-3 * (0.49 + 0.6 * (place - 0.04))), estimate[0]
+    assert np.mean(estimates >= errors) >= 0.9
+    assert errors.max() < 1e-3 * 2.3e-3 * 0.49
