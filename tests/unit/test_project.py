@@ -34,7 +34,7 @@ LAZY = {
 }
 EXTRAS = {
     *("xopt", "epics", "bmad", "impact", "impactx", "at", "madx", "lume", "ocelot", "pals", "dask", "nuts", "flow"),
-    *("view", "test", "all", "badger"),
+    *("view", "test", "docs", "all", "badger"),
 }
 # Optional modules whose distribution has another name, for when they are not installed.
 OPTIONAL = {
@@ -152,7 +152,7 @@ def test_extras_are_the_documented_ones() -> None:
 def test_extra_all_is_every_run_time_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (everything,) = project["optional-dependencies"]["all"]
-    assert Requirement(everything).extras == EXTRAS - {"all", "badger", "test"}
+    assert Requirement(everything).extras == EXTRAS - {"all", "badger", "test", "docs"}
 
 
 @pytest.mark.parametrize("name", sorted(requirements()))
