@@ -164,6 +164,7 @@ def test_what_cannot_be_trusted_is_not_used_and_alarms_until_it_is_good_again(
 
 def test_minor_and_major_alarms_are_real_values(follow, machine):
     twin = follow()
+    twin.wait_settled(10.0)
     machine.show("PS:I", 2.0, severity=Severity.MAJOR, condition=Condition.HIHI)
     assert soon(lambda: twin.get("field").value == 4.0)
     assert twin.report().untrusted == {}
