@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 
+from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
 _EVENT = {"type": "event", "name": "document_ready", "values": {"type": "map"}}
@@ -26,13 +27,12 @@ class Client:
 
     async def follow(self, seconds: float) -> None:
         """Load the page and follow it for some time [s]."""
-        html = await asyncio.to_thread(lambda: urllib.request.urlopen(self.url, timeout=120.0).read().decode())
+        html = await asyncio.to_thread(lambda: urllib.request.urlopen(self.url, timeout=300.0).read().decode())
         token = re.search(r'"token":\s*"([^"]+)"', html)
         if token is None:
             raise RuntimeError("the page has no token")
-        line = await websocket_connect(
-            self.url.replace("http", "ws", 1) + "ws", subprotocols=["bokeh", token.group(1)], max_message_size=1 << 28
-        )
+        asked = HTTPRequest(self.url.replace("http", "ws", 1) + "ws", connect_timeout=300.0, request_timeout=300.0)
+        line = await websocket_connect(asked, subprotocols=["bokeh", token.group(1)], max_message_size=1 << 28)
         await self._receive(line)  # that the server is ready
         await self._ask(line, "PULL-DOC-REQ", {})
         end = time.monotonic() + seconds
@@ -49,7 +49,7 @@ class Client:
         line.close()
 
     async def _receive(self, line) -> tuple[dict, dict]:
-        header = json.loads(await asyncio.wait_for(line.read_message(), 60.0))
+        header = json.loads(await asyncio.wait_for(line.read_message(), 300.0))
         await line.read_message()
         text = await line.read_message()
         for _ in range(2 * header.get("num_buffers", 0)):

@@ -10,6 +10,7 @@ stretches with and without pages, in turn, in CPU time of its process, because p
 from __future__ import annotations
 
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -101,6 +102,7 @@ def stretch(view: LiveView, knob: Knob, pid: int, pages: int, seconds: float) ->
 
 def main() -> None:
     """Measure and print."""
+    logging.getLogger("bokeh").setLevel(logging.ERROR)  # it warns of every page that is closed
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
     crowd = int(sys.argv[2]) if len(sys.argv) > 2 else 20
     panels = [kind for kind in every_plugin("panels") if kind.__name__ in PANELS]

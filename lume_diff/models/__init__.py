@@ -9,6 +9,7 @@ from lume_diff.models.facility import FacilityMapping, FacilityModel
 from lume_diff.models.gp_model import GPModel
 from lume_diff.models.report import GradientEntry, GradientReport, JacobianCost
 from lume_diff.models.staged_model import StagedModel
+from lume_diff.models.survey import Survey, survey_of
 from lume_diff.models.torch_model import TorchModel
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "JacobianCost",
     "LUMEModel",
     "StagedModel",
+    "Survey",
     "TensorFunction",
     "TorchModel",
+    "survey_of",
 ]

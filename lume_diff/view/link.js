@@ -5,7 +5,7 @@ export function render({ model, el }) {
   mark.style.cssText = "font: 16px system-ui, sans-serif; white-space: nowrap; color: #ffffff;";
   mark.textContent = "● connecting";
   el.append(mark);
-  let last = Date.now(), lost = false;
+  let last = Date.now(), lost = false, was_away = false;
 
   const clock = (time) => new Date(time).toLocaleTimeString([], { hour12: false });
   const curtain = document.getElementById("lost");
@@ -15,7 +15,7 @@ export function render({ model, el }) {
     last = Date.now();
     model.seen = model.sent;
     if (lost) {
-      lost = false;
+      lost = was_away = false;
       document.body.classList.remove("lost");
       if (curtain) curtain.hidden = true;
     }
@@ -36,8 +36,12 @@ export function render({ model, el }) {
     if (!model.comes_back) return;
     try {
       const answer = await fetch("static/js/bokeh.min.js", { method: "HEAD", cache: "no-store" });
-      if (answer.ok && lost) window.location.reload();
-    } catch { /* still away */ }
+      // A server that is only slow would get slower if its pages loaded themselves again.
+      const is_forgotten = Date.now() - last > 60000;
+      if (answer.ok && lost && (was_away || is_forgotten)) window.location.reload();
+    } catch {
+      was_away = true;
+    }
   };
   const timer = setInterval(look, 1000);
   return () => clearInterval(timer);

@@ -21,7 +21,7 @@ from lume_diff.view.source import Source
 
 LOG = logging.getLogger("lume_diff.view")
 LOOPBACK = "127.0.0.1"
-_LOOK, _UNUSED = 1000, 5000  # [ms] how often closed pages are looked for, and after how long they are gone
+_LOOK, _UNUSED = 1000, 10_000  # [ms] how often closed pages are looked for, and after how long they are gone
 _SHORTEST = 16  # characters of a token
 
 

@@ -21,7 +21,7 @@ def lock(source: SessionSource, needs_token: bool) -> Viewable:
     """
     import panel as pn
 
-    said = pn.pane.HTML(_words(source), styles=_STYLE, margin=(4, 0))
+    said = pn.pane.HTML(_words(source), styles=_STYLE, margin=(4, 12))
     if not needs_token:
         return said
     field = pn.widgets.PasswordInput(placeholder="Token for writing", width=220, margin=0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lume_diff.view.frame import Frame
 
@@ -84,13 +85,23 @@ class Viewer:
                 return
             self._number += 1
             number = self._number
-        for panel in self.panels:
-            try:
-                panel.update(frame)
-            except Exception:
-                LOG.exception("panel %s could not show a frame", type(panel).__name__)
-        if self._sent is not None:
-            self._sent(number)
+        with self._together():
+            for panel in self.panels:
+                try:
+                    panel.update(frame)
+                except Exception:
+                    LOG.exception("panel %s could not show a frame", type(panel).__name__)
+            if self._sent is not None:
+                self._sent(number)
+
+    def _together(self) -> contextlib.AbstractContextManager[Any]:
+        """Have all that changes sent as one message."""
+        if self._document is None:
+            return contextlib.nullcontext()
+        from panel.io.document import hold
+
+        found: contextlib.AbstractContextManager[Any] = hold(self._document, freeze=True)
+        return found
 
     def _push(self) -> None:
         """Send what has changed to a notebook."""

@@ -35,6 +35,7 @@ EXTRAS = {
     "docs/coming-from.md": ("lume", "xopt"),
     "docs/how-to/dask.md": ("distributed",),
     "docs/how-to/deployment.md": ("p4p", "caproto"),
+    "docs/how-to/live-view.md": ("panel",),
 }
 BLOCK = re.compile(r"^ *```(?P<language>[a-z]*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?P<target>[^)#\s]+)(?:#[^)]*)?\)")

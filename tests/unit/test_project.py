@@ -34,7 +34,7 @@ LAZY = {
 }
 EXTRAS = {
     *("xopt", "epics", "bmad", "impact", "impactx", "at", "madx", "lume", "ocelot", "pals", "dask", "nuts", "flow"),
-    *("test", "all", "badger"),
+    *("view", "test", "all", "badger"),
 }
 # Optional modules whose distribution has another name, for when they are not installed.
 OPTIONAL = {

@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
 from lume_diff.models.base import LUMEModel
+from lume_diff.models.evaluation import Evaluation
+from lume_diff.models.stage_state import is_equal
 from lume_diff.models.staged_model import StagedModel
 from lume_diff.models.survey.base import BOX, QUANTITIES, BeamAlong, BeamStop, LineElement, Survey, joined
 from lume_diff.particles import TorchMoments, TorchParticleGroup
@@ -90,6 +93,10 @@ def _handed_over(model: LUMEModel, inputs: Mapping[str, Any]) -> TorchParticleGr
     return found if not found.batch_shape else None
 
 
+#: The last evaluation of chains that are looked at: of stages that nothing has changed since, it is used again.
+_LAST: WeakKeyDictionary[StagedModel, Evaluation] = WeakKeyDictionary()
+
+
 def inputs_by_stage(chain: StagedModel, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what every stage of a chain runs with, what earlier stages hand over included.
 
@@ -99,6 +106,12 @@ def inputs_by_stage(chain: StagedModel, inputs: Mapping[str, Any]) -> dict[str, 
     """
     givers = set(chain._joined.values())
     wanted = [name for name, owner in chain._owners.items() if owner in givers]
+    previous = _LAST.get(chain) or chain._evaluation
+    old: Mapping[str, Any] = {} if previous is None else previous.inputs
+    settled = {
+        name: old[name] if name in old and is_equal(old[name], value) else value for name, value in inputs.items()
+    }
     with torch.no_grad():
-        state = chain._evaluate(dict(inputs), wanted, chain._evaluation, share_graphs=False).state
-        return {name: chain._stage_inputs(state, name) for name in chain.stages}
+        evaluation = chain._evaluate(settled, wanted, previous)
+        _LAST[chain] = evaluation
+        return {name: chain._stage_inputs(evaluation.state, name) for name in chain.stages}

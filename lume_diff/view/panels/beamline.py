@@ -54,8 +54,6 @@ class Beamline(Panel):
         UnknownVariableError: for an output that is not there, or is not a number.
 
     Example:
-        >>> import lume_diff as ld
-        >>> machine = ld.load_model(ld.example_machine())
         >>> Beamline(machine, "OTRS:DIAG0:420:XRMS")  # doctest: +SKIP
     """
 

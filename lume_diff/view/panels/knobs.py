@@ -76,7 +76,7 @@ class Knobs(Panel):
         step: float | str = (high - low) / _STEPS if math.isfinite(high - low) else "any"
         if isinstance(variable, IntVariable):
             step = 1
-        found = {"name": name, "unit": pretty_unit(variable.unit), "description": variable.description, "step": step}
+        found = {"name": name, "unit": _written(variable.unit), "description": variable.description, "step": step}
         return found | ({"choices": choices} if (choices := _choices(variable)) else {})
 
     def update(self, frame: Frame) -> None:
@@ -120,6 +120,12 @@ class Knobs(Panel):
 def _knobs(source: Source) -> list[str]:
     kinds = TorchScalarVariable | IntVariable | BoolVariable | EnumVariable
     return [name for name in source.inputs if isinstance(source.variables[name], kinds)]
+
+
+def _written(unit: str) -> str:
+    """Return a unit as people write it."""
+    found = pretty_unit(unit).replace("*", "·")
+    return f"µ{found[1:]}" if found in ("um", "us", "uA", "uJ", "uC") else found
 
 
 def _choices(variable: Variable) -> list[str]:

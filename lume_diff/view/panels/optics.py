@@ -82,8 +82,6 @@ class Optics(Panel):
             page can change.
 
     Example:
-        >>> import lume_diff as ld
-        >>> machine = ld.load_model(ld.example_machine())
         >>> Optics(machine, "emittance")  # doctest: +SKIP
     """
 

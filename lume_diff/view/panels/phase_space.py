@@ -56,8 +56,6 @@ class PhaseSpace(Panel):
         UnknownVariableError: for an element that is not in the line.
 
     Example:
-        >>> import lume_diff as ld
-        >>> machine = ld.load_model(ld.example_machine())
         >>> PhaseSpace(machine, "OTRS:DIAG0:420")  # doctest: +SKIP
     """
 

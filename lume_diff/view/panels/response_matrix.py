@@ -54,8 +54,6 @@ class ResponseMatrix(Panel):
         ValidationError: for another way.
 
     Example:
-        >>> import lume_diff as ld
-        >>> machine = ld.load_model(ld.example_machine())
         >>> ResponseMatrix(machine, "*RMS")  # doctest: +SKIP
     """
 

@@ -156,7 +156,7 @@ class _Drawing:
         self.kind = kind
         self.shown: Picture | None = None
         palette = _diverging() if kind == "difference" else Cividis256 if kind == "measured" else Viridis256
-        self.figure = plot("x", "y", _HEIGHT, title=kind if is_twin else "", match_aspect=True)
+        self.figure = plot("x", "y", _HEIGHT, title=kind if is_twin else "", match_aspect=True, min_border_left=70)
         self.figure.grid.visible = False
         self.figure.background_fill_color = palette[128 if kind == "difference" else 0]
         self._image = ColumnDataSource({"image": [np.zeros((2, 2), np.uint8)], "x": [0], "y": [0], "w": [1], "h": [1]})

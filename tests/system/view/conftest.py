@@ -21,7 +21,7 @@ _ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 15_000.0  # [ms]
+PATIENCE = 60_000.0  # [ms]
 
 
 class Window:

@@ -130,6 +130,6 @@ def test_a_page_without_its_server_says_so(source, window):
     with LiveView(source) as view:
         found = window(view.url)
         found.says("● live")
-    found.says("This page has lost its server: nothing on it has been current since")
+    found.says("Nothing has come from the server since")
     assert "lost" in found.page.locator("body").get_attribute("class")
     found.wrong.clear()  # a browser complains that nobody answers

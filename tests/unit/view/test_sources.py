@@ -139,21 +139,26 @@ def test_the_thread_ends_with_the_last_viewer_and_comes_back(source):
     fan_out.close()
 
 
-class _Document:
-    """Take what is to be called in the next round."""
+@pytest.fixture
+def document():
+    """Return a document whose rounds are turned by hand."""
+    pytest.importorskip("panel")
+    from bokeh.document import Document
 
-    def __init__(self):
-        self.waiting = []
+    class ByHand(Document):
+        def __init__(self):
+            super().__init__()
+            self.waiting = []
 
-    def add_next_tick_callback(self, callback):
-        """Take it."""
-        self.waiting.append(callback)
+        def add_next_tick_callback(self, callback):
+            self.waiting.append(callback)
 
-    def turn(self):
-        """Do a round."""
-        waiting, self.waiting = self.waiting, []
-        for callback in waiting:
-            callback()
+        def turn(self):
+            waiting, self.waiting = self.waiting, []
+            for callback in waiting:
+                callback()
+
+    return ByHand()
 
 
 class _Panel:
@@ -170,8 +175,8 @@ class _Panel:
         self.shown.append(frame)
 
 
-def test_a_page_that_does_not_answer_is_sent_one_frame_and_then_the_newest():
-    document, panel, sent = _Document(), _Panel(), []
+def test_a_page_that_does_not_answer_is_sent_one_frame_and_then_the_newest(document):
+    panel, sent = _Panel(), []
     viewer = Viewer([panel], document, sent.append)
     for number in range(5):
         viewer.show(number)
@@ -191,12 +196,12 @@ def test_a_page_that_does_not_answer_is_sent_one_frame_and_then_the_newest():
     assert panel.shown == [4, 8]
 
 
-def test_a_panel_that_fails_does_not_hold_up_the_others(caplog):
+def test_a_panel_that_fails_does_not_hold_up_the_others(document, caplog):
     class Broken(_Panel):
         def update(self, frame):
             raise RuntimeError("broken")
 
-    document, panel = _Document(), _Panel()
+    panel = _Panel()
     viewer = Viewer([Broken(), panel], document, lambda number: None)
     viewer.show(1)
     document.turn()
