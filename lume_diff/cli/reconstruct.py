@@ -17,7 +17,7 @@ parameters:                                       # of machine and screen, fitte
   - {kind: blur, prior: {kind: lognormal, median: 3.0e-5, factor: 2.0}}
 n_particles: 10000
 generator: network                                # or flow
-epochs: 1200
+epochs: 1600
 ensemble: 3                                       # more than one bunch gives errors
 check_ambiguity: true                             # what the scan cannot decide
 """

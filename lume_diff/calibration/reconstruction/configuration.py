@@ -32,7 +32,7 @@ class ReconstructionConfig(Section):
     scale: list[float] | None = None
     generator: Literal["network", "flow"] = "network"
     seed: int = 0
-    epochs: int = Field(default=1200, ge=1)
+    epochs: int = Field(default=1600, ge=1)
     ensemble: int = Field(default=5, ge=1)
     rate: float = Field(default=1e-2, gt=0.0)
     size_weight: float = Field(default=0.3, ge=0.0)

@@ -151,7 +151,7 @@ class BeamReconstruction:
 
     def run(
         self,
-        epochs: int = 1200,
+        epochs: int = 1600,
         *,
         ensemble: int = 5,
         rate: float = 1e-2,
