@@ -10,6 +10,8 @@ from typing import Any
 from _rows import Row
 
 TIMES = ("s", "ms", "us")
+#: Scripts that compare with other packages; the others compare with a part of ours.
+AGAINST_OTHERS = ("lines", "particles", "reconstruction", "ioc", "prior_mean")
 HEAD = """\
 # Benchmarks
 
@@ -29,13 +31,14 @@ def write_page(docs: Path, stored: Mapping[str, dict[str, Any]], missing: Sequen
         missing: names of the scripts that have not been run.
     """
     parts = [HEAD]
-    compared = {name: [row for row in rows_of(one) if row.peer and row.unit in TIMES] for name, one in stored.items()}
+    pictured = {name: one for name, one in stored.items() if name in AGAINST_OTHERS}
+    compared = {name: [row for row in rows_of(one) if row.peer and row.unit in TIMES] for name, one in pictured.items()}
     if any(compared.values()):
         draw(compared, docs / "images" / "benchmark_ratios.svg")
-        parts.append(
-            "![How many times faster than the peer, for everything that has one](images/benchmark_ratios.svg)\n"
-        )
-    parts += [section(docs, name, one) for name, one in stored.items()]
+        parts.append("![How many times as fast as Cheetah, ParticleGroup and gpsr](images/benchmark_ratios.svg)\n")
+    common = circumstances(next(iter(stored.values()))) if stored else ""
+    parts.append(f"{common}\n")
+    parts += [section(docs, name, one, common) for name, one in stored.items()]
     if missing:
         lines = "\n".join(f"- `benchmarks/{name}.py`: {summary(name)}" for name in missing)
         parts.append(
@@ -55,13 +58,19 @@ def summary(name: str) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 
-def section(docs: Path, name: str, one: Mapping[str, Any]) -> str:
-    """Return what is said of one script."""
+def circumstances(one: Mapping[str, Any]) -> str:
+    """Return when, where and with what something was measured."""
     versions = ", ".join(f"{package} {version}" for package, version in one["versions"].items())
+    return f"*{one['date']}, {one['machine']}; {versions}.*"
+
+
+def section(docs: Path, name: str, one: Mapping[str, Any], common: str) -> str:
+    """Return what is said of one script; of its circumstances what differs from those at the head of the page."""
     low, high = one["load"]
     lines = [f"## {name.replace('_', ' ').capitalize()}", "", summary(name), ""]
-    lines += [f"*{one['date']}, {one['machine']}; load {low} at the start and {high} at the end; {versions}.*"]
-    lines += [f"`{one['command']}` took {one['seconds']} s.", ""]
+    if circumstances(one) != common:
+        lines += [circumstances(one), ""]
+    lines += [f"`{one['command']}` took {one['seconds']} s; the load was {low} at its start and {high} at its end.", ""]
     if one["absent"]:
         lines += [f"Not installed, and so not compared with: {', '.join(one['absent'])}.", ""]
     picture = docs / "images" / f"benchmark_{name}.png"

@@ -3,7 +3,8 @@
     python benchmarks/ioc.py [--only latency,latency1000,start,images,burst,busy] [--quick]
 
 Clients are p4p on PVAccess and pyepics on Channel Access; every server is a process of its own on this machine, and
-posts the same changed PVs. "x bare" is the ratio to p4p alone, after the model's own time is taken away.
+posts the same changed PVs. "x bare" is the ratio to p4p alone, after the model's own time is taken away. On a machine
+that has other things to do, the processor time of server and client together tells more than the clock does.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from _ioc_clients import CA, PVA, Watch
 from _rows import Row, note
 
 SERVERS = Path(__file__).with_name("_ioc_servers.py")
@@ -28,6 +29,7 @@ SERVERS = Path(__file__).with_name("_ioc_servers.py")
 # What is wanted, as multiples of p4p with nothing around it.
 LATENCY, RATE = 2.0, 0.8
 ONLINE = {"pva": 1.5, "both": 3.0}
+BOTH = "processor time of server and client"
 
 
 def free_port() -> int:
@@ -87,6 +89,10 @@ class Served:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
 
+    def cpu(self) -> float:
+        """Return the processor time that it and its children have taken [ms]."""
+        return sum(map(_cpu, _family(self.process.pid)))
+
     def end(self) -> list[float]:
         """End it; returns how late its handlers were [ms]."""
         if self.process.returncode is not None:
@@ -97,6 +103,17 @@ class Served:
         late = [float(x) for line in self.process.stdout if line.startswith("late") for x in line.split()[1:]]
         self.process.wait(20.0)
         return late
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process and its descendants."""
+    children = [int(one) for path in Path(f"/proc/{pid}/task").glob("*/children") for one in path.read_text().split()]
+    return [pid, *(one for child in children for one in _family(child))]
+
+
+def _cpu(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return 1e3 * (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
@@ -114,135 +131,9 @@ def served(*wanted: tuple[str, str, str]) -> Iterator[list[Served]]:
             one.end()
 
 
-class Watch:
-    """Follow outputs, and wait until each has a value."""
-
-    def __init__(self, count: int) -> None:
-        self._count, self._wanted = count, float("nan")
-        self._seen: set[str] = set()
-        self._all, self._lock = threading.Event(), threading.Lock()
-
-    def expect(self, value: float) -> None:
-        """Begin to wait for a value."""
-        with self._lock:
-            self._wanted, self._seen = value, set()
-            self._all.clear()
-
-    def told(self, name: str, value: float) -> None:
-        """Note a value."""
-        with self._lock:
-            if value == self._wanted:
-                self._seen.add(name)
-                if len(self._seen) == self._count:
-                    self._all.set()
-
-    def wait(self) -> None:
-        """Wait until every output has the value."""
-        if not self._all.wait(10.0):
-            raise SystemExit(f"{len(self._seen)} of {self._count} outputs have followed {self._wanted}")
-
-
-class PVA:
-    """Write and follow by p4p, without the queues of its threaded client, which may lose a subscription."""
-
-    def __init__(self, one: Served) -> None:
-        from p4p.client.raw import Context as Raw
-        from p4p.client.thread import Context
-
-        self.context = Context("pva", conf=one.settings, useenv=False, nt=False)
-        self.raw = Raw("pva", conf=one.settings, useenv=False, nt=False)
-        self._prefix = one.prefix
-        self._held: list[object] = []
-
-    def put(self, name: str, value: float) -> None:
-        """Write, and wait."""
-        self.context.put(self._prefix + name, value, timeout=20.0)
-
-    def send(self, name: str, value: float, answered: Callable[[object], None]) -> None:
-        """Write, and be told."""
-        full = self._prefix + name
-        self._held.append(self.raw.put(full, answered, builder=value, get=False))
-
-    def get(self, name: str) -> float:
-        """Read."""
-        return float(self.context.get(self._prefix + name).value)
-
-    def follow(self, names: list[str], watch: Watch) -> None:
-        """Follow numbers, or images by their first pixel."""
-        for name in names:
-            self._follow(name, watch)
-
-    def _follow(self, name: str, watch: Watch) -> None:
-        made = threading.Event()
-
-        def event() -> None:
-            made.wait()
-            while (value := subscription.pop()) is not None:
-                if not isinstance(value, Exception):
-                    found = value.value
-                    watch.told(name, float(found[0] if name == "image" else found))
-
-        subscription = self.raw.monitor(self._prefix + name, event)
-        made.set()
-        self._held.append(subscription)
-
-    def close(self) -> None:
-        """Let go."""
-        self._held = []
-        self.context.close()
-        self.raw.close()
-
-
-class CA:
-    """Write and follow by pyepics, without its PV objects, which take more time for an update than the server does."""
-
-    def __init__(self, one: Served) -> None:
-        import epics
-
-        self._epics, self._prefix = epics, one.prefix
-        self._pvs: dict[str, Any] = {}
-        self._held: list[Any] = []
-
-    def pv(self, name: str, **options: object) -> Any:
-        if name not in self._pvs:
-            self._pvs[name] = self._epics.PV(self._prefix + name, **options)
-            self._pvs[name].wait_for_connection(10.0)
-        return self._pvs[name]
-
-    def put(self, name: str, value: float) -> None:
-        """Write, and wait."""
-        self.pv(name, auto_monitor=False).put(value, wait=True, timeout=20.0)
-
-    def send(self, name: str, value: float, answered: Callable[[object], None]) -> None:
-        """Write, and be told."""
-        self.pv(name, auto_monitor=False).put(value, callback=lambda **_: answered(None))
-
-    def get(self, name: str) -> float:
-        """Read from the server."""
-        return float(self.pv(name, auto_monitor=False).get(use_monitor=False))
-
-    def follow(self, names: list[str], watch: Watch) -> None:
-        """Follow numbers, or images by their first pixel."""
-
-        def told(pvname: str, value: object, **_: object) -> None:
-            watch.told(pvname, float(np.ravel(value)[0]))
-
-        ca = self._epics.ca
-        for channel in [ca.create_channel(self._prefix + name) for name in names]:
-            ca.connect_channel(channel, timeout=10.0)
-            self._held.append(ca.create_subscription(channel, use_time=True, callback=told))
-
-    def close(self) -> None:
-        """Let go of every PV."""
-        for *_, number in self._held:
-            self._epics.ca.clear_subscription(number)
-        for pv in self._pvs.values():
-            pv.disconnect()
-
-
 def client_of(one: Served) -> PVA | CA:
     """Return a client of a server, by its protocol."""
-    return CA(one) if one.kind == "ca" else PVA(one)
+    return (CA if one.kind == "ca" else PVA)(one.settings, one.prefix)
 
 
 def p(values: list[float] | np.ndarray, percent: float) -> float:
@@ -256,7 +147,7 @@ OURS = [(protocol, isolation) for protocol in ("pva", "ca") for isolation in ("t
 def latency(count: int, rounds: int) -> None:
     """Time from a put to the last of the output monitors, the servers in turns."""
     wanted = [("bare", str(count), ""), *((kind, str(count), isolation) for kind, isolation in OURS), *lume_pva(count)]
-    print(f"put -> {count} output monitors [ms]     median      p99   model   x bare (median, p99)")
+    print(f"put -> {count} output monitors [ms]     median      p99   model   x bare (median, p99)       CPU   x bare")
     with served(*wanted) as servers:
         trips = [RoundTrips(one, [f"y{number}" for number in range(count)]) for one in servers]
         for number in range(rounds):
@@ -276,9 +167,10 @@ def latency(count: int, rounds: int) -> None:
                     note(
                         Row(title, f"{trip.one}, {q} %", p(rest, q), "ms", "bare p4p", p(trips[0].times[3:], q), wanted)
                     )
+                note(Row(title, f"{trip.one}, {BOTH}", trip.cpu(), "ms", "bare p4p", trips[0].cpu()))
             print(
                 f"  {trip.one!s:<32} {p(times, 50):10.2f} {p(times, 99):8.2f} {p(model, 50):7.2f} "
-                f"{ratios[0]:8.2f} {ratios[1]:6.2f}"
+                f"{ratios[0]:8.2f} {ratios[1]:6.2f} {trip.cpu():16.2f} {trip.cpu() / trips[0].cpu():8.2f}"
             )
             trip.client.close()
 
@@ -299,17 +191,25 @@ class RoundTrips:
         self._watch = Watch(len(names))
         self.client.follow(names, self._watch)
         time.sleep(0.5 + 1e-3 * len(names))
+        self._before, self._client_cpu = one.cpu(), 0.0
+
+    def cpu(self) -> float:
+        """Return the processor time of server and client in each, less the model's [ms]."""
+        taken = self.one.cpu() - self._before + 1e3 * self._client_cpu
+        return taken / len(self.times) - min(self.model)
 
     def go(self) -> None:
         """Do it once."""
         value = len(self.times) + 1.0
         self._watch.expect(value)
-        begun = time.perf_counter()
+        begun, cpu = time.perf_counter(), time.process_time()
         self.client.put("x", value)
         self._watch.wait()
         self.times.append(1e3 * (time.perf_counter() - begun))
+        self._client_cpu += time.process_time() - cpu
         is_ours = self.one.kind in ("pva", "ca")
-        self.model.append(1e3 * self.client.get("SERVER:CYCLE_TIME") if is_ours else 0.0)
+        seconds = self.client.get("SERVER:CYCLE_TIME" if is_ours else "other")
+        self.model.append(1e3 * seconds if is_ours else 0.0)
 
 
 def start(count: int, rounds: int) -> None:
@@ -327,7 +227,7 @@ def start(count: int, rounds: int) -> None:
 
 def images(rounds: int) -> None:
     """Time images of a million floats, a put each, the servers in turns."""
-    print("1-Mpixel images [Hz]                   rate   x bare   x bare without the model's time")
+    print("1-Mpixel images [Hz]                   rate   x bare   x bare without the model's time   CPU [ms]   x bare")
     with served(("bare", "image", ""), *((kind, "image", isolation) for kind, isolation in OURS)) as servers:
         trips = [RoundTrips(one, ["image"]) for one in servers]
         for _ in range(rounds):
@@ -338,7 +238,11 @@ def images(rounds: int) -> None:
             if trip is not trips[0]:
                 title = "1-Mpixel images, without the model's time"
                 note(Row(title, str(trip.one), own, "Hz", "bare p4p", rates[0][0], RATE, more=True))
-            print(f"  {trip.one!s:<32} {rate:10.1f} {rate / rates[0][0]:8.2f} {own / rates[0][0]:8.2f}")
+                note(Row(title, f"{trip.one}, {BOTH}", trip.cpu(), "ms", "bare p4p", trips[0].cpu()))
+            print(
+                f"  {trip.one!s:<32} {rate:10.1f} {rate / rates[0][0]:8.2f} {own / rates[0][0]:8.2f} "
+                f"{trip.cpu():34.2f} {trip.cpu() / trips[0].cpu():8.2f}"
+            )
             trip.client.close()
 
 

@@ -74,6 +74,7 @@ PLANS = {
     "ioc": Plan(is_quick=False, peers=("lume_pva",)),
     "calibration": Plan(("--likelihood", "moments"), is_quick=False),
     "prior_mean": Plan(is_quick=False),
+    "view": Plan(is_quick=False),
 }
 
 

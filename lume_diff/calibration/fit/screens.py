@@ -107,15 +107,21 @@ class Rotation(Parameter):
 
 
 def _resampled(image: Tensor, matrix: tuple[Tensor, ...], pixel_size: tuple[float, float]) -> Tensor:
-    """Return at every pixel ``(x, y)`` of a camera what the screen shows at ``matrix @ (x, y)``, interpolated."""
+    """Return at every pixel ``(x, y)`` of a camera what the screen shows at ``matrix @ (x, y)``, interpolated.
+
+    By gathering: torch's own interpolation has no forward mode, by which models are fitted.
+    """
     ny, nx = image.shape[-2:]
     x, y = axes(image, pixel_size)
     y = y.unsqueeze(-1)
     xx, xy, yx, yy = (entry.to(image.dtype)[..., None, None] for entry in matrix)
-    column = (xx * x + xy * y) * (2.0 / (nx * pixel_size[0]))
-    row = (yx * x + yy * y) * (2.0 / (ny * pixel_size[1]))
-    grid = torch.stack(torch.broadcast_tensors(column, row), dim=-1)
-    flat = image.reshape(-1, 1, ny, nx)
-    grid = grid.expand(*image.shape, 2).reshape(-1, ny, nx, 2)
-    seen = torch.nn.functional.grid_sample(flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return seen.reshape(image.shape)
+    # A dark frame of one pixel is what the camera sees beyond the image.
+    column = ((xx * x + xy * y) / pixel_size[0] + 0.5 * (nx + 1)).clamp(0.0, nx + 1.0)
+    row = ((yx * x + yy * y) / pixel_size[1] + 0.5 * (ny + 1)).clamp(0.0, ny + 1.0)
+    left, low = column.floor().clamp_max(nx), row.floor().clamp_max(ny)
+    corner = (low * (nx + 2) + left).long().expand(image.shape).flatten(-2)
+    framed = torch.nn.functional.pad(image, (1, 1, 1, 1)).flatten(-2)
+    steps = (0, 1, nx + 2, nx + 3)
+    near = [framed.gather(-1, corner + step).unflatten(-1, (ny, nx)) for step in steps]
+    lower, upper = (torch.lerp(first, second, column - left) for first, second in (near[:2], near[2:]))
+    return torch.lerp(lower, upper, row - low)

@@ -45,7 +45,8 @@ class Member(nn.Module):
     def other_points(self, seed: int) -> Tensor:
         """Return points as even as those of this member, but elsewhere, ``(n, d + 2)``."""
         random = torch.Generator().manual_seed(seed)
-        return normal_points(self.even, torch.rand(self.even.shape[-1], dtype=self.even.dtype, generator=random))
+        shift = torch.rand(self.even.shape[-1], dtype=torch.float64, generator=random)
+        return normal_points(self.even, shift.to(self.even.dtype))
 
     def bunch(self, entrance: Entrance, points: Tensor | None = None) -> TorchParticleGroup:
         """Return the bunch of the fit, or one of other points ``(n, d + 2)``.

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import caproto
 
+from lume_diff.ioc.closed_ports import open_places
 from lume_diff.ioc.served import Served
 
 _NAMES_A_DATAGRAM = 15  # names of up to 60 characters fit into 1024 bytes
@@ -31,9 +32,10 @@ def answered(names: Sequence[str], served: Served, patience: float) -> set[str]:
         patience: how long to wait [s].
     """
     port = int(served.settings.get("EPICS_CA_SERVER_PORT", caproto.get_environment_variables()["EPICS_CA_SERVER_PORT"]))
-    places = {(host, port) for host in caproto.get_address_list()}
-    if served.interface != "0.0.0.0":
-        places.add((served.interface, port))
+    hosts = [*caproto.get_address_list(), *([] if served.interface == "0.0.0.0" else [served.interface])]
+    places = open_places([_place(host, port) for host in hosts], _VERSION)
+    if not places:
+        return set()
     searcher = _Searcher(names)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -42,6 +44,11 @@ def answered(names: Sequence[str], served: Served, patience: float) -> set[str]:
             searcher.ask(channel, places)
             searcher.listen(channel, patience / _ROUNDS)
     return searcher.found
+
+
+def _place(text: str, port: int) -> tuple[str, int]:
+    host, _, own = text.partition(":")
+    return host, int(own or port)
 
 
 class _Searcher:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from p4p.nt import NTScalar
+from p4p.server import DynamicProvider
 from p4p.server.raw import SharedPV
 
 from lume_diff.errors import LumeDiffError
 from lume_diff.ioc.pva.client_name import client_name
+from lume_diff.ioc.pva.sender import Sender
 from lume_diff.ioc.record_fields import FIELDS, read_field, write_field
 from lume_diff.ioc.served import Served
 
@@ -21,22 +22,23 @@ class FieldChannels:
 
     Args:
         served: what is served.
-        others: channels by full name that no list is to show either.
+        sender: is told when somebody looks for its name.
     """
 
-    def __init__(self, served: Served, others: Mapping[str, SharedPV]) -> None:
-        self._served, self._others = served, others
+    def __init__(self, served: Served, sender: Sender) -> None:
+        self._served, self._sender = served, sender
         self._made: dict[str, _FieldPV] = {}
         self._lock = threading.Lock()
 
-    def testChannel(self, channel: str) -> bool:
+    def testChannel(self, channel: str) -> bool | bytes:
         """Tell p4p whether a channel is a field of ours."""
-        return channel in self._others or self._split(channel) is not None
+        if channel == self._sender.name:
+            self._sender.hear()
+            return DynamicProvider.NotYet  # ask again next time
+        return self._split(channel) is not None
 
     def makeChannel(self, channel: str, peer: str) -> SharedPV | None:
         """Return the channel of a field."""
-        if channel in self._others:
-            return self._others[channel]
         found = self._split(channel)
         if found is None:
             return None

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 
 from p4p.client.raw import Context
 
+from lume_diff.ioc.closed_ports import open_places
+from lume_diff.ioc.pva import wire
 from lume_diff.ioc.served import Served
 
-_MAGIC, _VERSION, _BIG_ENDIAN, _CONTROL = 0xCA, 2, 0x80, 0x01
-_VALIDATION, _SEARCH, _FOUND = 1, 3, 4  # kinds of messages
-_TO_ONE = 0x80  # a search for one server, which hands it on to others on its machine
 _NAMES_A_MESSAGE = 40
 _ROUNDS = 2  # a datagram may be lost
 _TOGETHER = 32  # datagrams that a server's socket surely holds
@@ -34,6 +33,7 @@ def answered(names: Sequence[str], served: Served, patience: float) -> set[str]:
     """
     search = _Search(names)
     broadcast, streams = _places(served)
+    broadcast = open_places(broadcast, wire.search([]))
     with contextlib.ExitStack() as held:
         channel = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -41,6 +41,8 @@ def answered(names: Sequence[str], served: Served, patience: float) -> set[str]:
         for place in streams:
             with contextlib.suppress(OSError):
                 search.ask_stream(held.enter_context(socket.create_connection(place, patience)))
+        if not (broadcast or search.has_streams):
+            return set()
         for _ in range(_ROUNDS):
             search.ask(channel, broadcast)
             search.listen(patience / _ROUNDS)
@@ -61,7 +63,7 @@ def _places(served: Served) -> tuple[list[tuple[str, int]], list[tuple[str, int]
         found = context.conf()
     default = int(found["EPICS_PVA_BROADCAST_PORT"]), int(found["EPICS_PVA_SERVER_PORT"])
     broadcast = [_place(one, default[0]) for one in found["EPICS_PVA_ADDR_LIST"].split()]
-    return list(dict.fromkeys(broadcast)), [_place(one, default[1]) for one in servers]
+    return broadcast, [_place(one, default[1]) for one in servers]
 
 
 def _place(text: str, port: int) -> tuple[str, int]:
@@ -77,6 +79,11 @@ class _Search:
         self._read: dict[socket.socket, bytes] = {}  # what has come of a message that is not complete
         self.found: set[str] = set()
 
+    @property
+    def has_streams(self) -> bool:
+        """Whether there is a name server that may answer."""
+        return bool(self._read)
+
     def ask(self, channel: socket.socket, places: Sequence[tuple[str, int]]) -> None:
         """Send what has not been found yet to every place, and read answers in between."""
         self._read[channel] = b""
@@ -89,8 +96,7 @@ class _Search:
     def ask_stream(self, stream: socket.socket) -> None:
         """Send what has not been found yet to a name server."""
         self._read[stream] = b""
-        nobody = _text("anonymous") + b"\xff"
-        stream.sendall(_message(_VALIDATION, struct.pack(">IHH", 1 << 16, 0x7FFF, 0) + nobody))
+        stream.sendall(wire.opening())
         for content in self._questions(0):
             stream.sendall(content)
             self.listen(0.0)
@@ -114,19 +120,16 @@ class _Search:
         """Return messages that ask for the answers to be sent to a port of the asker."""
         wanted = [(number, name) for number, name in enumerate(self._names) if name not in self.found]
         for start in range(0, len(wanted), _NAMES_A_MESSAGE):
-            part = wanted[start : start + _NAMES_A_MESSAGE]
-            asked = b"".join(struct.pack(">I", number) + _text(name) for number, name in part)
-            head = struct.pack(">IB3x16xHB", start, _TO_ONE, port, 1) + _text("tcp")
-            yield _message(_SEARCH, head + struct.pack(">H", len(part)) + asked)
+            yield wire.search(wanted[start : start + _NAMES_A_MESSAGE], port)
 
     def _take(self, content: bytes) -> bytes:
         """Take the answers of complete messages; returns what is left."""
-        while len(content) >= 8 and content[0] == _MAGIC:
-            order = ">" if content[2] & _BIG_ENDIAN else "<"
-            size = 0 if content[2] & _CONTROL else struct.unpack_from(order + "I", content, 4)[0]
+        while len(content) >= 8 and content[0] == wire.MAGIC:
+            order = ">" if content[2] & wire.BIG_ENDIAN else "<"
+            size = 0 if content[2] & wire.CONTROL else struct.unpack_from(order + "I", content, 4)[0]
             if len(content) < 8 + size:
                 break
-            if content[3] == _FOUND and not content[2] & _CONTROL:
+            if content[3] == wire.FOUND and not content[2] & wire.CONTROL:
                 with contextlib.suppress(struct.error, IndexError):
                     self._note(content[8 : 8 + size], order)
             content = content[8 + size :]
@@ -140,14 +143,3 @@ class _Search:
             for number in struct.unpack_from(f"{order}{count}I", answer, at + 3):
                 if number < len(self._names):
                     self.found.add(self._names[number])
-
-
-def _message(kind: int, content: bytes) -> bytes:
-    return struct.pack(">BBBBI", _MAGIC, _VERSION, _BIG_ENDIAN, kind, len(content)) + content
-
-
-def _text(text: str) -> bytes:
-    """Return a text with its length; those of 254 bytes and more need a longer one."""
-    content = text.encode()
-    size = len(content)
-    return (bytes([size]) if size < 254 else b"\xfe" + struct.pack(">I", size)) + content

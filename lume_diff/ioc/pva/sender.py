@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 from p4p import Value
-from p4p.client.raw import Context
-from p4p.nt import NTScalar
 from p4p.server import Server
 from p4p.server.raw import SharedPV
 
+from lume_diff.ioc.pva import wire
+
 _PATIENCE = 1.0  # [s] for the server to answer itself
+_IDLE = 10.0  # [s] after which a connection is used lest it be closed
 
 #: A channel and what is to be posted to it.
 Post = tuple[SharedPV, Value]
@@ -24,40 +27,34 @@ class Sender:
     """Have many values posted by the one thread that sends to all clients.
 
     A post by any other thread wakes that one, which then sends a packet for nearly every value: for a thousand that is
-    five times the work. What it posts itself waits until it is done, and goes out in large packets. A thread of pvxs
-    runs what is ours only when a client asks for something, so we put into a channel of our own.
+    five times the work. What it posts itself waits until it is done, and goes out in large packets. That thread runs
+    what is ours only when a client asks for something, so we ask our own server for a name that only we know.
     """
 
     def __init__(self) -> None:
-        self.name = f"lume_diff:{uuid.uuid4()}"  #: of the channel, which only we know
-        self.pv = SharedPV(handler=self, nt=NTScalar("i"), initial=0)
-        self._client: Context | None = None
+        self.name = f"lume_diff:{uuid.uuid4()}"  #: that is asked for
+        self._question = wire.search([(0, self.name)])
+        self._stream: socket.socket | None = None
+        self._used = 0.0
         self._waiting: deque[Sequence[Post]] = deque()
         self._posted = threading.Event()
-        self._is_there = False
-        self._asked: Any = None
 
     def start(self, server: Server) -> None:
-        """Connect to the server that has the channel; until that is done, posts are made where they are asked for."""
+        """Connect to the server, which is to hand searches for the name to `hear`."""
         found = server.conf()
-        address = found["EPICS_PVAS_INTF_ADDR_LIST"].split()[0].split(":")[0].replace("0.0.0.0", "127.0.0.1")
-        settings = {
-            "EPICS_PVA_ADDR_LIST": "",
-            "EPICS_PVA_AUTO_ADDR_LIST": "NO",
-            "EPICS_PVA_NAME_SERVERS": f"{address}:{found['EPICS_PVAS_SERVER_PORT']}",
-        }
-        self._client = Context("pva", conf=settings, useenv=False, nt=False)
-        self._ask()
+        host = found["EPICS_PVAS_INTF_ADDR_LIST"].split()[0].partition(":")[0]
+        place = host.replace("0.0.0.0", "127.0.0.1"), int(found["EPICS_PVAS_SERVER_PORT"])
+        with contextlib.suppress(OSError):  # then posts are made where they are asked for
+            self._stream = socket.create_connection(place, _PATIENCE)
+            self._stream.settimeout(None)
+            self._stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._say(wire.opening())
 
     def post(self, posts: Sequence[Post]) -> None:
         """Post values; returns when that is done."""
-        if not self._is_there:
-            _post(posts)
-            return
         self._posted.clear()
         self._waiting.append(posts)
-        self._ask()
-        if self._posted.wait(_PATIENCE):
+        if self._say(self._question) and self._posted.wait(_PATIENCE):
             return
         try:
             late = self._waiting.pop()
@@ -66,27 +63,39 @@ class Sender:
         else:
             _post(late)
 
-    def put(self, pv: SharedPV, op: Any) -> None:
-        """Do what waits, in the thread that sends."""
-        self._is_there = True
-        try:
+    def hear(self) -> None:
+        """Post what waits; called in the thread that sends."""
+        with contextlib.suppress(IndexError):  # it took too long, and was done elsewhere
             _post(self._waiting.popleft())
             self._posted.set()
-        except IndexError:
-            pass
-        op.done()
+
+    def keep(self) -> None:
+        """Keep the connection, if it has not been used for a while; to be called every few seconds."""
+        if time.monotonic() - self._used > _IDLE:
+            self._say(wire.echo())
 
     def stop(self) -> None:
         """Let the server go."""
-        self._is_there = False
-        if self._client is not None:
-            self._client.close()
-            self._client = None
-        self.pv.close(destroy=True)
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
 
-    def _ask(self) -> None:
-        if self._client is not None:
-            self._asked = self._client.put(self.name, lambda answer: None, builder=1, get=False)
+    def _say(self, message: bytes) -> bool:
+        """Send a message and throw away what has been answered to others; tells whether that could be done."""
+        stream = self._stream
+        if stream is None:
+            return False
+        self._used = time.monotonic()
+        try:
+            stream.sendall(message)
+            with contextlib.suppress(BlockingIOError):
+                while stream.recv(1 << 16, socket.MSG_DONTWAIT):
+                    pass
+                raise ConnectionError("the server has hung up")
+        except OSError:
+            self.stop()
+            return False
+        return True
 
 
 def _post(posts: Sequence[Post]) -> None:

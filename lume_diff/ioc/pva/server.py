@@ -47,7 +47,7 @@ class PVAServer(ControlServer):
         self._providers: list[Any] = []  # p4p leaves it to us to keep them alive
         self._server: Server | None = None
         self._sender = Sender()
-        self._fields = FieldChannels(served, {self._sender.name: self._sender.pv})
+        self._fields = FieldChannels(served, self._sender)
 
     def elsewhere(self, patience: float) -> set[str]:
         """Return the full names for which another server answers."""
@@ -91,6 +91,7 @@ class PVAServer(ControlServer):
         else:
             for pv, value in posts:
                 pv.post(value)
+            self._sender.keep()
 
     def limits_changed(self, name: str) -> None:
         """Post the limits of a variable."""
@@ -100,9 +101,9 @@ class PVAServer(ControlServer):
     def stop(self) -> None:
         """Go offline."""
         server, self._server = self._server, None
-        self._sender.stop()
         if server is not None:
             server.stop()
+        self._sender.stop()
         for pv in (*(channel.pv for channel in self._channels.values()), *self._calls):
             pv.close(destroy=True)
         self._fields.close()

@@ -24,8 +24,8 @@ SIZE = "OTRS:DIAG0:420:XRMS"
 PREFIX = "T:"
 
 
-@pytest.mark.parametrize("protocol", ["pva", "ca"])
-def test_a_served_machine_is_optimised_by_its_model(place: Place, protocol: str, tmp_path: Path) -> None:
+def test_a_served_machine_is_optimised_over_channel_access(place: Place, tmp_path: Path) -> None:
+    protocol = "ca"
     machine = lume_diff.example_machine()
     place.ready(place.start(str(machine), "--prefix", PREFIX, "--protocol", protocol))
     before = lume_diff.load_model(machine).get([SIZE, *KNOBS])

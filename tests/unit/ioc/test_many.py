@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -69,12 +71,19 @@ def test_a_large_cycle_reaches_every_follower_with_one_stamp(server: Server, set
 
         for name in NAMES:
             follow(name)
-        assert eventually(lambda: seen.keys() == set(NAMES) and server.fronts[0]._sender._is_there)
+        assert eventually(lambda: seen.keys() == set(NAMES) and server.fronts[0]._sender._stream is not None)
         for value in (3.0, 4.0):
             cycle = server.set({"x": value}, 20.0)
             assert eventually(lambda: set(seen.values()) == {(2.0 * value, cycle, 0)}), seen  # noqa: B023
         for one in held:
             one.close()
+
+
+class Configured:
+    """What is known of a server's configuration."""
+
+    def __init__(self, found: dict[str, str]) -> None:
+        self.conf = lambda: found
 
 
 def test_posts_are_made_where_they_are_asked_for_if_the_server_does_not_answer_itself() -> None:
@@ -85,9 +94,13 @@ def test_posts_are_made_where_they_are_asked_for_if_the_server_does_not_answer_i
     sender = Sender()
     sender.post([(pv, 1.0) for pv in pvs])
     assert [pv.current() for pv in pvs] == [1.0] * 3
-    sender._is_there = True  # it was, and hears nothing now
-    sender.post([(pv, 2.0) for pv in pvs])
-    assert [pv.current() for pv in pvs] == [2.0] * 3
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = str(deaf.getsockname()[1])
+        sender.start(Configured({"EPICS_PVAS_INTF_ADDR_LIST": "127.0.0.1", "EPICS_PVAS_SERVER_PORT": port}))
+        sender.post([(pv, 2.0) for pv in pvs])
+        assert [pv.current() for pv in pvs] == [2.0] * 3
+    sender.post([(pv, 3.0) for pv in pvs])
+    assert [pv.current() for pv in pvs] == [3.0] * 3
     sender.stop()
 
 
@@ -136,3 +149,23 @@ def test_a_client_of_channel_access_leaves_its_channels_one_by_one(server: Serve
     assert eventually(lambda: 12.0 in told["y0"] and 12.0 in told["y2"])
     context.disconnect()
     broadcaster.disconnect()
+
+
+@pytest.mark.parametrize("way", ["datagrams", "connection"])
+def test_names_are_searched_for_by_datagrams_and_on_connections(server: Server, way: str) -> None:
+    from lume_diff.ioc.pva.search import answered
+
+    other = {"EPICS_PVA_NAME_SERVERS": ""} if way == "datagrams" else {"EPICS_PVAS_BROADCAST_PORT": str(free_ports())}
+    served = dataclasses.replace(server.served, settings={**server.served.settings, **other})
+    names = [f"M:{name}" for name in (*NAMES, "x", "none")]
+    assert answered(names, served, 0.4) == set(names[:-1])
+
+
+def test_ports_where_nobody_listens_are_left_out() -> None:
+    from lume_diff.ioc.closed_ports import open_places
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
+        held.bind(("127.0.0.1", 0))
+        place = held.getsockname()
+        assert open_places([place, place, ("192.0.2.1", 9)], b"?") == [place, ("192.0.2.1", 9)]
+    assert open_places([place], b"?") == []

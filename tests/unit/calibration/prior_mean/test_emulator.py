@@ -52,7 +52,7 @@ def optimised(model: BlackBoxModel, mean: ModelMean, steps: int, constructor: An
     generator = UpperConfidenceBoundGenerator(
         vocs=vocs,
         gp_constructor=constructor(mean_modules={"log": mean}, **always),
-        numerical_optimizer=LBFGSOptimizer(n_restarts=4, max_iter=20),
+        numerical_optimizer=LBFGSOptimizer(n_restarts=4, max_iter=20, max_time=None),
         n_monte_carlo_samples=16,
     )
     machine = box(lambda a, b: size(1.05 * a, 0.96 * b))
