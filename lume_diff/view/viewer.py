@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from lume_diff.view.panels.panel import Panel
 
 LOG = logging.getLogger("lume_diff.view")
+_OVERDUE = 2.0  # [s] after which a page is asked again whether it has got a frame
 
 
 class Viewer:
@@ -39,7 +41,7 @@ class Viewer:
         self._lock = threading.Lock()
         self._newest: Frame | None = None
         self._is_scheduled = False
-        self._number, self._seen = 0, 0
+        self._number, self._seen, self._asked = 0, 0, 0.0
         self._closed = False
 
     def prepare(self, frame: Frame) -> None:
@@ -68,14 +70,25 @@ class Viewer:
     def _schedule(self) -> None:
         with self._lock:
             is_waiting = self._sent is not None and self._seen < self._number
-            if self._newest is None or self._is_scheduled or self._closed or is_waiting:
+            is_overdue = is_waiting and time.monotonic() - self._asked > _OVERDUE
+            if self._newest is None or self._is_scheduled or self._closed or (is_waiting and not is_overdue):
                 return
             self._is_scheduled = True
         if self._document is None:
             self._show()
             self._push()
         else:
-            self._document.add_next_tick_callback(self._show)
+            self._document.add_next_tick_callback(self._ask_again if is_overdue else self._show)
+
+    def _ask_again(self) -> None:
+        """Ask whether the page is there, and send nothing else: what was sent may have come before it listened."""
+        with self._lock:
+            self._is_scheduled = False
+            if self._closed or self._sent is None:
+                return
+            self._number += 1
+            self._asked, number = time.monotonic(), self._number
+        self._sent(number)
 
     def _show(self) -> None:
         with self._lock:
@@ -84,7 +97,7 @@ class Viewer:
             if frame is None or self._closed:
                 return
             self._number += 1
-            number = self._number
+            self._asked, number = time.monotonic(), self._number
         with self._together():
             for panel in self.panels:
                 try:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, final
 
 from lume_diff.errors import LumeDiffError, unknown_variable
 from lume_diff.models import LUMEModel
-from lume_diff.plotting.units import pretty_unit
 from lume_diff.variables import BoolVariable, EnumVariable, IntVariable, TorchScalarVariable, Variable
 from lume_diff.view.alarms import COLOURS, alarm_of
 from lume_diff.view.frame import Frame
 from lume_diff.view.panels.panel import Panel
+from lume_diff.view.panels.style import readable
 from lume_diff.view.readbacks import readback_of
 from lume_diff.view.source import Source
 
@@ -76,7 +76,12 @@ class Knobs(Panel):
         step: float | str = (high - low) / _STEPS if math.isfinite(high - low) else "any"
         if isinstance(variable, IntVariable):
             step = 1
-        found = {"name": name, "unit": _written(variable.unit), "description": variable.description, "step": step}
+        found = {
+            "name": name,
+            "unit": readable(variable.unit).replace("*", "·") if variable.unit else "",
+            "description": variable.description,
+            "step": step,
+        }
         return found | ({"choices": choices} if (choices := _choices(variable)) else {})
 
     def update(self, frame: Frame) -> None:
@@ -120,12 +125,6 @@ class Knobs(Panel):
 def _knobs(source: Source) -> list[str]:
     kinds = TorchScalarVariable | IntVariable | BoolVariable | EnumVariable
     return [name for name in source.inputs if isinstance(source.variables[name], kinds)]
-
-
-def _written(unit: str) -> str:
-    """Return a unit as people write it."""
-    found = pretty_unit(unit).replace("*", "·")
-    return f"µ{found[1:]}" if found in ("um", "us", "uA", "uJ", "uC") else found
 
 
 def _choices(variable: Variable) -> list[str]:

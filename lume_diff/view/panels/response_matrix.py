@@ -162,6 +162,12 @@ class ResponseMatrix(Panel):
             highest = 1.0
         values = [float(table.shown[pair]) for pair in pairs]
         has_numbers = len(pairs) <= _WITH_NUMBERS
+        # The axes before the cells, which are placed by the factors that are there when they come.
+        if list(self._figure.x_range.factors) != knobs:
+            self._figure.x_range.factors = knobs
+        if list(self._figure.y_range.factors) != outputs[::-1]:
+            self._figure.y_range.factors = outputs[::-1]
+            self._figure.height = 150 + 26 * max(4, len(outputs))
         put(
             self._cells,
             {
@@ -175,11 +181,6 @@ class ResponseMatrix(Panel):
         )
         if (self._colours.low, self._colours.high) != (-highest, highest):
             self._colours.update(low=-highest, high=highest)
-        if list(self._figure.x_range.factors) != knobs:
-            self._figure.x_range.factors = knobs
-        if list(self._figure.y_range.factors) != outputs[::-1]:
-            self._figure.y_range.factors = outputs[::-1]
-            self._figure.height = 150 + 26 * max(4, len(outputs))
         return (
             [f"outputs not shown, because nothing acts on them or they just follow a knob: {left_out}"]
             if left_out

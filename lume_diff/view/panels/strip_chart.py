@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, final
 
 from lume_diff.errors import unknown_variable
 from lume_diff.models import LUMEModel
-from lume_diff.plotting.units import pretty_unit
 from lume_diff.variables import BoolVariable, IntVariable, TorchScalarVariable
 from lume_diff.view.alarms import worst_of
 from lume_diff.view.frame import Frame
 from lume_diff.view.panels.figures import LINES, Veil, plot
 from lume_diff.view.panels.panel import Panel
+from lume_diff.view.panels.style import readable
 from lume_diff.view.source import Source
 
 if TYPE_CHECKING:
@@ -111,9 +111,7 @@ class _Chart:
         from bokeh.models import ColumnDataSource
 
         self._data = ColumnDataSource({"time": [], "value": []})
-        self.figure = plot(
-            "", pretty_unit(unit), 150, "xpan,xwheel_zoom,reset,save", title=name, x_axis_type="datetime"
-        )
+        self.figure = plot("", readable(unit), 150, "xpan,xwheel_zoom,reset,save", title=name, x_axis_type="datetime")
         self.figure.step("time", "value", source=self._data, mode="after", color=colour, line_width=2)
         self.veil = Veil(self.figure)
 

@@ -28,8 +28,10 @@ def source():
 
 @pytest.fixture(scope="module")
 def view(source):
-    with LiveView(source, token=TOKEN) as made:
-        yield made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lume_diff.view.live_view._UNUSED", 2000)  # [ms] so that nobody waits for closed pages
+        with LiveView(source, token=TOKEN) as made:
+            yield made
 
 
 @pytest.fixture(autouse=True)

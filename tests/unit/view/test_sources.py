@@ -196,6 +196,21 @@ def test_a_page_that_does_not_answer_is_sent_one_frame_and_then_the_newest(docum
     assert panel.shown == [4, 8]
 
 
+def test_a_page_that_has_missed_a_frame_is_asked_again_and_sent_nothing_else(document, monkeypatch):
+    panel, sent = _Panel(), []
+    viewer = Viewer([panel], document, sent.append)
+    viewer.show("first")
+    document.turn()
+    monkeypatch.setattr("lume_diff.view.viewer._OVERDUE", 0.0)
+    for _ in range(3):
+        viewer.show("newest")
+        document.turn()
+    assert (panel.shown, sent) == (["first"], [1, 2, 3, 4])
+    viewer.seen(4)
+    document.turn()
+    assert panel.shown == ["first", "newest"]
+
+
 def test_a_panel_that_fails_does_not_hold_up_the_others(document, caplog):
     class Broken(_Panel):
         def update(self, frame):
