@@ -113,7 +113,7 @@ class Viewer:
             return contextlib.nullcontext()
         from panel.io.document import hold
 
-        found: contextlib.AbstractContextManager[Any] = hold(self._document, freeze=True)
+        found: contextlib.AbstractContextManager[Any] = hold(self._document)
         return found
 
     def _push(self) -> None:
