@@ -19,7 +19,10 @@ PARTICLES = 500
 
 @pytest.fixture(scope="module")
 def bench() -> dict[str, Any]:
-    return runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "calibration.py"))
+    benchmarks = Path(__file__).parents[3] / "benchmarks"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(benchmarks))  # as when it is run
+        return runpy.run_path(str(benchmarks / "calibration.py"))
 
 
 @pytest.fixture(scope="module")
