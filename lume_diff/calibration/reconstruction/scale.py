@@ -82,7 +82,7 @@ def fitted_scale(derivatives: Tensor, size: Tensor) -> Tensor | None:
     rows = terms.reshape(-1, 6)
     width = rows.norm(dim=0).clamp_min(torch.finfo(rows.dtype).tiny)
     lowest = [0.0, -torch.inf, 0.0] * 2
-    found = lsq_linear((rows / width).numpy(), torch.ones(len(rows)).numpy(), bounds=(lowest, torch.inf))
+    found = lsq_linear((rows / width).numpy(), torch.ones(len(rows)).numpy(), bounds=(lowest, torch.inf), method="bvls")
     moments = torch.tensor(found.x) / width
     # A coordinate alone may not make an image larger than the largest one.
     alone = size.amax(1).unsqueeze(-1) / reach.clamp_min(1e-3 * reach.amax(0))
