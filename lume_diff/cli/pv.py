@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -137,10 +137,9 @@ def list_(
 
 
 def _client(protocol: str) -> ControlClient:
-    from lume_diff.registry import plugin
+    from lume_diff.control import client_of
 
-    made: Callable[[], ControlClient] = plugin("clients", protocol)
-    return made()
+    return client_of(protocol)
 
 
 def _has_answered(reading: Reading) -> bool:

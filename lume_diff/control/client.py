@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from lume_diff.control.readings import Reading
+from lume_diff.registry import plugin
 
 #: Told of every change: name and reading; of a lost connection too, as INVALID and disconnected.
 Listener = Callable[[str, Reading], None]
@@ -61,3 +62,19 @@ class ControlClient(ABC):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def client_of(client: str | ControlClient) -> ControlClient:
+    """Return a client by the name of its protocol; one that was made already is returned as it is.
+
+    Args:
+        client: ``"pva"``, ``"ca"`` or another entry point of ``lume_diff.clients``, or a client.
+
+    Raises:
+        ValidationError: if there is none of that name.
+        MissingExtraError: without what it needs, p4p or caproto.
+    """
+    if not isinstance(client, str):
+        return client
+    made: Callable[[], ControlClient] = plugin("clients", client)
+    return made()

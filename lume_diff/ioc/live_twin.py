@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
-from lume_diff.control.client import ControlClient
+from lume_diff.control.client import ControlClient, client_of
 from lume_diff.control.readings import Condition, Reading, Severity
 from lume_diff.control.saved_states import read_state
 from lume_diff.errors import ValidationError
@@ -20,7 +20,6 @@ from lume_diff.ioc.update_command import UpdateCommand
 from lume_diff.ioc.watchdog import Watchdog
 from lume_diff.ioc.write_back import WriteBack
 from lume_diff.models import LUMEModel
-from lume_diff.registry import plugin
 from lume_diff.variables import BoolVariable, IntVariable, TorchScalarVariable, Variable
 
 #: Service variables of a twin.
@@ -100,7 +99,7 @@ class LiveTwin:
         self.remotes = list(dict.fromkeys(links.values()))  #: names of the remote variables
         self._timeout = answer_timeout
         self._owns_client = isinstance(client, str)
-        self._client: ControlClient = plugin("clients", client)() if isinstance(client, str) else client
+        self._client = client_of(client)
         self._watchdog = Watchdog(
             self._client, self.remotes, self._follower.take, self._look, watch_every, answer_timeout
         )

@@ -11,12 +11,11 @@ from typing import Any, Self, final
 
 import numpy as np
 
-from lume_diff.control.client import ControlClient, Subscription
+from lume_diff.control.client import ControlClient, Subscription, client_of
 from lume_diff.control.readings import Condition, Reading, Severity
 from lume_diff.errors import ControlError, ValidationError
 from lume_diff.ioc.limits import PVLimits
 from lume_diff.models import LUMEModel
-from lume_diff.registry import plugin
 from lume_diff.variables import BoolVariable, TorchNDVariable, TorchScalarVariable, Variable
 from lume_diff.variables.serialization import variables_from_json
 from lume_diff.view.source import Source, Told
@@ -48,7 +47,7 @@ class PVSource(Source):
         self._prefix, self._timeout = prefix, timeout
         self._owns_client = isinstance(client, str)
         self._protocol = client if isinstance(client, str) else type(client).__name__
-        self._client: ControlClient = plugin("clients", client)() if isinstance(client, str) else client
+        self._client = client_of(client)
         self._variables: dict[str, Variable] = {}
         self._limits: dict[str, PVLimits] = {}
         self._held: dict[str, Reading] = {}

@@ -13,13 +13,14 @@ from pydantic import Field, model_validator
 
 from lume_diff.calibration.fit.configuration import ModelSection, ParameterSection
 from lume_diff.calibration.fit.yaml_files import Section
-from lume_diff.calibration.optimisation.process_variables import ProcessVariables, client_of, evaluate_on_machine
+from lume_diff.calibration.optimisation.process_variables import ProcessVariables, evaluate_on_machine
 from lume_diff.calibration.optimisation.study import Study
 from lume_diff.calibration.prior_mean.constructor import PriorMeanModelConstructor
 from lume_diff.calibration.prior_mean.emulator import Emulator
 from lume_diff.calibration.prior_mean.evaluator import xopt_evaluator
 from lume_diff.calibration.prior_mean.model_mean import ModelMean
 from lume_diff.calibration.prior_mean.vocs import Quantity, quantities_of, vocs_from_model
+from lume_diff.control import client_of
 from lume_diff.errors import ValidationError, nearest_names
 
 #: Functions of one output that are known by a name.

@@ -12,11 +12,8 @@ from torch import nn
 
 from lume_diff.calibration.prior_mean.storing import loaded_module, packed, unpacked
 from lume_diff.calibration.prior_mean.vocs import Quantity
+from lume_diff.control import Severity, client_of
 from lume_diff.errors import LumeDiffError
-from lume_diff.registry import plugin
-
-#: Severity from which on a reading is worth nothing, as EPICS counts.
-_INVALID = 3
 
 
 class Client(Protocol):
@@ -29,22 +26,8 @@ class Client(Protocol):
         """Write values and wait until the server has them."""
 
 
-def client_of(protocol: str) -> Client:
-    """Return a client of a control system.
-
-    Args:
-        protocol: ``"pva"``, ``"ca"`` or another entry point of ``lume_diff.clients``.
-
-    Raises:
-        ValidationError: if there is none of that name.
-        MissingExtraError: without what it needs, p4p or caproto.
-    """
-    made: Callable[[], Client] = plugin("clients", protocol)
-    return made()
-
-
 def pva_client() -> Client:
-    """Return a client of PVAccess; see ``client_of``."""
+    """Return a client of PVAccess; see ``lume_diff.control.client_of``."""
     return client_of("pva")
 
 
@@ -127,8 +110,8 @@ class ProcessVariables(nn.Module):
         found, wrong = {}, []
         for name, pv in names.items():
             reading = readings[pv]
-            value, severity = getattr(reading, "value", reading), getattr(reading, "severity", 0)
-            if severity >= _INVALID or not isinstance(value, (int, float)) or not math.isfinite(value):
+            value, severity = getattr(reading, "value", reading), getattr(reading, "severity", Severity.NO_ALARM)
+            if severity >= Severity.INVALID or not isinstance(value, (int, float)) or not math.isfinite(value):
                 wrong.append(f"{pv!r} is {value!r} {getattr(reading, 'message', '')}".rstrip())
             else:
                 found[name] = float(value)

@@ -287,8 +287,7 @@ class BeamReconstruction:
         return self._seen_by_camera(member, settings, member.bunch(self.entrance, points))
 
     def _seen_by_camera(self, member: Member | None, settings: Mapping[str, Tensor], bunch: Any) -> Tensor:
-        inputs: dict[str, Any] = self.variant.on_inputs(settings, self.scanned)
-        inputs["initial_particles"] = bunch
+        inputs: dict[str, Any] = {**self.variant.on_inputs(settings, self.scanned), "initial_particles": bunch}
         pairs = [] if member is None else self._pairs(member)
         inputs = acted_inputs(pairs, inputs, self.model)
         return self._on_camera(pairs, self.model(inputs, outputs=[self.data.screen])[self.data.screen].double())
