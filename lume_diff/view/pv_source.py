@@ -111,6 +111,11 @@ class PVSource(Source):
         found = self._client.get([name], min(self._timeout, _PATIENCE))[name]
         return found.value if isinstance(found.value, dict) and len(found.value.get("output", ())) else None
 
+    @property
+    def silent_since(self) -> float | None:
+        """When the server's heartbeat came last [s since 1970], if it stands still; None if it beats."""
+        return self._beat_time if self._is_stuck else None
+
     # -- what comes ------------------------------------------------------------------------------------------
 
     def _described(self) -> str:
@@ -144,7 +149,7 @@ class PVSource(Source):
 
     def _show(self, names: Any) -> None:
         shown = {name: self._held[name] for name in names if name in self._held}
-        self._latest.take({name: self._aged(one) for name, one in shown.items()} if self._is_stuck else shown)
+        self._latest.take(aged(shown, self.silent_since))
 
     def _declared(self, name: str, reading: Reading) -> Reading:
         """Return a reading as the variable is declared; one that is away keeps its last value."""
@@ -162,18 +167,6 @@ class PVSource(Source):
                 )
             return replace(reading, value=value.reshape(variable.shape))
         return reading
-
-    def _aged(self, reading: Reading) -> Reading:
-        """Return a reading of a server that does not answer any more."""
-        if reading.severity is Severity.INVALID:
-            return reading
-        return replace(
-            reading,
-            time=self._beat_time,
-            severity=Severity.INVALID,
-            condition=Condition.STALE,
-            message="the server's heartbeat stands still",
-        )
 
     def _watch(self) -> None:
         """Notice a server that is stuck, and read limits from time to time."""
@@ -218,3 +211,20 @@ class PVSource(Source):
                 done(None)
 
         threading.Thread(target=put, name="view put", daemon=True).start()
+
+
+def aged(readings: Mapping[str, Reading], since: float | None) -> Mapping[str, Reading]:
+    """Return readings of a server that does not answer any more.
+
+    Args:
+        readings: the last, by name.
+        since: when it answered last [s since 1970]; None if it does answer.
+    """
+    if since is None:
+        return readings
+    old: dict[str, Any] = {"severity": Severity.INVALID, "condition": Condition.STALE}
+    text = "the server's heartbeat stands still"
+    return {
+        name: one if one.severity is Severity.INVALID else replace(one, time=since, message=text, **old)
+        for name, one in readings.items()
+    }

@@ -44,7 +44,7 @@ class Panel(ABC):
 
     title: ClassVar[str]  #: heading on the page
     place: ClassVar[int] = 50  #: panels with lower numbers come first on the page
-    wide: ClassVar[bool] = False  #: whether it takes the whole width of the page
+    wide: bool = False  #: whether it takes the whole width of the page
 
     def __init__(self, source: Source | LUMEModel, writable: bool = False) -> None:
         self._owns_source = isinstance(source, LUMEModel)
