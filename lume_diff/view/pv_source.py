@@ -22,7 +22,7 @@ from lume_diff.view.source import Source, Told
 
 _SILENCE = 4.0  # [s] after which a server that counts seconds is taken as stuck
 _TICK = 0.5  # [s]
-_LIMITS_EVERY = 20  # ticks
+_LIMITS_EVERY = 10.0  # [s]
 _PATIENCE = 1.0  # [s] for what a server may not have
 
 
@@ -56,7 +56,10 @@ class PVSource(Source):
         self._beat_time = time.time()
         self._subscription: Subscription | None = None
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="view heartbeat", daemon=True)
+        self._threads = [
+            threading.Thread(target=target, name=f"view {name}", daemon=True)
+            for name, target in (("heartbeat", self._watch), ("limits", self._follow_limits))
+        ]
 
     @property
     def title(self) -> str:
@@ -92,7 +95,8 @@ class PVSource(Source):
         self._listen(self._client.get(names, self._timeout))
         self._read_limits()
         self._subscription = self._client.monitor([*names, f"{self._prefix}SERVER:HEARTBEAT"], self._heard)
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def close(self) -> None:
@@ -101,7 +105,8 @@ class PVSource(Source):
         self._close_background()
         if self._subscription is not None:
             self._subscription.close()
-            self._thread.join()
+            for thread in self._threads:
+                thread.join()
         if self._owns_client:
             self._client.close()
 
@@ -169,15 +174,17 @@ class PVSource(Source):
         return reading
 
     def _watch(self) -> None:
-        """Notice a server that is stuck, and read limits from time to time."""
-        ticks = 0
+        """Notice a server that is stuck."""
         while not self._end.wait(_TICK):
-            ticks += 1
             if time.monotonic() - self._beat > _SILENCE and not self._is_stuck:
                 with self._lock:
                     self._is_stuck = True
                     self._show(list(self._held))
-            if ticks % _LIMITS_EVERY == 0 and not self._is_stuck:
+
+    def _follow_limits(self) -> None:
+        """Read limits from time to time, which a server that is stuck keeps waiting for."""
+        while not self._end.wait(_LIMITS_EVERY):
+            if not self._is_stuck:
                 self._read_limits()
 
     def _read_limits(self) -> None:

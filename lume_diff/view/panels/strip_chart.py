@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _MOST = 4  # charts
 _EVERY = 0.5  # [s] between points that are drawn
+#: Whatever the distance of its ticks, the axis tells the time of day.
+_PERIODS = ("milliseconds", "seconds", "minsec", "minutes", "hourmin", "hours")
 
 
 @final
@@ -115,22 +117,27 @@ class _Chart:
     """One scalar."""
 
     def __init__(self, name: str, unit: str, colour: str, is_twin: bool) -> None:
-        from bokeh.models import ColumnDataSource
+        from bokeh.models import ColumnDataSource, DatetimeTickFormatter
 
         def label(text: str) -> dict[str, str]:
             return {"legend_label": text} if is_twin else {}
 
         self._is_twin = is_twin
         self._data = ColumnDataSource({"time": [], "value": []} | ({"measured": []} if is_twin else {}))
-        self.figure = plot("", readable(unit), 150, "xpan,xwheel_zoom,reset,save", title=name, x_axis_type="datetime")
+        self.figure = plot("", readable(unit), 140, "xpan,xwheel_zoom,reset,save", title=name, x_axis_type="datetime")
+        clock = DatetimeTickFormatter(**dict.fromkeys(_PERIODS, "%H:%M:%S"))
+        self.figure.xaxis.update(formatter=clock, minor_tick_line_color=None)
+        self.figure.yaxis.minor_tick_line_color = None
+        self.figure.yaxis.ticker.desired_num_ticks = 4
         self.figure.step("time", "value", source=self._data, mode="after", color=colour, line_width=2, **label("model"))
         if is_twin:
             self.figure.step(
                 "time", "measured", source=self._data, mode="after", color=INK, line_width=2, line_dash=DASHES[3],
                 **label("measured"),
             )  # fmt: skip
-            self.figure.legend.update(location="top_left", orientation="horizontal", label_text_font_size=TEXT_SIZE)
-            self.figure.legend.update(background_fill_alpha=0.7, padding=3)
+            legend = self.figure.legend[0]
+            legend.update(label_text_font_size=TEXT_SIZE, border_line_color=None, padding=0, margin=4)
+            self.figure.add_layout(legend, "right")
         self.veil = Veil(self.figure)
 
     def show(self, times: Any, values: Any, measured: Any) -> None:
