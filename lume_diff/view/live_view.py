@@ -34,6 +34,7 @@ class LiveView:
         panels: kinds of panels; all that are installed if None.
         token: that unlocks writing on a page; one is made if None.
         rate: updates of a page per second, at most.
+        sensitivity: of a model: whether derivatives are worked out also where they take runs of a simulator.
 
     Raises:
         MissingExtraError: if the package panel is not installed.
@@ -50,6 +51,7 @@ class LiveView:
         panels: Sequence[type[Panel]] | None = None,
         token: str | None = None,
         rate: float = 10.0,
+        sensitivity: bool = False,
     ) -> None:
         check_extension()
         if token is not None and len(token) < _SHORTEST:
@@ -57,7 +59,9 @@ class LiveView:
         if not rate > 0.0:
             raise ValidationError(f"rate={rate}; expected a positive number of updates per second")
         self._owns_source = isinstance(source, LUMEModel)
-        self.source: Source = ModelSource(source, writable).start() if isinstance(source, LUMEModel) else source
+        if isinstance(source, LUMEModel):
+            source = ModelSource(source, writable, sensitivity=sensitivity).start()
+        self.source: Source = source
         self.token = token or secrets.token_urlsafe(18)
         self._panels: Sequence[type[Panel]] = every_plugin("panels") if panels is None else panels
         self._fan_out = FanOut(self.source, rate)

@@ -33,6 +33,7 @@ class TwinSource(Source):
         client: ``"pva"``, ``"ca"`` or another entry point of ``lume_diff.clients``, or a client.
         isolation, timeout: of the model, see `ModelSource`.
         title: what is shown, in a few words.
+        sensitivity: whether derivatives are worked out also where they take runs of a simulator.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class TwinSource(Source):
         isolation: str = "process",
         timeout: float | None = None,
         title: str = "",
+        sensitivity: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(sensitivity=sensitivity)
         self._model, self._prefix, self._client = model, prefix, client
         self._options: dict[str, Any] = {"isolation": isolation, "timeout": timeout, "search": 0.0}
         self._machine = PVSource(prefix, client)

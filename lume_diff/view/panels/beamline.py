@@ -157,12 +157,13 @@ class Beamline(Panel):
 
     def _remarks(self, frame: Frame, found: Any) -> list[str]:
         if found is None:
-            return ["the sensitivity is being worked out"]
+            why = line.why_not(self.source)
+            return [f"the sensitivity is {why or 'being worked out'}"]
         if found.error or found.value.refused:
             return [f"no sensitivity of {self.output}: {found.error or found.value.refused[self.output]}"]
         if not line.has_value(frame, self.output):
             return [f"{self.output} has no value now: nothing acts on it"]
-        return []
+        return list(found.value.cost)
 
     def _draw(self, survey: Survey, found: Any, frame: Frame) -> list[str]:
         knobs = line.scalars(self.source, read_only=False)
