@@ -183,6 +183,7 @@ class LiveView:
 
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
+        loop.set_exception_handler(_told_of)
         try:
             server = get_server(
                 self.page, port=port, address=address, websocket_origin=[*origins, *_own_origins(address, port)],
@@ -199,6 +200,15 @@ class LiveView:
         server.io_loop.start()
         server.stop()
         loop.close()
+
+
+def _told_of(loop: Any, context: dict[str, Any]) -> None:
+    """Pass on what goes wrong in the server's loop, but for messages that come too late for pages that were closed."""
+    from tornado.iostream import StreamClosedError
+    from tornado.websocket import WebSocketClosedError
+
+    if not isinstance(context.get("exception"), StreamClosedError | WebSocketClosedError):
+        loop.default_exception_handler(context)
 
 
 def _own_origins(address: str, port: int) -> list[str]:
