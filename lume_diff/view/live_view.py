@@ -68,6 +68,7 @@ class LiveView:
         self._pages: set[Page] = set()
         self._lock = threading.Lock()
         self._server: Any = None
+        self._belongs_to = _document()  # with ``panel serve`` every page has a view of its own
         self._thread: threading.Thread | None = None
 
     @property
@@ -93,7 +94,7 @@ class LiveView:
             with self._lock:
                 self._pages.add(page)
             page.open(document)
-            document.on_session_destroyed(lambda context: self._left(page))
+            document.on_session_destroyed(lambda context: self._left(page, document))
         return template
 
     def _page(self) -> Page:
@@ -106,15 +107,27 @@ class LiveView:
         page.template()
         page.close()
 
-    def _left(self, page: Page) -> None:
+    def _left(self, page: Page, document: Any) -> None:
         with self._lock:
             self._pages.discard(page)
+            is_last = not self._pages
         page.close()
+        if is_last and self._belongs_to is document:
+            self.stop()
 
     def servable(self) -> Any:
-        """Show the page in a notebook, or where ``panel serve`` runs this script."""
+        """Show the panels in a notebook, or the page where ``panel serve`` runs this script or notebook."""
+        import panel as pn
+
         load_extension()
-        return self.page().servable(title=self.source.title)
+        if pn.state.curdoc is not None:
+            return self.page().servable(title=self.source.title)
+        page = self._page()
+        with self._lock:
+            self._pages.add(page)
+        column = page.column()
+        page.open(None)
+        return column
 
     # -- a server --------------------------------------------------------------------------------------------
 
@@ -209,6 +222,12 @@ def _told_of(loop: Any, context: dict[str, Any]) -> None:
 
     if not isinstance(context.get("exception"), StreamClosedError | WebSocketClosedError):
         loop.default_exception_handler(context)
+
+
+def _document() -> Any:
+    import panel as pn
+
+    return pn.state.curdoc
 
 
 def _own_origins(address: str, port: int) -> list[str]:
