@@ -38,6 +38,7 @@ class Frame:
         readings: by the name of the variable; never INVALID and fresh at the same time.
         good_until: when each reading that is INVALID was last good [s since 1970]; of one that never was, nothing.
         measured: what instruments read, by the name of the output that it is to be compared with; only of a twin.
+        measured_until: when each of these that is INVALID was last good [s since 1970].
     """
 
     cycle: int
@@ -45,6 +46,7 @@ class Frame:
     readings: Mapping[str, Reading]
     good_until: Mapping[str, float] = field(default_factory=dict)
     measured: Mapping[str, Reading] = field(default_factory=dict)
+    measured_until: Mapping[str, float] = field(default_factory=dict)
     _memory: _Memory = field(default_factory=_Memory, repr=False, compare=False)
 
     def is_good(self, name: str) -> bool:

@@ -35,6 +35,7 @@ class LiveView:
         panels: kinds of panels; all that are installed if None.
         token: that unlocks writing on a page; one is made if None.
         rate: updates of a page per second, at most.
+        sensitivity: of a model: whether derivatives are worked out also where they take runs of a simulator.
 
     Raises:
         MissingExtraError: if the package panel is not installed.
@@ -51,6 +52,7 @@ class LiveView:
         panels: Sequence[type[Panel]] | None = None,
         token: str | None = None,
         rate: float = 10.0,
+        sensitivity: bool = False,
     ) -> None:
         check_extension()
         if token is not None and len(token) < _SHORTEST:
@@ -58,7 +60,9 @@ class LiveView:
         if not rate > 0.0:
             raise ValidationError(f"rate={rate}; expected a positive number of updates per second")
         self._owns_source = isinstance(source, LUMEModel)
-        self.source: Source = ModelSource(source, writable).start() if isinstance(source, LUMEModel) else source
+        if isinstance(source, LUMEModel):
+            source = ModelSource(source, writable, sensitivity=sensitivity).start()
+        self.source: Source = source
         self.token = token or secrets.token_urlsafe(18)
         self._panels: Sequence[type[Panel]] = every_plugin("panels") if panels is None else panels
         self._fan_out = FanOut(self.source, rate)
@@ -68,6 +72,7 @@ class LiveView:
         self._stopped = False
         self._lock = threading.Lock()
         self._server: Any = None
+        self._belongs_to = _document()  # with ``panel serve`` every page has a view of its own
         self._thread: threading.Thread | None = None
 
     @property
@@ -89,24 +94,27 @@ class LiveView:
 
         with self._lock:
             ready, self._ready = self._ready, None
-        page, template = self._page() if ready is None else ready
+        page, template = self._page_and_template() if ready is None else ready
         document = pn.state.curdoc
         if document is not None:
             with self._lock:
                 self._pages.add(page)
             page.open(document)
-            document.on_session_destroyed(lambda context: self._left(page))
+            document.on_session_destroyed(lambda context: self._left(page, document))
             self._make_ready_later()
         return template
 
-    def _page(self) -> tuple[Page, Any]:
+    def _page(self) -> Page:
         source = SessionSource(self.source, self.token, "view")
-        page = Page(source, self._fan_out, self._panels, self.source.title, self.source.writable)
+        return Page(source, self._fan_out, self._panels, self.source.title, self.source.writable)
+
+    def _page_and_template(self) -> tuple[Page, Any]:
+        page = self._page()
         return page, page.template()
 
     def _make_ready(self) -> None:
         """Make the next page before somebody asks for it: the first takes seconds, as everything is imported for it."""
-        ready = self._page()
+        ready = self._page_and_template()
         with self._lock:
             if self._ready is None and not self._stopped:
                 self._ready, ready = ready, None
@@ -118,20 +126,32 @@ class LiveView:
         with self._lock:
             if self._later is not None:
                 self._later.cancel()
-            if not self._stopped:
+            if self._server is not None and not self._stopped:
                 self._later = threading.Timer(_LATER, self._make_ready)
                 self._later.daemon = True
                 self._later.start()
 
-    def _left(self, page: Page) -> None:
+    def _left(self, page: Page, document: Any) -> None:
         with self._lock:
             self._pages.discard(page)
+            is_last = not self._pages
         page.close()
+        if is_last and self._belongs_to is document:
+            self.stop()
 
     def servable(self) -> Any:
-        """Show the page in a notebook, or where ``panel serve`` runs this script."""
+        """Show the panels in a notebook, or the page where ``panel serve`` runs this script or notebook."""
+        import panel as pn
+
         load_extension()
-        return self.page().servable(title=self.source.title)
+        if pn.state.curdoc is not None:
+            return self.page().servable(title=self.source.title)
+        page = self._page()
+        with self._lock:
+            self._pages.add(page)
+        column = page.column()
+        page.open(None)
+        return column
 
     # -- a server --------------------------------------------------------------------------------------------
 
@@ -207,6 +227,7 @@ class LiveView:
 
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
+        loop.set_exception_handler(_told_of)
         try:
             server = get_server(
                 self.page, port=port, address=address, websocket_origin=[*origins, *_own_origins(address, port)],
@@ -223,6 +244,21 @@ class LiveView:
         server.io_loop.start()
         server.stop()
         loop.close()
+
+
+def _told_of(loop: Any, context: dict[str, Any]) -> None:
+    """Pass on what goes wrong in the server's loop, but for messages that come too late for pages that were closed."""
+    from tornado.iostream import StreamClosedError
+    from tornado.websocket import WebSocketClosedError
+
+    if not isinstance(context.get("exception"), StreamClosedError | WebSocketClosedError):
+        loop.default_exception_handler(context)
+
+
+def _document() -> Any:
+    import panel as pn
+
+    return pn.state.curdoc
 
 
 def _own_origins(address: str, port: int) -> list[str]:

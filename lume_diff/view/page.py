@@ -58,8 +58,23 @@ class Page:
         self._link = link
         return page
 
-    def open(self, document: Document) -> None:
-        """Bring frames to the page from now on."""
+    def column(self) -> Any:
+        """Return the panels below each other, for a notebook, which is a page already."""
+        import panel as pn
+
+        parts: list[Any] = [pn.pane.Markdown(f"## {self._heading}"), self._banner.view()]
+        if self._needs_token:
+            parts.insert(1, lock(self._source, True))
+        for panel in self._panels:
+            parts += [pn.pane.Markdown(f"### {panel.title}", margin=(10, 5, 0, 5)), panel.view()]
+        return pn.Column(*parts, sizing_mode="stretch_width")
+
+    def open(self, document: Document | None) -> None:
+        """Bring frames to the page from now on, or to the output of a notebook, which has no document."""
+        if document is None:
+            self._viewer = Viewer([self._banner, *self._panels])
+            self._fan_out.add(self._viewer)
+            return
 
         def sent(number: int) -> None:
             self._link.sent = number

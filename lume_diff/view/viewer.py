@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lume_diff.view.frame import Frame
+from lume_diff.view.turns import Turns
 
 if TYPE_CHECKING:
     from bokeh.document import Document
@@ -38,6 +39,7 @@ class Viewer:
     ) -> None:
         self.panels = list(panels)
         self._document, self._sent = document, sent
+        self._turns = None if document is None else Turns(document)
         self._lock = threading.Lock()
         self._newest: Frame | None = None
         self._is_scheduled = False
@@ -82,11 +84,11 @@ class Viewer:
                 return
             self._is_scheduled = True
             self._idle.clear()
-        if self._document is None:
+        if self._turns is None:
             self._show()
             self._push()
         else:
-            self._document.add_next_tick_callback(self._ask_again if is_overdue else self._show)
+            self._turns.ask(self._ask_again if is_overdue else self._show)
 
     def _ask_again(self) -> None:
         """Ask whether the page is there, and send nothing else: what was sent may have come before it listened."""

@@ -160,12 +160,13 @@ class Beamline(Panel):
 
     def _remarks(self, frame: Frame, found: Any) -> list[str]:
         if found is None:
-            return ["the sensitivity is being worked out"]
+            why = line.why_not(self.source)
+            return [f"the sensitivity is {why or 'being worked out'}"]
         if found.error or found.value.refused:
             return [f"no sensitivity of {self.output}: {found.error or found.value.refused[self.output]}"]
         if not line.has_value(frame, self.output):
             return [f"{self.output} has no value now: nothing acts on it"]
-        return []
+        return list(found.value.cost)
 
     def _coloured(self, frame: Frame, found: Any) -> Coloured | None:
         """Return the elements with their colours, once for all pages; None where there is no line."""

@@ -19,6 +19,7 @@ from lume_diff.view.panels.panel import Panel
 from lume_diff.view.panels.style import readable
 from lume_diff.view.readbacks import readback_of
 from lume_diff.view.source import Source
+from lume_diff.view.turns import Turns
 
 if TYPE_CHECKING:
     from panel.viewable import Viewable
@@ -184,14 +185,14 @@ def _table_class() -> Any:
 
         def _handle_msg(self, data: Mapping[str, Any]) -> None:
             name = str(data.get("name"))
-            document = pn.state.curdoc
+            turns = None if pn.state.curdoc is None else Turns(pn.state.curdoc)
 
             def answer(error: Exception | None) -> None:
                 found = {"name": name, "error": "" if error is None else str(error)}
-                if document is None:
+                if turns is None:
                     self._send_msg(found)
                 else:
-                    document.add_next_tick_callback(lambda: self._send_msg(found))
+                    turns.ask(lambda: self._send_msg(found))
 
             self.write(name, str(data.get("value")), answer)
 

@@ -44,7 +44,7 @@ class Panel(ABC):
 
     title: ClassVar[str]  #: heading on the page
     place: ClassVar[int] = 50  #: panels with lower numbers come first on the page
-    wide: ClassVar[bool] = False  #: whether it takes the whole width of the page
+    wide: bool = False  #: whether it takes the whole width of the page
 
     def __init__(self, source: Source | LUMEModel, writable: bool = False) -> None:
         self._owns_source = isinstance(source, LUMEModel)
@@ -106,7 +106,8 @@ class Panel(ABC):
         return self._built
 
     def __panel__(self) -> Viewable:
-        return self.follow().view()
+        self.follow()
+        return self.view()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         """Show the panel in a notebook, and let it follow from then on."""
@@ -121,10 +122,16 @@ class Panel(ABC):
 
     def follow(self) -> Panel:
         """Show every change from now on; on the page of `lume_diff.view` that happens anyway."""
+        import panel as pn
+
         from lume_diff.view.fan_out import FanOut
         from lume_diff.view.viewer import Viewer
 
         if self._fan_out is None:
+            self.view()  # frames come from another thread, to what has been built
+            document = pn.state.curdoc
             self._fan_out = FanOut(self.source)
-            self._fan_out.add(Viewer([self]))
+            self._fan_out.add(Viewer([self], document))
+            if document is not None:
+                document.on_session_destroyed(lambda context: self.close())
         return self

@@ -108,9 +108,10 @@ def test_history_breaks_where_a_value_does_not_hold_and_is_bounded():
     history.note(frame_of(x=good(1.0), y=good("text")), 10.0)
     history.note(frame_of(x=good(2.0)), 10.0 + 0.5 * SPACING)
     history.note(frame_of(x=bad(2.0)), 10.0 + SPACING)
-    times, values = history.points("x")
+    times, values, measured = history.points("x")
     np.testing.assert_array_equal(times, [10.0, 10.0 + SPACING])
     np.testing.assert_array_equal(values, [1.0, math.nan])
+    assert np.isnan(measured).all()
     assert np.isnan(history.points("y")[1]).all()
     for number in range(2 * POINTS):
         history.note(frame_of(x=good(1.0)), 100.0 + number)

@@ -92,7 +92,8 @@ def test_a_screen_shows_pixels_and_a_veil_when_they_do_not_hold(source, written)
     written(current=QUENCH)
     shown(screen)
     assert drawing.veil._box.visible
-    assert "quench" in drawing.veil._label.text
+    assert "last good" in drawing.veil._label.text
+    assert "quench" in screen._facts.object
     assert "last good" in drawing.veil._label.text
     written(current=1.0)
     shown(screen)
