@@ -140,7 +140,7 @@ class Beamline(Panel):
 
     def _chosen(self, event: Any) -> None:
         self.output = event.new
-        self.update(self.source.latest())
+        self.refresh()
 
     def update(self, frame: Frame) -> None:
         """Draw the line as it is at a frame."""

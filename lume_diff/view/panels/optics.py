@@ -185,7 +185,7 @@ class Optics(Panel):
 
     def _chosen(self, event: Any) -> None:
         self.function = event.new
-        self.update(self.source.latest())
+        self.refresh()
 
     def update(self, frame: Frame) -> None:
         """Draw the beam along the line as it is at a frame."""

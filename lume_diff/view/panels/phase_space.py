@@ -114,7 +114,7 @@ class PhaseSpace(Panel):
 
     def _chosen(self, event: Any) -> None:
         self.element = event.new
-        self.update(self.source.latest())
+        self.refresh()
 
     def update(self, frame: Frame) -> None:
         """Show the beam as it is at a frame."""

@@ -118,7 +118,7 @@ class ResponseMatrix(Panel):
 
     def _chosen(self, event: Any) -> None:
         self.way, self.outputs = str(self._buttons.value), str(self._pattern.value)
-        self.update(self.source.latest())
+        self.refresh()
 
     def _derivatives(self, frame: Frame) -> Result | None:
         if self.source.model is None:

@@ -93,7 +93,7 @@ class Screen(Panel):
 
     def _choose(self, event: Any) -> None:
         self._name, self._shown = event.new, None
-        self.update(self.source.latest())
+        self.refresh()
 
     def prepare(self, frame: Frame) -> None:
         """Make the pictures."""
