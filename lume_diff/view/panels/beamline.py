@@ -128,7 +128,8 @@ class Beamline(Panel):
         self._veils = [Veil(self._drawing), Veil(self._chart)]
         self._unit = SteadyUnit("")
         panes = [pn.pane.Bokeh(one, sizing_mode="stretch_width") for one in (self._drawing, self._chart)]
-        return pn.Column(pn.Row(self._choice, self._notice.view()), *panes, sizing_mode="stretch_width")
+        head = pn.FlexBox(self._choice, self._notice.view(), sizing_mode="stretch_width")
+        return pn.Column(head, *panes, sizing_mode="stretch_width")
 
     def prepare(self, frame: Frame) -> None:
         """Survey the line, and have the derivatives worked out."""

@@ -111,7 +111,7 @@ class ResponseMatrix(Panel):
         self._veil = Veil(self._figure)
         return pn.Column(
             pn.Row(pn.Column(pn.Spacer(height=14), self._buttons), self._pattern, self._everything),
-            self._notice.view(),
+            pn.FlexBox(self._notice.view(), sizing_mode="stretch_width"),
             pn.pane.Bokeh(self._figure, sizing_mode="stretch_width"),
             sizing_mode="stretch_width",
         )
