@@ -17,7 +17,14 @@ from lume_diff.view.viewer import Viewer
 
 if TYPE_CHECKING:
     from bokeh.document import Document
+    from panel.viewable import Viewable
 
+#: Where the keyboard is, for everybody to see: Panel's own mark is a dotted line of a pixel.
+_FOCUS = """
+:is(button, input, select, .bk-btn, .bk-input, .choices__inner):is(:focus-visible, :focus-within) {
+  outline: 3px solid #0072b2 !important; outline-offset: 1px;
+}
+"""
 _TEMPLATE = Path(__file__).with_name("page.html")
 _AT_FIRST = 3  # panels that come with the page
 _SLOT = 200  # [px] of a panel that is still to come
@@ -53,7 +60,8 @@ class Page:
         page = template_class()(_TEMPLATE.read_text())
         link = link_class()()
         page.add_panel("link", link)
-        page.add_panel("lock", lock(self._source, self._needs_token))
+        lock_view = lock(self._source, self._needs_token)
+        page.add_panel("lock", lock_view)
         page.add_panel("banner", self._banner.view())
         cards = [
             {"key": f"panel{number}", "title": panel.title, "wide": panel.wide}
@@ -65,6 +73,7 @@ class Page:
                 view = pn.Column(sizing_mode="stretch_width", min_height=_SLOT)
                 self._slots.append((view, panel))
             page.add_panel(str(card["key"]), view)
+        show_focus(lock_view, *(panel.view() for panel in self._panels))
         page.add_variable("heading", self._heading)
         page.add_variable("cards", cards)
         self._link = link
@@ -113,6 +122,15 @@ class Page:
         for panel in (self._banner, *self._panels):
             panel.close()
         self._source.close()
+
+
+def show_focus(*parts: Viewable) -> None:
+    """Outline what the keyboard is on."""
+    import panel as pn
+
+    for part in parts:
+        for widget in part.select(pn.widgets.Widget):
+            widget.stylesheets = [*widget.stylesheets, _FOCUS]
 
 
 def made_panels(source: SessionSource, panels: Sequence[type[Panel]]) -> list[Panel]:

@@ -130,7 +130,8 @@ class Beamline(Panel):
         self._veils = [Veil(self._drawing), Veil(self._chart)]
         self._unit = SteadyUnit("")
         panes = [pn.pane.Bokeh(one, sizing_mode="stretch_width") for one in (self._drawing, self._chart)]
-        return pn.Column(pn.Row(self._choice, self._notice.view()), *panes, sizing_mode="stretch_width")
+        head = pn.FlexBox(self._choice, self._notice.view(), sizing_mode="stretch_width")
+        return pn.Column(head, *panes, sizing_mode="stretch_width")
 
     def prepare(self, frame: Frame) -> None:
         """Survey the line, have the derivatives worked out, and lay out what they colour."""
@@ -142,7 +143,7 @@ class Beamline(Panel):
 
     def _chosen(self, event: Any) -> None:
         self.output = event.new
-        self.update(self.source.latest())
+        self.refresh()
 
     def update(self, frame: Frame) -> None:
         """Draw the line as it is at a frame."""

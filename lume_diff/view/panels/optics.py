@@ -126,7 +126,11 @@ class Optics(Panel):
         self._key: tuple[Any, ...] = ()
         figures = [self._lattice, *(one.figure for one in charts)]
         panes = [pn.pane.Bokeh(one, sizing_mode="stretch_width") for one in figures]
-        return pn.Column(pn.Row(self._choice, self._notice.view()), *panes, sizing_mode="stretch_width")
+        return pn.Column(
+            pn.FlexBox(self._choice, self._notice.view(), sizing_mode="stretch_width"),
+            *panes,
+            sizing_mode="stretch_width",
+        )
 
     def _new_lattice(self) -> Any:
         models = bokeh()
@@ -202,7 +206,7 @@ class Optics(Panel):
 
     def _chosen(self, event: Any) -> None:
         self.function = event.new
-        self.update(self.source.latest())
+        self.refresh()
 
     def update(self, frame: Frame) -> None:
         """Draw the beam along the line as it is at a frame."""

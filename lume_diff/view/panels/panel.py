@@ -13,6 +13,7 @@ from lume_diff.view.model_source import ModelSource
 from lume_diff.view.source import Source
 
 if TYPE_CHECKING:
+    from bokeh.document import Document
     from panel.viewable import Viewable
 
     from lume_diff.view.fan_out import FanOut
@@ -104,6 +105,27 @@ class Panel(ABC):
     def view(self) -> Viewable:
         """Return what is shown, to be placed in any layout of Panel; it is made when first asked for."""
         return self._built
+
+    def refresh(self) -> None:
+        """Show the newest frame again, because somebody chose something.
+
+        Callbacks of widgets call this and change no Bokeh model themselves: they do not hold the document.
+        """
+        import panel as pn
+
+        from lume_diff.view.turns import Turns
+
+        document = pn.state.curdoc
+        if document is None:
+            self.update(self.source.latest())
+        else:
+            Turns(document).ask(lambda: self._update_in(document))
+
+    def _update_in(self, document: Document) -> None:
+        from panel.io.document import hold
+
+        with hold(document):
+            self.update(self.source.latest())
 
     def __panel__(self) -> Viewable:
         self.follow()

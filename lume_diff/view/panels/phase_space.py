@@ -19,7 +19,7 @@ from lume_diff.view.background import Result
 from lume_diff.view.densities import BINS, PLANES, BeamPicture, Density, picture_of
 from lume_diff.view.doubt import doubt_of, in_short
 from lume_diff.view.frame import Frame
-from lume_diff.view.panels.figures import Veil
+from lume_diff.view.panels.figures import Veil, side_by_side
 from lume_diff.view.panels.notice import Notice
 from lume_diff.view.panels.panel import Panel
 from lume_diff.view.panels.style import Hatching, amount, bokeh, chart
@@ -96,8 +96,8 @@ class PhaseSpace(Panel):
             pn.pane.Bokeh(one.figure, sizing_mode="stretch_width", margin=(0, 4)) for one in self._pictures.values()
         ]
         return pn.Column(
-            pn.Row(self._choice, self._notice.view()),
-            pn.Row(*figures, sizing_mode="stretch_width"),
+            pn.FlexBox(self._choice, self._notice.view(), sizing_mode="stretch_width"),
+            pn.Row(*figures, sizing_mode="stretch_width", styles=side_by_side(270)),
             self._table,
             sizing_mode="stretch_width",
         )
@@ -114,7 +114,7 @@ class PhaseSpace(Panel):
 
     def _chosen(self, event: Any) -> None:
         self.element = event.new
-        self.update(self.source.latest())
+        self.refresh()
 
     def update(self, frame: Frame) -> None:
         """Show the beam as it is at a frame."""
@@ -172,7 +172,7 @@ class _Picture:
         )
         self.figure.grid.visible = False
         self.figure.outline_line_color = "#1a1a1a"
-        self.figure.xaxis.ticker.desired_num_ticks = 5
+        self.figure.xaxis.ticker.desired_num_ticks = 4
         self.figure.xaxis.minor_tick_line_color = None
         self.data = models.ColumnDataSource(
             {"image": [np.zeros((BINS, BINS), np.float32)], "x": [0], "y": [0], "dw": [1], "dh": [1]}

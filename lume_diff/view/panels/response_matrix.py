@@ -111,14 +111,14 @@ class ResponseMatrix(Panel):
         self._veil = Veil(self._figure)
         return pn.Column(
             pn.Row(pn.Column(pn.Spacer(height=14), self._buttons), self._pattern, self._everything),
-            self._notice.view(),
+            pn.FlexBox(self._notice.view(), sizing_mode="stretch_width"),
             pn.pane.Bokeh(self._figure, sizing_mode="stretch_width"),
             sizing_mode="stretch_width",
         )
 
     def _chosen(self, event: Any) -> None:
         self.way, self.outputs = str(self._buttons.value), str(self._pattern.value)
-        self.update(self.source.latest())
+        self.refresh()
 
     def _derivatives(self, frame: Frame) -> Result | None:
         if self.source.model is None:

@@ -17,7 +17,7 @@ from lume_diff.variables import TorchNDVariable
 from lume_diff.view.alarms import Alarm, measured_alarm_of, worst_of
 from lume_diff.view.doubt import in_short
 from lume_diff.view.frame import Frame
-from lume_diff.view.panels.figures import INK, TEXT_SIZE, Veil, plot
+from lume_diff.view.panels.figures import INK, TEXT_SIZE, Veil, plot, side_by_side
 from lume_diff.view.panels.panel import Panel
 from lume_diff.view.pictures import Picture, difference, picture
 from lume_diff.view.source import Source
@@ -83,8 +83,8 @@ class Screen(Panel):
         for other in self._drawings[1:]:  # what is looked at closely in one is so in all
             other.figure.update(x_range=first.x_range, y_range=first.y_range)
         self._facts = pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 10))
-        figures = pn.Row(*(pn.pane.Bokeh(one.figure, sizing_mode="stretch_width") for one in self._drawings))
-        figures.sizing_mode = "stretch_width"
+        panes = [pn.pane.Bokeh(one.figure, sizing_mode="stretch_width") for one in self._drawings]
+        figures = pn.Row(*panes, sizing_mode="stretch_width", styles=side_by_side(330))
         if self._is_fixed or len(self._images) == 1:
             return pn.Column(figures, self._facts, sizing_mode="stretch_width")
         choice = pn.widgets.Select(label="Screen", options=self._images, value=self._name)
@@ -93,7 +93,7 @@ class Screen(Panel):
 
     def _choose(self, event: Any) -> None:
         self._name, self._shown = event.new, None
-        self.update(self.source.latest())
+        self.refresh()
 
     def prepare(self, frame: Frame) -> None:
         """Make the pictures."""

@@ -14,6 +14,7 @@ from lume_diff.models import LUMEModel
 from lume_diff.view.frame import Frame
 from lume_diff.view.panels.figures import INK, TEXT_SIZE
 from lume_diff.view.panels.panel import Panel
+from lume_diff.view.panels.style import readable
 from lume_diff.view.shelf import Shelf
 from lume_diff.view.source import Source
 from lume_diff.view.turns import Turns
@@ -97,7 +98,7 @@ class Snapshots(Panel):
             self._compared.object = text
 
     def _units(self) -> dict[str, str]:
-        return {name: variable.unit for name, variable in self.source.variables.items()}
+        return {name: readable(one.unit) if one.unit else "" for name, one in self.source.variables.items()}
 
     def _on_save(self, event: Any) -> None:
         label = self._shelf.add(self._label.value or "", self.source.snapshot(), time.time())

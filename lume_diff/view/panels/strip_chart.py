@@ -82,7 +82,7 @@ class StripChart(Panel):
         self.source.history.keep(self._names)
         self._fill()
         self._drawn = 0.0
-        self.update(self.source.latest())
+        self.refresh()
 
     def _fill(self) -> None:
         import panel as pn
