@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from lume_diff.errors import LumeDiffError
 from lume_diff.models.evaluation import Evaluation
+from lume_diff.models.transforms import in_transform
 
 
 class StagedState(dict[str, Evaluation]):
@@ -44,3 +46,13 @@ def is_equal(old: Any, new: Any) -> bool:
     if old.requires_grad or new.requires_grad or old.dtype != new.dtype or old.device != new.device:
         return False
     return torch.equal(old, new)
+
+
+def settled(checked: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return checked values, each as the object that is known for it where that is equal: what hangs on it rests.
+
+    Under a transform all stay as they are.
+    """
+    if in_transform() or forward_ad._current_level >= 0:
+        return dict(checked)
+    return {name: known[name] if is_equal(known.get(name), value) else value for name, value in checked.items()}

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any, Self, cast
 
 import torch
-from torch.autograd import forward_ad
 
 from lume_diff.errors import UnknownVariableError, ValidationError, nearest_names, unknown_variable
 from lume_diff.models.base import LUMEModel
@@ -18,7 +17,7 @@ from lume_diff.models.cost import DerivativeCost, Question
 from lume_diff.models.evaluation import Evaluation, check_batches
 from lume_diff.models.report import GradientReport
 from lume_diff.models.stage_names import Owner, chain_variables, check_stages, join, link_factor
-from lume_diff.models.stage_state import StagedState, in_stage, is_equal
+from lume_diff.models.stage_state import StagedState, in_stage, settled
 from lume_diff.models.transforms import in_transform
 from lume_diff.variables import MomentsVariable, ParticleGroupVariable
 
@@ -167,10 +166,7 @@ class StagedModel(LUMEModel):
 
     def _merged(self, checked: Mapping[str, Any]) -> dict[str, Any]:
         """Return set-points with checked values put in; an equal number stays the same object, its stage at rest."""
-        setpoints = self._setpoints
-        if checked and not in_transform() and forward_ad._current_level < 0:
-            checked = {n: setpoints[n] if is_equal(setpoints[n], value) else value for n, value in checked.items()}
-        return super()._merged(checked)
+        return super()._merged(settled(checked, self._setpoints))
 
     def _run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> StagedState:
         raise NotImplementedError("a chain runs its stages in _evaluate")

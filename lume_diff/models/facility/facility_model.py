@@ -18,7 +18,7 @@ from lume_diff.models.facility.reader import Reader
 from lume_diff.models.facility.state import FacilityState
 from lume_diff.models.facility.templates import as_mapping
 from lume_diff.models.report import GradientReport
-from lume_diff.models.stage_state import is_equal
+from lume_diff.models.stage_state import is_equal, settled
 from lume_diff.models.transforms import graph_mode, in_transform, marks, owned
 
 
@@ -95,6 +95,10 @@ class FacilityModel(LUMEModel):
         )
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def _merged(self, checked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return set-points with checked values put in; an equal number stays the same object, and is not converted."""
+        return super()._merged(settled(checked, self._setpoints))
 
     def _run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> FacilityState:
         raise NotImplementedError("a facility runs the model inside in _evaluate")

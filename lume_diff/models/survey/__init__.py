@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from lume_diff.models.base import LUMEModel
 from lume_diff.models.cheetah_model import CheetahModel
 from lume_diff.models.facility import FacilityModel
-from lume_diff.models.stage_state import is_equal
+from lume_diff.models.stage_state import settled
 from lume_diff.models.staged_model import StagedModel
 from lume_diff.models.survey.base import BOX, QUANTITIES, BeamAlong, BeamStop, LineElement, Survey
 from lume_diff.models.survey.chain import ChainSurvey
@@ -60,9 +60,7 @@ def survey_of(model: LUMEModel, at: Mapping[str, Any] | None = None) -> Survey |
         ('m', True)
     """
     inputs = model._merged(model._checked_inputs({} if at is None else at))
-    known = (model._setpoints, _SEEN.get(model, model._setpoints))
-    inputs = {name: next((old[name] for old in known if is_equal(old[name], new)), new) for name, new in inputs.items()}
-    _SEEN[model] = inputs
+    inputs = _SEEN[model] = settled(inputs, _SEEN.get(model, {}))
     return survey_at(model, inputs)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import lume_diff as ld
 from lume_diff.errors import ReadOnlyError, ShapeError, SimulatorError, ValidationError
 from lume_diff.models import CheetahModel, FacilityMapping, FacilityModel, LUMEModel, StagedModel, TorchModel
 from lume_diff.models.facility import Place, QuadrupoleField
@@ -149,6 +150,17 @@ def test_limits_are_enforced_and_shown() -> None:
     with pytest.raises(ReadOnlyError):
         model.set({"Q0:BMAX": 6.0})
     assert model.get("MODE") == "simulation"
+
+
+def test_equal_set_points_at_other_objects_rest() -> None:
+    machine = ld.load_model(ld.example_machine())
+    size = "OTRS:DIAG0:420:XRMS"
+    machine.get(size)
+    start = {name: value for name, value in machine.snapshot().items() if name in machine.input_names}
+    runs = {name: stage.runs for name, stage in machine.model.stages.items()}
+    moved = machine({**start, "QUAD:DIAG0:190:BCTRL": 1.1}, outputs=[size])[size]
+    assert {name: stage.runs for name, stage in machine.model.stages.items()} == {**runs, "diag0": runs["diag0"] + 1}
+    assert float(moved) == float(machine({"QUAD:DIAG0:190:BCTRL": 1.1}, outputs=[size])[size])
 
 
 def test_only_what_changed_runs_again() -> None:
