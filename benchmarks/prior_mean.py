@@ -252,31 +252,42 @@ def show(rows: Sequence[dict]) -> None:
               f"{statistics.mean(trust) if trust else np.nan:7.0%}{pace:6.2f}")  # fmt: skip
 
 
-def show_cost(points: int = 10, repeats: int = 5) -> None:
+def show_cost(sizes: Sequence[int] = (5, 10, 20), machines: int = 10) -> None:
     """Print the CPU time of one step, training and proposal, of all arms on the same data, in turn."""
     model = line(5)
-    machine = Machine(model, "near", 0)
-    vocs = vocs_of(model, machine.names)
-    x = np.random.default_rng(0).uniform(-LIMIT, LIMIT, (points, 5))
-    data = pd.DataFrame(x, columns=machine.names).assign(**{OBJECTIVE: machine(torch.as_tensor(x)).numpy()})
-    # With a limit, even one that is never reached, botorch takes all starts together, which takes more steps.
+    # With a limit, even one that is never reached, botorch takes all starts together, which takes more steps. How many
+    # depends on the data, by a factor of ten without a prior: the mean over several machines is shown.
     for title, limit in (("without a time limit", None), ("with a time limit, Xopt's default", 60.0)):
-        spent: dict[str, list[float]] = {arm: [] for arm in ARMS}
-        for repeat in range(repeats):
-            for arm in ARMS:
-                generator = generator_of(vocs, constructor(arm, model, machine.names, "near"), limit)
-                generator.add_data(data)
-                torch.manual_seed(repeat)
-                start = time.process_time()
-                generator.generate(1)
-                spent[arm].append(time.process_time() - start)
-        plain = statistics.median(spent["none"])
-        print(f"CPU time of a step at {points} points, {title}: [s], and as a multiple of that without a prior")
-        for arm, seconds in spent.items():
-            middle = statistics.median(seconds)
-            if arm != "none":
-                note(Row(f"CPU time of a step, {title}", arm, middle, "s", "without a prior", plain, COST.get(arm)))
-            print(f"  {arm:10} {middle:6.2f} {middle / plain:6.2f}")
+        for points in sizes:
+            spent: dict[str, list[float]] = {arm: [] for arm in ARMS}
+            for seed in range(machines):
+                data = random_data(Machine(model, "near", seed), points, seed)
+                for arm in ARMS:
+                    spent[arm].append(seconds_of_step(model, arm, data, limit, seed))
+            plain = statistics.mean(spent["none"])
+            print(f"CPU time of a step at {points} points, {title}: [s], and as a multiple of that without a prior")
+            for arm, seconds in spent.items():
+                mean, what = statistics.mean(seconds), f"{arm}, {points} points"
+                if arm != "none":
+                    note(Row(f"CPU time of a step, {title}", what, mean, "s", "without a prior", plain, COST.get(arm)))
+                print(f"  {arm:10} {mean:6.2f} {mean / plain:6.2f}", flush=True)
+
+
+def random_data(machine: Machine, points: int, seed: int) -> pd.DataFrame:
+    """Return settings and objective of a machine at random points."""
+    x = np.random.default_rng(seed).uniform(-LIMIT, LIMIT, (points, len(machine.names)))
+    return pd.DataFrame(x, columns=machine.names).assign(**{OBJECTIVE: machine(torch.as_tensor(x)).numpy()})
+
+
+def seconds_of_step(model: CheetahModel, arm: str, data: pd.DataFrame, limit: float | None, seed: int) -> float:
+    """Return the CPU time [s] of one step of an arm: a new generator that knows the data and proposes a point."""
+    names = [name for name in data if name != OBJECTIVE]
+    generator = generator_of(vocs_of(model, names), constructor(arm, model, names, "near"), limit)
+    generator.add_data(data)
+    torch.manual_seed(seed)
+    start = time.process_time()
+    generator.generate(1)
+    return time.process_time() - start
 
 
 def same_machine(row: dict, case: str, seed: int, options: argparse.Namespace) -> bool:
