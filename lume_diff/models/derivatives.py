@@ -244,7 +244,7 @@ def _forward_mode(point: _Point) -> dict[str, dict[str, torch.Tensor]]:
 
 
 class TensorFunction(nn.Module):
-    """Map one tensor of inputs to one tensor of outputs, ``(..., n_in) -> (..., n_out)``.
+    """Map one tensor to another, ``(..., n_in) -> (..., n_out)``; see ``LUMEModel.tensor_function``.
 
     Attributes:
         input_names, output_names: the variables, in the order of the columns; arrays are flattened.
