@@ -224,10 +224,10 @@ def _reverse_mode(point: _Point) -> dict[str, dict[str, torch.Tensor]]:
 def _forward_mode(point: _Point) -> dict[str, dict[str, torch.Tensor]]:
     leaves = {name: leaf.detach() for name, leaf in point.leaves.items()}
     widths = [math.prod(shape) for shape in point.in_shapes.values()]
-    units = torch.eye(point.columns, dtype=point.model.dtype, device=point.model.device).split(widths, dim=1)
+    units = torch.eye(point.columns).split(widths, dim=1)
     directions = [
-        unit.reshape((-1, *[1] * len(point.batch), *shape)).expand(-1, *point.batch, *shape)
-        for unit, shape in zip(units, point.in_shapes.values(), strict=True)
+        unit.to(leaf).reshape((-1, *[1] * len(point.batch), *shape)).expand(-1, *leaf.shape)
+        for unit, leaf, shape in zip(units, leaves.values(), point.in_shapes.values(), strict=True)
     ]
 
     def along(*values: torch.Tensor) -> dict[str, torch.Tensor]:
