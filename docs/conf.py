@@ -28,8 +28,9 @@ extensions = [
 ]
 exclude_patterns = ["_build", "examples"]
 
-# Markdown and notebooks, which are shown with the outputs that they were saved with
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline"]
+# Markdown and notebooks, which are shown with the outputs that they were saved with. No "dollarmath": a page with LaTeX
+# would fetch MathJax, which a closed network does not have; formulas are written in Unicode.
+myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
 nb_merge_streams = True

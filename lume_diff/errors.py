@@ -84,6 +84,11 @@ class TrustWarning(UserWarning):
     """A file that can run code, opened because the caller said that it is trusted."""
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """Return a text for a message, cut off with dots where it is longer than ``most`` characters."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def nearest_names(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return ``"; nearest: 'a', 'b'"`` for an unknown name, or a list of a few known ones."""
     name, known = str(name), [str(other) for other in known]

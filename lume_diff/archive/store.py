@@ -102,7 +102,13 @@ class RunArchive:
     # -- runs ------------------------------------------------------------------------------------------------
 
     def get(self, identity: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any] | None:
-        """Return the named outputs of a finished run, or None if it was not made, failed, or lacks one of them."""
+        """Return the named outputs of a finished run, or None if it was not made, failed, or lacks one of them.
+
+        Args:
+            identity: what the simulator is, see ``Simulator.identity``.
+            inputs: plain values of the run.
+            outputs: names of what is wanted; what else the run gave is returned too.
+        """
         row = (
             self._connect()
             .execute("SELECT outputs FROM runs WHERE key = ? AND status = 'done'", (run_key(identity, inputs),))
@@ -114,7 +120,16 @@ class RunArchive:
         return found if all(name in found for name in outputs) else None
 
     def put(self, identity: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any], seconds: float = 0.0) -> None:
-        """Keep a finished run; outputs that the same run gave before are kept too."""
+        """Keep a finished run; outputs that the same run gave before are kept too.
+
+        Args:
+            identity, inputs: of the run, see ``get``.
+            outputs: plain values that it gave.
+            seconds: how long it took.
+
+        Raises:
+            ValidationError: for a value that cannot be kept.
+        """
         key = run_key(identity, inputs)
         connection = self._connect()
         connection.execute("BEGIN IMMEDIATE")
@@ -128,7 +143,13 @@ class RunArchive:
             raise
 
     def put_failure(self, identity: str, inputs: Mapping[str, Any], message: str, seconds: float = 0.0) -> None:
-        """Keep a failed run, unless the same run has succeeded."""
+        """Keep a failed run, unless the same run has succeeded.
+
+        Args:
+            identity, inputs: of the run, see ``get``.
+            message: why it failed.
+            seconds: how long it took.
+        """
         key = run_key(identity, inputs)
         connection = self._connect()
         connection.execute("BEGIN IMMEDIATE")
@@ -179,7 +200,7 @@ class RunArchive:
     # -- what was learned ------------------------------------------------------------------------------------
 
     def remember(self, key: str, content: Any) -> None:
-        """Keep a fact, such as a measured noise level, as JSON."""
+        """Keep a fact, such as a measured noise level; ``key`` finds it again, ``content`` is what JSON can hold."""
         self._connect().execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, json.dumps(content)))
 
     def recall(self, key: str) -> Any:

@@ -81,7 +81,7 @@ def unpack(data: bytes) -> dict[str, Any]:
 
 
 def run_key(identity: str, inputs: Mapping[str, Any]) -> str:
-    """Return the key of a run: a hash of what the simulator is and of every bit of its inputs."""
+    """Return the key of a run: a hash of the simulator's ``identity`` and of every bit of its ``inputs``."""
     digest = hashlib.sha256(identity.encode())
     for name in sorted(inputs):
         value = inputs[name]

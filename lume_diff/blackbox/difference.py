@@ -51,7 +51,12 @@ class FiniteDifference:
                 raise ValidationError(f"{name} is {step!r}; expected 'auto' or a positive number")
 
     def fixed_step(self, name: str, scale: float) -> float | None:
-        """Return the step for an input in its unit, or None where it is to be chosen."""
+        """Return the step for an input in its unit, or None where it is to be chosen.
+
+        Args:
+            name: of the input.
+            scale: size of its typical change [its unit].
+        """
         if isinstance(self.step, Mapping):
             found = self.step.get(name, "auto")
             return None if found == "auto" else float(found)

@@ -46,6 +46,7 @@ class BlackBoxModel(LUMEModel):
             differences for the rest; None for a box that raises ``GradientError`` when differentiated.
         derived: outputs that are statistics of a bunch the simulator returns, ``{name: (bunch output, openPMD key)}``;
             they are computed here, of the living, with exact derivatives.
+        initial: values of inputs that have no ``default_value``, the bunch for instance.
         workers: how many processes of its own the simulator runs in; 0 for this process. What is changed on
             ``simulator`` is replayed in all of them.
         timeout: how long a run may take [s]; needs workers.

@@ -25,6 +25,14 @@ class Simulator(ABC):
     def run(self, inputs: Mapping[str, PlainValue], outputs: Sequence[str]) -> dict[str, PlainValue]:
         """Run at ``inputs`` and return at least the named outputs.
 
+        Args:
+            inputs: every input by name, in the unit of its variable: a float, int, bool or string, an array of the
+                variable's shape, or a ``beamphysics.ParticleGroup``.
+            outputs: names of the outputs that are wanted.
+
+        Returns:
+            ``{output: value}`` in the units of the variables, of the same kinds; more than was asked for does no harm.
+
         Raises:
             Exception: whatever the code raises; the caller adds the inputs that did it.
         """

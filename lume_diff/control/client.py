@@ -40,6 +40,10 @@ class ControlClient(ABC):
     def put(self, values: Mapping[str, Any], timeout: float = 5.0) -> None:
         """Write variables, all at the same time, and wait until the server has done it.
 
+        Args:
+            values: by name, in the units of the variables.
+            timeout: how long to wait [s].
+
         Raises:
             ControlError: if any was refused or did not answer; with every name and what its server said.
         """

@@ -69,5 +69,5 @@ def find_errors(
 
 
 def worst_pull(result: CalibrationResult, errors: Mapping[str, float]) -> float:
-    """Return by how many of its standard errors the worst estimate is off."""
+    """Return by how many of its standard errors the worst estimate of a ``result`` is off the true ``errors``."""
     return max(abs(value - errors[name]) / result.errors[name] for name, value in result.values.items())

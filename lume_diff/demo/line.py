@@ -50,7 +50,7 @@ def as_found(line: StagedModel, seed: int, spread: float = 0.2) -> dict[str, flo
 
 
 def stage_of(line: StagedModel, knob: str) -> str:
-    """Return the stage that a knob belongs to."""
+    """Return the stage of a ``line`` that a ``knob`` belongs to."""
     return next(name for name, stage in line.stages.items() if knob in stage.input_names)
 
 

@@ -17,7 +17,7 @@ _ALONG = ("s", "sigma_x", "sigma_y", "reference_energy")
 
 @torch.no_grad()
 def take_shot(line: StagedModel, settings: Mapping[str, float], label: str) -> Shot:
-    """Return the beam on the screen at settings [1/m^2]."""
+    """Return the beam on the screen of a ``line`` at ``settings`` [1/m^2], with a ``label`` for its picture."""
     particles = f"{SCREEN}.particles"
     found = line(settings, outputs=[IMAGE, particles])
     bunch = found[particles]
@@ -28,7 +28,7 @@ def take_shot(line: StagedModel, settings: Mapping[str, float], label: str) -> S
 
 @torch.no_grad()
 def trace_envelope(line: StagedModel, settings: Mapping[str, float], label: str) -> Envelope:
-    """Return sizes and energy along the whole line at settings [1/m^2]."""
+    """Return sizes and energy along a whole ``line`` at ``settings`` [1/m^2], with a ``label`` for their picture."""
     names = {stage: [f"{stage}/line.{key}" for key in _ALONG] for stage in line.stages}
     found = line(settings, outputs=[name for group in names.values() for name in group])
     parts: list[list[np.ndarray]] = [[] for _ in _ALONG]

@@ -72,7 +72,13 @@ class Backend(Section, ABC):
         return None
 
     def mistakes(self, node: Node, where: str, site: Site) -> list[Problem]:
-        """Return what is wrong beyond single fields and files."""
+        """Return what is wrong beyond single fields and files.
+
+        Args:
+            node: the section as it was read, with its lines.
+            where: its place in the file.
+            site: where the file is, and what may be opened.
+        """
         return []
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic import ValidationError as PydanticError
 
-from lume_diff.errors import nearest_names
+from lume_diff.errors import nearest_names, shortened
 from lume_diff.machine.nodes import Node
 from lume_diff.machine.problems import Problem
 
@@ -86,7 +86,7 @@ def _told(details: list[Any], node: Node, where: str, kind: type[BaseModel]) -> 
         elif detail["type"] == "missing":
             message = "is missing: add it"
         elif detail["type"] != "value_error":
-            message = f"is {_short(detail['input'])}: {message[:1].lower()}{message[1:]}"
+            message = f"is {shortened(repr(detail['input']))}: {message[:1].lower()}{message[1:]}"
         yield Problem(line, ".".join(filter(None, (where, path))), message)
 
 
@@ -143,9 +143,4 @@ def _marks_in(annotation: Any) -> Iterator[FileMark]:
 
 def shown(node: Node) -> str:
     """Return a value for a message."""
-    return _short(node.plain())
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened(repr(node.plain()))

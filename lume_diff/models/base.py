@@ -314,13 +314,33 @@ class LUMEModel(Memory, ABC):
     def tensor_function(self, inputs: Sequence[str], outputs: Sequence[str]) -> TensorFunction:
         """Return the model as a module from one tensor to one tensor, ``(..., n_in) -> (..., n_out)``.
 
-        Columns are the named variables in that order, array variables flattened. All leading dimensions are batch
-        dimensions. It composes with autograd and ``torch.func``; other inputs are at the set-points.
+        It composes with autograd and ``torch.func``; other inputs are at the set-points.
+
+        Args:
+            inputs: names of scalar or array inputs, the columns of what it takes, arrays flattened.
+            outputs: names of scalar or array outputs, the columns of what it returns.
+
+        Returns:
+            The module; all leading dimensions of its argument are batch dimensions.
+
+        Raises:
+            UnknownVariableError: for a name the model does not have.
+            GradientError: for a variable that has no components, such as a bunch.
+
+        Gradient:
+            As the model's.
         """
         return TensorFunction(self, inputs, outputs)
 
     def reference_energy(self, inputs: Mapping[str, Any] | None, elements: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return the reference energy [eV] at the entrance of elements, ``(*batch,)``, without tracking.
+
+        Args:
+            inputs: values that are not those of the set-points, by name; None for none.
+            elements: names of elements of the line.
+
+        Returns:
+            The total energy [eV] by element, ``(*batch,)``, differentiable in the inputs.
 
         Raises:
             UnknownVariableError: if the model knows no elements, or not these.

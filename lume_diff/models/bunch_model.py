@@ -68,6 +68,7 @@ class BunchFromMoments(LUMEModel):
         seed: of the sample.
         species: of the particles.
         reference_energy: total energy that the bunch refers to [eV]; None for the mean energy given in ``values``.
+        dtype, device, validation: see ``LUMEModel``.
         **values: starting values of the inputs: ``mean_x, mean_px, mean_y, mean_py, mean_energy``, ``beta_x, alpha_x,
             norm_emit_x`` and the same for y, ``sigma_t, sigma_energy, cov_t__energy, charge``, in openPMD's units.
             Those of mean energy, beta, emittance and charge have no default, the others are 0.

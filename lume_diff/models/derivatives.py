@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lume_diff.errors import GradientError, ShapeError, SimulatorError, ValidationError
+from lume_diff.errors import GradientError, ShapeError, SimulatorError, ValidationError, shortened
 from lume_diff.models.cost import MODES, DerivativeCost, Question, whole_bunches
 from lume_diff.models.evaluation import check_batches
+from lume_diff.models.forward_mode import directions_at_once, pushed
 from lume_diff.models.report import JacobianCost, ModeCost, counted
-from lume_diff.models.transforms import in_transform
+from lume_diff.models.transforms import in_transform, tensors_in
 from lume_diff.variables import TorchNDVariable, TorchScalarVariable, Variable
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _cheapest(point: _Point) -> tuple[str, dict[str, dict[str, torch.Tensor]], s
             is_simulator = isinstance(error, SimulatorError) and not point.cost.is_free
             if is_simulator or not others:
                 raise
-            failed = failed or f"{mode} mode does not work here: {_first_sentence(error)}"
+            failed = failed or f"{mode} mode does not work here: {shortened(str(error), 160)}"
             mode = others.pop(0)
             tried.append(mode)
     flaw, best = point.costs()[mode].flaw, point.ranking()[0]  # which the runs just made may have shown
@@ -105,13 +106,8 @@ def _cheapest(point: _Point) -> tuple[str, dict[str, dict[str, torch.Tensor]], s
         try:
             return best, _take(point, best), f"{mode} mode is not correct here: {flaw}"
         except GradientError as error:
-            failed = f"{best} mode does not work here: {_first_sentence(error)}"
+            failed = f"{best} mode does not work here: {shortened(str(error), 160)}"
     return mode, result, f"not correct: {flaw}; {failed or 'there is no other mode'}"
-
-
-def _first_sentence(error: Exception) -> str:
-    text = str(error)
-    return text if len(text) <= 160 else text[:157] + "..."
 
 
 def _check_names(model: LUMEModel, inputs: Sequence[str], outputs: Sequence[str]) -> None:
@@ -188,6 +184,14 @@ class _Point:
             return f"{counted(mine.runs, 'simulator run')} against {min(possible)}"
         return f"{counted(self.columns, 'input component')} against {counted(self.rows, 'output component')}"
 
+    @property
+    def at_once(self) -> int:
+        """How many directions go through the model together; one after the other through a black box."""
+        if not self.cost.is_free:
+            return 1
+        taken = sum(tensor.numel() for value in self.inputs.values() for tensor in tensors_in(value))
+        return directions_at_once(math.prod(self.batch) * (self.rows + taken))
+
     # -- what it gives ---------------------------------------------------------------------------------------
 
     def outputs(self, changed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -218,36 +222,29 @@ def _reverse_mode(point: _Point) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def _forward_mode(point: _Point) -> dict[str, dict[str, torch.Tensor]]:
-    columns: dict[str, dict[str, list[torch.Tensor]]] = {output: {} for output in point.out_shapes}
     leaves = {name: leaf.detach() for name, leaf in point.leaves.items()}
-    for name, shape in point.in_shapes.items():
-        # A black box does with one run at the point for all inputs that are differentiated together; without one, what
-        # does not move is better left alone.
-        moved = [name] if point.cost.is_free else list(leaves)
+    widths = [math.prod(shape) for shape in point.in_shapes.values()]
+    units = torch.eye(point.columns).split(widths, dim=1)
+    directions = [
+        unit.to(leaf).reshape((-1, *[1] * len(point.batch), *shape)).expand(-1, *leaf.shape)
+        for unit, leaf, shape in zip(units, leaves.values(), point.in_shapes.values(), strict=True)
+    ]
 
-        def along(*values: torch.Tensor, moved: Sequence[str] = moved) -> dict[str, Any]:
-            return point.outputs({**leaves, **dict(zip(moved, values, strict=True))})
+    def along(*values: torch.Tensor) -> dict[str, torch.Tensor]:
+        return point.outputs(dict(zip(leaves, values, strict=True)))
 
-        primals = tuple(leaves[other] for other in moved)
-        for unit in torch.eye(math.prod(shape), dtype=leaves[name].dtype, device=leaves[name].device):
-            directions = tuple(
-                unit.reshape(shape).expand(leaves[name].shape) if other == name else torch.zeros_like(leaves[other])
-                for other in moved
-            )
-            pushed = torch.func.jvp(along, primals, directions)[1]
-            for output, tangent in pushed.items():
-                columns[output].setdefault(name, []).append(tangent.detach())
+    _, found = pushed(along, list(leaves.values()), directions, point.at_once)
     return {
         output: {
-            name: torch.stack(found, dim=-1).reshape((*point.batch, *shape, *point.in_shapes[name]))
-            for name, found in columns[output].items()
+            name: part.movedim(0, -1).reshape((*point.batch, *shape, *point.in_shapes[name]))
+            for name, part in zip(leaves, found[output].split(widths), strict=True)
         }
         for output, shape in point.out_shapes.items()
     }
 
 
 class TensorFunction(nn.Module):
-    """Map one tensor of inputs to one tensor of outputs, ``(..., n_in) -> (..., n_out)``.
+    """Map one tensor to another, ``(..., n_in) -> (..., n_out)``; see ``LUMEModel.tensor_function``.
 
     Attributes:
         input_names, output_names: the variables, in the order of the columns; arrays are flattened.

@@ -96,7 +96,13 @@ class JacobianCost:
 
 @dataclass
 class GradientReport:
-    """Derivatives known so far with their errors, and the cost of the last Jacobian."""
+    """Derivatives known so far with their errors, and the cost of the last Jacobian.
+
+    Attributes:
+        entries: of derivatives of black boxes; empty where autograd gives them all.
+        jacobian: what the last one took; None before the first.
+        notes: what else there is to know of the gradients, in words.
+    """
 
     entries: list[GradientEntry] = field(default_factory=list)
     jacobian: JacobianCost | None = None

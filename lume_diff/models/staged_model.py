@@ -127,6 +127,10 @@ class StagedModel(LUMEModel):
         The other stages keep their set-points and their runs; the new one brings its own set-points. Not to be called
         while other threads read the chain.
 
+        Args:
+            stage: its name.
+            model: what takes its place, under the same name.
+
         Raises:
             UnknownVariableError: if there is no such stage, or a link needs what the new model does not have.
             ValidationError: if the new model cannot take or hand over what its neighbours need.

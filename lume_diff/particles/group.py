@@ -372,13 +372,13 @@ class TorchParticleGroup(TensorBundle, StatisticAccess):
     def from_cheetah(
         cls, beam: cheetah.ParticleBeam, *, reference_time: Any = 0.0, id: Any = None
     ) -> TorchParticleGroup:
-        """Make a bunch from a `cheetah.ParticleBeam` (see `cheetah.from_cheetah`). Gradient: exact."""
+        """Make a bunch from a `cheetah.ParticleBeam` (see `cheetah_beams.from_cheetah`). Gradient: exact."""
         from lume_diff.particles.cheetah_beams import from_cheetah
 
         return from_cheetah(beam, reference_time=reference_time, id=id)
 
     def to_cheetah(self) -> cheetah.ParticleBeam:
-        """Return a `cheetah.ParticleBeam` (see `cheetah.to_cheetah`). Gradient: exact."""
+        """Return a `cheetah.ParticleBeam` (see `cheetah_beams.to_cheetah`). Gradient: exact."""
         from lume_diff.particles.cheetah_beams import to_cheetah
 
         return to_cheetah(self)

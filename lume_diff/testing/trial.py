@@ -41,7 +41,7 @@ class Trial:
     notes: list[str] = field(default_factory=list)
 
     def demand(self, holds: bool, text: str) -> None:
-        """Raise unless the law holds here."""
+        """Raise ``LawViolation`` with a ``text`` unless the law ``holds`` here."""
         if not holds:
             raise LawViolation(text)
 
@@ -57,7 +57,7 @@ class Trial:
         return float(self.variable(name).scale or 1.0)
 
     def noise(self, output: str, name: str) -> float:
-        """Return the noise that the model has measured in an output along an input, 0 where it has measured none."""
+        """Return the noise measured in an ``output`` along the input called ``name``, 0 where none was measured."""
         entries = self.model.gradient_report().entries
         return max((e.noise or 0.0 for e in entries if (e.output, e.input) == (output, name)), default=0.0)
 

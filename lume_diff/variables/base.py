@@ -11,7 +11,7 @@ import pydantic
 import torch
 from pydantic import BaseModel, ConfigDict, field_validator, model_serializer
 
-from lume_diff.errors import LumeDiffError, UnitError, ValidationError, nearest_names
+from lume_diff.errors import LumeDiffError, UnitError, ValidationError, nearest_names, shortened
 from lume_diff.variables.limits import Policy, check_policy
 from lume_diff.variables.units import parse_unit
 
@@ -285,8 +285,7 @@ def _translate(cls: type[Variable], data: Mapping[str, Any], error: pydantic.Val
 
 
 def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shortened(" ".join(repr(value).split()), 80)
 
 
 def subclasses(cls: type[Variable] = Variable) -> Iterable[type[Variable]]:

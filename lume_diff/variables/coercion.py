@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lume_diff.errors import ShapeError, ValidationError
+from lume_diff.errors import ShapeError, ValidationError, shortened
 from lume_diff.variables.limits import INT64, has_values
 
 
@@ -20,8 +20,7 @@ def shown(value: Any) -> str:
     """Return a value in few words, for messages."""
     if isinstance(value, Tensor | np.ndarray):
         return f"{type(value).__name__} of dtype {value.dtype} and shape {tuple(value.shape)}"
-    text = repr(value)
-    text = text if len(text) <= 60 else text[:57] + "..."
+    text = shortened(repr(value))
     return text if value is None else f"{text} ({type(value).__name__})"
 
 

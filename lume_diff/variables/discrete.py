@@ -12,7 +12,7 @@ import torch
 from pydantic import BeforeValidator, Field, field_validator
 from torch import Tensor
 
-from lume_diff.errors import OutOfRangeWarning, ValidationError, nearest_names
+from lume_diff.errors import OutOfRangeWarning, ValidationError, nearest_names, shortened
 from lume_diff.variables.base import Variable
 from lume_diff.variables.coercion import bool_tensor, integer_tensor, refuse
 from lume_diff.variables.limits import INT64_ENDS, Limits, Range, int_range
@@ -265,8 +265,7 @@ class StrVariable(_Word):
     def _judge(self, text: str, policy: str) -> None:
         expected = self._broken_rule(text)
         if expected is not None and policy != "none":
-            shown = text if len(text) <= 80 else text[:77] + "..."
-            message = f"variable {self.name!r}: {shown!r} ({len(text)} characters), expected {expected}"
+            message = f"variable {self.name!r}: {shortened(text, 80)!r} ({len(text)} characters), expected {expected}"
             if policy == "error":
                 raise ValidationError(f"{message}; give such a text or set default_validation_config='warn'")
             warnings.warn(message, OutOfRangeWarning, stacklevel=3)

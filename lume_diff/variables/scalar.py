@@ -25,8 +25,6 @@ from lume_diff.variables.limits import (
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 _FLOAT64 = torch.float64
 
-SEVERITIES = ("NO_ALARM", "MINOR", "MAJOR", "INVALID")
-
 
 @final
 class TorchScalarVariable(Variable):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lume_diff.errors import ValidationError, nearest_names
+from lume_diff.errors import ValidationError, nearest_names, shortened
 from lume_diff.variables.base import Variable, subclasses
 from lume_diff.variables.limits import end_words
 
@@ -87,7 +87,9 @@ def from_dict(data: Mapping[str, Any]) -> Variable:
         (0.0, 1.0)
     """
     if not isinstance(data, Mapping):
-        raise ValidationError(f"expected the fields of a variable, received {_short(data)}; give a mapping with 'name'")
+        raise ValidationError(
+            f"expected the fields of a variable, received {shortened(repr(data))}; give a mapping with 'name'"
+        )
     fields = {str(key): value for key, value in data.items()}
     cls = variable_class(fields.pop("variable_class", None) or "TorchScalarVariable")
     default = fields.get("default_value")
@@ -188,13 +190,15 @@ def _fields(data: Any) -> list[dict[str, Any]]:
     if isinstance(data, Mapping):
         data = [{"name": name} | _mapping(fields or {}) for name, fields in data.items()]
     if not isinstance(data, Sequence) or isinstance(data, str):
-        raise ValidationError(f"expected a list of variables, received {_short(data)}; give a list of mappings")
+        raise ValidationError(
+            f"expected a list of variables, received {shortened(repr(data))}; give a list of mappings"
+        )
     return [_mapping(fields) for fields in data]
 
 
 def _mapping(fields: Any) -> dict[str, Any]:
     if not isinstance(fields, Mapping):
-        raise ValidationError(f"expected the fields of a variable, received {_short(fields)}; give a mapping")
+        raise ValidationError(f"expected the fields of a variable, received {shortened(repr(fields))}; give a mapping")
     return dict(fields)
 
 
@@ -231,8 +235,3 @@ def _text() -> ModuleType:
     from lume_diff.variables import text
 
     return text
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

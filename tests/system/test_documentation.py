@@ -39,6 +39,7 @@ EXTRAS = {
 }
 BLOCK = re.compile(r"^ *```(?P<language>[a-z]*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?P<target>[^)#\s]+)(?:#[^)]*)?\)")
+FETCHED = re.compile(r"""<(?:script|link|img)[^>]*(?:src="|rel="stylesheet"[^>]*href=")https?:[^>]*>""")
 
 
 def blocks(name: str, *languages: str) -> list[str]:
@@ -135,3 +136,6 @@ def test_the_site_builds_without_a_warning(tmp_path: Path, record_property: Call
     assert built.returncode == 0, built.stdout + built.stderr
     pages = {"index.html", "api/generated/models.html", "explanations/black-boxes.html", "how-to/own-simulator.html"}
     assert {page for page in pages if not (tmp_path / page).exists()} == set()
+    # A closed network shows it as any other: no script, style or font of another server.
+    asked = {page.name: FETCHED.findall(page.read_text(encoding="utf-8")) for page in tmp_path.rglob("*.html")}
+    assert {name: found for name, found in asked.items() if found} == {}

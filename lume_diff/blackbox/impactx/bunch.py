@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lume_diff.blackbox.codes.plain_bunches import SPEED_OF_LIGHT
 from lume_diff.blackbox.impactx.engine import Reference, Snapshot
 from lume_diff.errors import ValidationError
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from beamphysics import ParticleGroup
 
 Array = np.ndarray
-SPEED_OF_LIGHT = 299792458.0
 ELEMENTARY_CHARGE = 1.602176634e-19
 
 

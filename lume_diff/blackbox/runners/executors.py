@@ -141,7 +141,7 @@ class ExecutorRunner(Runner):
             return self._ask("read", kind, reference, *args)
 
     def change(self, on: Reference, do: str, *args: Any, **kwargs: Any) -> Answer:
-        """Change one simulator now and the others when they are used next; a change that fails is made nowhere."""
+        """Change one simulator now and the others when they are used next; see ``WorkerPool.change``."""
         with self._lock:
             change = Change(next(self._serials), on, do, args, kwargs)
             try:

@@ -175,7 +175,12 @@ class WorkerPool(Runner):
             return self._ask(*self._any(), "read", kind, reference, *args)
 
     def change(self, on: Reference, do: str, *args: Any, **kwargs: Any) -> Answer:
-        """Change all simulators, those to come too, and remember it; a change that fails is made nowhere."""
+        """Change all simulators, those to come too, and remember it; a change that fails is made nowhere.
+
+        Args:
+            on: the object inside the simulator that is changed.
+            do: what is done to it, such as ``"setattr"``; further arguments are those of it.
+        """
         with self._lock:
             seat, worker = self._any()
             change = Change(next(self._serials), on, do, args, kwargs)

@@ -31,7 +31,7 @@ class Frame:
 
     @classmethod
     def of(cls, shape: tuple[int, int], pixel: tuple[float, float]) -> Frame:
-        """Return the frame of images that nothing was cut from."""
+        """Return the frame of images that nothing was cut from, of a ``shape`` ``(ny, nx)`` and ``pixel`` size [m]."""
         return cls(shape, pixel, (0, shape[0], 0, shape[1]))
 
     @property
@@ -67,7 +67,7 @@ class Frame:
         return x[0] - 0.5 * dx, x[-1] + 0.5 * dx, y[0] - 0.5 * dy, y[-1] + 0.5 * dy
 
     def crop(self, rows: tuple[int, int], columns: tuple[int, int]) -> Frame:
-        """Return the frame of a part, in pixels of the image, ends excluded."""
+        """Return the frame of some ``rows`` and ``columns``, ``(first, end)`` in pixels of the image, ends excluded."""
         top, _, left, _ = self.window
         b = self.binning
         window = (top + rows[0] * b, top + rows[1] * b, left + columns[0] * b, left + columns[1] * b)

@@ -143,7 +143,15 @@ class Dataset(Scan):
     # -- for torch and models --------------------------------------------------------------------------------
 
     def require_scan(self, minimum: int, purpose: str) -> None:
-        """Raise CalibrationError where fewer settings than ``minimum`` differ."""
+        """Refuse data of too few settings.
+
+        Args:
+            minimum: how many have to differ.
+            purpose: what they are for, in words.
+
+        Raises:
+            CalibrationError: where there are fewer.
+        """
         if self.distinct_settings < minimum:
             raise CalibrationError(
                 f"data of {', '.join(self._outputs)}: {self.distinct_settings} settings differ, "

@@ -182,7 +182,15 @@ class ScreenDataset(Scan):
         return torch.tensor(self._images, dtype=dtype or torch.float64)
 
     def require_scan(self, minimum: int, purpose: str) -> None:
-        """Raise CalibrationError where fewer settings than ``minimum`` differ and show the beam."""
+        """Refuse data of too few settings.
+
+        Args:
+            minimum: how many have to differ and show the beam.
+            purpose: what they are for, in words.
+
+        Raises:
+            CalibrationError: where there are fewer.
+        """
         seen = self.has_beam.any(1)
         found = self._settings.take(np.flatnonzero(seen)).distinct if seen.any() else 0
         if found < minimum:

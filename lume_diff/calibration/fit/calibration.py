@@ -84,7 +84,12 @@ class Calibration:
             self._observations.append(Observation(part, chosen, target))
 
     def objective(self, ledger: RunArchive | None = None, seed: int = 0) -> Objective:
-        """Return residuals, cost and derivatives as functions of the parameters, for a fit of one's own."""
+        """Return residuals, cost and derivatives as functions of the parameters, for a fit of one's own.
+
+        Args:
+            ledger: keeps every evaluation; None to keep nothing.
+            seed: part of the ledger's key.
+        """
         return Objective(self.model, self._observations, self.parameters, ledger, seed)
 
     def _posterior(self, objective: Objective, u: Tensor) -> tuple[Tensor, Laplace, float | None]:

@@ -16,8 +16,11 @@ from lume_diff.calibration.fit.bunches import other_bunches
 from lume_diff.calibration.fit.parameters import Parameter, acted_image, acted_inputs
 from lume_diff.calibration.likelihoods.base import Likelihood
 from lume_diff.errors import CalibrationError, GradientError, SimulatorError, ValidationError
+from lume_diff.models.cost import Question
 from lume_diff.models.derivatives import component_shape
 from lume_diff.models.fingerprint import fingerprint
+from lume_diff.models.forward_mode import directions_at_once, pushed
+from lume_diff.models.transforms import tensors_in
 
 if TYPE_CHECKING:
     from lume_diff.models import LUMEModel
@@ -229,16 +232,25 @@ class Objective:
         return Sampling(**{n: torch.as_tensor(v) for n, v in self._kept(f"sampling {count}", u, evaluate).items()})
 
     def jacobian(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return all residuals ``(n,)`` and their derivatives ``(n, p)``."""
-        residuals = None
-        columns = []
-        for unit in torch.eye(self.count, dtype=u.dtype):
-            pushed = torch.func.jvp(self.residuals, (u,), (unit,))
-            residuals = pushed[0]
-            columns.append(pushed[1].detach())
-        if residuals is None:
+        """Return all residuals ``(n,)`` and their derivatives ``(n, p)``, by forward mode."""
+        if not self.count:
             raise ValidationError("there is nothing to fit: give at least one parameter")
-        return self._finite(residuals.detach(), u), torch.stack(columns, dim=-1)
+        residuals, columns = pushed(self.residuals, [u], [torch.eye(self.count, dtype=u.dtype)], self._at_once)
+        return self._finite(residuals, u), columns.mT
+
+    @cached_property
+    def _at_once(self) -> int:
+        """How many directions go through the model together; one after the other through a black box."""
+        taken = sum(
+            tensor.numel() for value in self.model.get(self.model.input_names).values() for tensor in tensors_in(value)
+        )
+        numbers = 0
+        for data in (observation.data for observation in self.observations):
+            if not self.model._derivative_cost(Question({}, {}, list(data.outputs), ())).is_free:
+                return 1
+            made = (math.prod(component_shape(self.model.supported_variables[name])) for name in data.outputs)
+            numbers += len(data) * (sum(made) + taken)
+        return directions_at_once(numbers)
 
     def jacobian_by_rows(self, u: Tensor) -> Tensor:
         """Return derivatives of all residuals ``(n, p)`` by reverse mode, for chains without a forward mode."""

@@ -39,11 +39,28 @@ class Parameter(ABC):  # noqa: B024 - a parameter may act on inputs, on images, 
         """Raise unless the parameter makes sense for a model."""
 
     def on_inputs(self, inputs: Mapping[str, Any], value: Tensor) -> dict[str, Any]:
-        """Return the model's inputs as they are if the parameter has this value; ``value`` is ``()`` or batched."""
+        """Return the model's inputs as they are if the parameter has a value.
+
+        Args:
+            inputs: as they are written down, by name.
+            value: of the parameter, in its unit, ``()`` or batched.
+
+        Gradient:
+            Exact.
+        """
         return dict(inputs)
 
     def on_image(self, image: Tensor, value: Tensor, pixel_size: tuple[float, float]) -> Tensor:
-        """Return what the camera sees, ``(*batch, ny, nx)``, of what falls on the screen; ``pixel_size`` in m."""
+        """Return what the camera sees of what falls on the screen, ``(*batch, ny, nx)``.
+
+        Args:
+            image: what falls on the screen, ``(*batch, ny, nx)``.
+            value: of the parameter, in its unit, ``()`` or batched.
+            pixel_size: width and height of a pixel [m].
+
+        Gradient:
+            Exact.
+        """
         return image
 
     def acts(self) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def plot_result(
     images, numbers = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
     if pictures:
         data, found = pictures[0]
-        _draw_images(images, data, found[data.screen], result)
+        _draw_images(images, data, found[data.screen])
     left, middle, right = numbers.subplots(1, 3, width_ratios=(2.6, 1.4, 1.3))
     _draw_estimates(left, result, truth or {})
     _draw_correlation(middle, result, figure)
@@ -56,7 +56,7 @@ def plot_result(
     return figure
 
 
-def _draw_images(figure: Any, data: Any, predicted: Tensor, result: CalibrationResult) -> None:
+def _draw_images(figure: Any, data: Any, predicted: Tensor) -> None:
     """Draw measured and predicted images and what is left, for settings spread over the scan."""
     from lume_diff.calibration.likelihoods.measures import fitted_amplitude
     from lume_diff.calibration.likelihoods.shots import screen_shots

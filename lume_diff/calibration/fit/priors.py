@@ -33,7 +33,11 @@ class Prior(ABC):
         """The open interval outside which nothing lies."""
 
     def check(self, name: str, value: float) -> None:
-        """Raise unless a value lies inside the support.
+        """Refuse a value outside the support.
+
+        Args:
+            name: of the parameter, for the message.
+            value: in its unit.
 
         Raises:
             ValidationError: with the parameter's name, the value and the interval.

@@ -32,7 +32,7 @@ _POOR_FIT = 2.0
 
 
 class CalibrationResult:
-    """The estimates of a fit with their standard errors, and everything to judge them by.
+    """The estimates of a fit with their standard errors, and everything to judge them by; see ``Calibration.run``.
 
     Attributes:
         converged: whether the optimiser found that nothing more is to be gained.

@@ -37,7 +37,12 @@ class Likelihood(ABC):
         """Take from a data set, once, what the residuals need of it."""
 
     def granular(self, target: Any, particles: float) -> Any:
-        """Return a target that allows for the noise of a prediction from this many macroparticles."""
+        """Return a target that allows for the noise of a prediction.
+
+        Args:
+            target: what ``target`` returned.
+            particles: how many macroparticles of equal weight make the prediction.
+        """
         return target
 
     def measured_share(self, target: Any) -> Tensor:
@@ -67,6 +72,9 @@ class Likelihood(ABC):
 
     def residuals(self, predicted: Mapping[str, Tensor], target: Any) -> Tensor:
         """Return residuals ``(n,)`` whose half sum of squares is minus the log likelihood, but for a constant.
+
+        Args:
+            predicted, target: as for ``deviations``.
 
         Gradient:
             Exact.

@@ -1,4 +1,4 @@
-"""Detail: measured images with bumps that are as fine as the beam on each, by which predictions are compared."""
+"""Detail: measured images with bumps that are as fine as the beam on each, and likelihoods that compare by them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lume_diff.calibration.likelihoods.base import Likelihood
 from lume_diff.calibration.likelihoods.granularity import granular_variance, smoothed
 from lume_diff.calibration.likelihoods.moments import beam_moments
 from lume_diff.calibration.likelihoods.shots import Shots, screen_shots
@@ -59,17 +60,6 @@ class Detail(NamedTuple):
         return torch.nonzero(self.shots.counted.flatten(1).any(1)).flatten().tolist()
 
 
-def check_detail(detail: float) -> float:
-    """Return the width of bumps in rms sizes of a beam if it is one.
-
-    Raises:
-        ValidationError: if it is negative or coarser than 2 rms sizes.
-    """
-    if not 0.0 <= detail <= 2.0:
-        raise ValidationError(f"detail is {detail!r}; expected between 0, for single pixels, and 2 rms sizes")
-    return detail
-
-
 def _bumps(count: int, width: float) -> Tensor:
     """Return orthonormal rows ``(m, count)`` that span Gaussian bumps of a width [pixels]; single pixels if narrow."""
     number = max(round(count / (_SPACING * width)), 1) if width > 0.0 else count
@@ -80,3 +70,34 @@ def _bumps(count: int, width: float) -> Tensor:
     rows = torch.exp(-0.5 * ((pixels - centres.unsqueeze(-1)) / width).square())
     root = torch.linalg.cholesky(rows @ rows.mT)
     return torch.linalg.solve_triangular(root, rows, upper=False)
+
+
+class DetailLikelihood(Likelihood):
+    """Compare what images show by bumps as fine as each beam; share what ``Images`` and ``Profiles`` have in common.
+
+    Args:
+        detail: standard deviation of the bumps in rms sizes of each measured beam; 0 for single pixels.
+        robust: see ``Likelihood``.
+
+    Raises:
+        ValidationError: for a detail that is negative or coarser than 2 rms sizes.
+    """
+
+    is_granular = True
+
+    def __init__(self, detail: float = 1.0, robust: float | None = None) -> None:
+        super().__init__(robust)
+        if not 0.0 <= detail <= 2.0:
+            raise ValidationError(f"detail is {detail!r}; expected between 0, for single pixels, and 2 rms sizes")
+        self.detail = detail
+
+    def target(self, data: Any) -> Detail:
+        """Take mean images, their standard errors and the mask, and bumps that are as fine as each beam."""
+        return Detail.of(data, self.detail)
+
+    def granular(self, target: Detail, particles: float) -> Detail:
+        """Return a target whose errors allow for a prediction from this many macroparticles."""
+        return target.granular(particles)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.detail}, robust={self.robust})"

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lume_diff.calibration.likelihoods.base import Likelihood
-from lume_diff.calibration.likelihoods.detail import Detail, check_detail
+from lume_diff.calibration.likelihoods.detail import Detail, DetailLikelihood
 from lume_diff.calibration.likelihoods.measures import fitted_amplitude
 
 
-class Images(Likelihood):
+class Images(DetailLikelihood):
     """Compare images, the mean of the shots of each setting with its standard error, with free intensity.
 
     Pixels are weighted by their errors, to which the number of macroparticles that predict them adds, and then
@@ -35,20 +33,6 @@ class Images(Likelihood):
     Gradient:
         Exact.
     """
-
-    is_granular = True
-
-    def __init__(self, detail: float = 1.0, robust: float | None = None) -> None:
-        super().__init__(robust)
-        self.detail = check_detail(detail)
-
-    def target(self, data: Any) -> Detail:
-        """Take mean images, their standard errors and the mask, and bumps that are as fine as each beam."""
-        return Detail.of(data, self.detail)
-
-    def granular(self, target: Detail, particles: float) -> Detail:
-        """Allow for the noise of the prediction."""
-        return target.granular(particles)
 
     def measured_share(self, target: Detail) -> Tensor:
         """Return the variance that the noise of the data gives to every deviation, ``(n,)``."""
@@ -89,6 +73,3 @@ class Images(Likelihood):
             factor = fitted_amplitude(light, wanted, torch.ones_like(wanted), (-2, -1))
             found.append((factor * light - wanted).flatten())
         return torch.cat(found)
-
-    def __repr__(self) -> str:
-        return f"Images({self.detail}, robust={self.robust})"

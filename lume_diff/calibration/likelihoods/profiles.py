@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lume_diff.calibration.likelihoods.base import Likelihood
-from lume_diff.calibration.likelihoods.detail import Detail, check_detail
+from lume_diff.calibration.likelihoods.detail import Detail, DetailLikelihood
 from lume_diff.calibration.likelihoods.measures import fitted_amplitude
 
 
-class Profiles(Likelihood):
+class Profiles(DetailLikelihood):
     """Compare the projections of images on x and on y: robust against noise of single pixels, and cheap.
 
     Columns and rows are weighted by their errors and compared by smooth bumps, see ``Images``.
@@ -28,20 +26,6 @@ class Profiles(Likelihood):
     Gradient:
         Exact.
     """
-
-    is_granular = True
-
-    def __init__(self, detail: float = 1.0, robust: float | None = None) -> None:
-        super().__init__(robust)
-        self.detail = check_detail(detail)
-
-    def target(self, data: Any) -> Detail:
-        """Take mean images, their standard errors and the mask, and bumps that are as fine as each beam."""
-        return Detail.of(data, self.detail)
-
-    def granular(self, target: Detail, particles: float) -> Detail:
-        """Allow for the noise of the prediction."""
-        return target.granular(particles)
 
     def measured_share(self, target: Detail) -> Tensor:
         """Return the variance that the noise of the data gives to every deviation, ``(n,)``."""
@@ -69,9 +53,6 @@ class Profiles(Likelihood):
             factor = fitted_amplitude(here, there, torch.ones_like(there), (-1,))
             found.append(factor * here - there)
         return torch.cat(found)
-
-    def __repr__(self) -> str:
-        return f"Profiles({self.detail}, robust={self.robust})"
 
 
 def _lines(target: Detail) -> Iterator[tuple[tuple[int, int], Tensor]]:

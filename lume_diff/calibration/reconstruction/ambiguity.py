@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from lume_diff.calibration.reconstruction.training import Options, Training
-from lume_diff.calibration.reconstruction.variants import AS_GIVEN, Variant
+from lume_diff.calibration.reconstruction.variants import AS_GIVEN, Variant, View
 
 if TYPE_CHECKING:
     from lume_diff.calibration.reconstruction.reconstruction import BeamReconstruction
@@ -95,7 +95,7 @@ def check_ambiguity(
         epochs: of each fit.
         n_particles: of each fit.
     """
-    views = ["mirrored in x"]
+    views: list[View] = ["mirrored in x"]
     frames = [screen.data.frame for screen in task.screens]
     if all(len(set(frame.full)) == 1 and math.isclose(*frame.pixel, rel_tol=1e-3) for frame in frames):
         views.insert(0, "transposed")

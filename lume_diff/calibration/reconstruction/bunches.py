@@ -11,12 +11,11 @@ from lume_diff.calibration.reconstruction.generators import DIMENSIONS
 from lume_diff.errors import ValidationError
 from lume_diff.particles import TorchParticleGroup
 from lume_diff.particles.bundle import Static
+from lume_diff.particles.constants import c_light
 from lume_diff.particles.coordinates import from_coordinates
 
 if TYPE_CHECKING:
     from lume_diff.models import LUMEModel
-
-_LIGHT = 299792458.0  # [m/s]
 
 
 class Entrance:
@@ -48,9 +47,9 @@ class Entrance:
             momentum, reference = torch.sqrt(self.energy.square() - design.mass**2), design.reference_momentum
             ratio, one = momentum / reference, torch.ones_like(momentum)
             self._units = torch.stack((one, ratio, one, ratio, one, self.energy / reference))
-            late = _LIGHT * (design["mean_t"].double() - self.reference_time)
+            late = c_light * (design["mean_t"].double() - self.reference_time)
             self._centre = torch.stack((late, (self.energy - self.reference_energy) / reference))
-            self._spread = torch.stack((_LIGHT * self.sigma_t, self.sigma_energy / reference))
+            self._spread = torch.stack((c_light * self.sigma_t, self.sigma_energy / reference))
         self._static = Static(design.species, design.mass, design.charge_number)
 
     def bunch(self, points: Tensor, longitudinal: Tensor) -> TorchParticleGroup:
@@ -114,7 +113,7 @@ def design_scale(design: TorchParticleGroup) -> Tensor:
             design["sigma_px"] / momentum,
             design["sigma_y"],
             design["sigma_py"] / momentum,
-            _LIGHT * design["sigma_t"],
+            c_light * design["sigma_t"],
             design["sigma_energy"] / design["mean_energy"],
         ]
         return torch.stack(found).double()

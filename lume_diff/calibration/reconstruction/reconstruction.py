@@ -301,7 +301,7 @@ class BeamReconstruction:
         return view
 
     def distances(self, member: Member, points: Tensor | None = None) -> Distance:
-        """Return how far a member's images are from those of the fit, ``(settings,)`` each, all data one by one."""
+        """Return how far the images of a ``member``, of ``points`` as in ``images``, are off, ``(settings,)`` each."""
         each = [screen._own_distances(member, points) for screen in self.screens]
         return each[0] if len(each) == 1 else Distance(*map(torch.cat, zip(*each, strict=True)))
 
@@ -343,7 +343,7 @@ class BeamReconstruction:
     # -- other readings of the scan --------------------------------------------------------------------------
 
     def read_as(self, variant: Variant, n_particles: int) -> BeamReconstruction:
-        """Return the same reconstruction with another reading of settings and camera."""
+        """Return the same with a ``variant``, another reading of settings and camera, and with ``n_particles``."""
         other = copy.copy(self)
         other.variant, other.n_particles, other._linear = variant, n_particles, None
         other.entrance = Entrance(self.design, other._scale())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-#: What may be wrong with the camera's frame.
-VIEWS = ("as given", "transposed", "mirrored in x", "mirrored in y")
+#: How the camera may have turned the image.
+View = Literal["as given", "transposed", "mirrored in x", "mirrored in y"]
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Variant:
 
     Attributes:
         strength: factor on all scanned settings.
-        view: one of `VIEWS`.
+        view: what the camera has done to the image.
     """
 
     strength: float = 1.0
-    view: str = "as given"
+    view: View = "as given"
 
     def on_inputs(self, inputs: Mapping[str, Any], scanned: Sequence[str]) -> dict[str, Any]:
         """Return the settings as this reading has them."""

@@ -14,7 +14,7 @@ from lume_diff.models.facility.conversions.base import AnyConversion
 from lume_diff.models.facility.functions import AnyFunction
 from lume_diff.models.facility.part import Part
 
-_QUOTE = "an option is a text, got a truth value: in YAML quote it, because some readers take ON and OFF for these"
+_QUOTE = "an option is a text; in YAML quote it, because ON, OFF, YES and NO are truth values there"
 
 Bounds = tuple[float | None, float | None]
 
@@ -251,18 +251,14 @@ class State(Shown):
     @classmethod
     def _texts(cls, value: Any) -> Any:
         if any(isinstance(option, bool) for option in (value if isinstance(value, list | tuple) else [value])):
-            raise ValueError(
-                "an option is a text; in YAML quote it, because ON, OFF, YES and NO are truth values there"
-            )
+            raise ValueError(_QUOTE)
         return value
 
     @field_validator("settings", mode="before")
     @classmethod
     def _keys(cls, value: Any) -> Any:
         if isinstance(value, dict) and any(isinstance(key, bool) for key in value):
-            raise ValueError(
-                "an option is a text; in YAML quote it, because ON, OFF, YES and NO are truth values there"
-            )
+            raise ValueError(_QUOTE)
         return value
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pydantic
 
-from lume_diff.errors import ValidationError, nearest_names
+from lume_diff.errors import ValidationError, nearest_names, shortened
 from lume_diff.models.facility.entries import Entry, Part
 from lume_diff.models.facility.mapping import Cell, ElementTable, FacilityMapping
 from lume_diff.models.facility.mistakes import Location, MappingError, Mistakes
@@ -123,7 +123,7 @@ def mistakes_of(error: pydantic.ValidationError) -> list[tuple[Location, str]]:
     for detail in error.errors(include_url=False):
         cause = detail.get("ctx", {}).get("error")
         words = str(cause) if cause is not None else detail["msg"][:1].lower() + detail["msg"][1:]
-        given = "" if detail["type"] in ("missing", "value_error") else f", got {_short(detail['input'])}"
+        given = "" if detail["type"] in ("missing", "value_error") else f", got {shortened(repr(detail['input']))}"
         found.append((tuple(detail["loc"]), words + given))
     return found
 
@@ -144,11 +144,6 @@ def as_mapping(data: Any) -> FacilityMapping:
             mistakes.add(where, what)
         mistakes.refuse()
         raise
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 # -- placeholders ------------------------------------------------------------------------------------------------------

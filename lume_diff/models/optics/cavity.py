@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from lume_diff.errors import ValidationError
+from lume_diff.particles.constants import c_light
 
 from ._assembly import assemble, pattern
 from .special import log1p_over_x, relativistic_factors, stumpff
 
 CavityType = Literal["standing_wave", "traveling_wave"]
 
-_SPEED_OF_LIGHT = 299792458.0
 _CELLS = {(0, 0): 0, (2, 2): 0, (0, 1): 1, (2, 3): 1, (1, 0): 2, (3, 2): 2, (1, 1): 3, (3, 3): 3}
 _STANDING = pattern({**_CELLS, (4, 4): 4, (4, 5): 5, (5, 4): 6, (5, 5): 7}, 8)
 _TRAVELING = pattern({**_CELLS, (5, 4): 4, (5, 5): 3}, 5)
@@ -60,7 +60,7 @@ def _field(
     gain = effective * cos_phase
     gamma0, _, beta0 = relativistic_factors(energy, mass)
     gamma1, _, beta1 = relativistic_factors(energy + gain, mass)
-    wave_number = 2.0 * math.pi / _SPEED_OF_LIGHT * frequency
+    wave_number = 2.0 * math.pi / c_light * frequency
     return _Field(cos_phase, phi.sin(), wave_number, effective, gain, gamma0, beta0, gamma1, beta1)
 
 

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from lume_diff.errors import ValidationError
+from lume_diff.particles.constants import c_light
 
 from .bend import edge_strengths
 from .special import sinc, sqrt1p_minus_1, stumpff
-
-_SPEED_OF_LIGHT = 299792458.0
 
 
 class _Bunch:
@@ -301,7 +300,7 @@ def track_transverse_deflecting_cavity(
     bunch.drift(half)
 
     amplitude = (-voltage * charge_number).unsqueeze(-1)
-    wave_number = (2.0 * math.pi / _SPEED_OF_LIGHT * frequency).unsqueeze(-1)
+    wave_number = (2.0 * math.pi / c_light * frequency).unsqueeze(-1)
     angle = 2.0 * math.pi * phase.unsqueeze(-1) + wave_number * bunch.z / bunch.beta
     gain = amplitude * angle.cos() * wave_number * bunch.x
     momentum = bunch.rel_p * bunch.p0

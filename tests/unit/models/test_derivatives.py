@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 
 from lume_diff.errors import GradientError, ShapeError, SimulatorError, UnknownVariableError, ValidationError
 from lume_diff.models import GradientEntry, GradientReport, LUMEModel
+from lume_diff.models.forward_mode import directions_at_once
 from lume_diff.models.transforms import in_transform
 from lume_diff.variables import (
     BoolVariable,
@@ -123,7 +124,7 @@ def test_auto_takes_the_cheaper_mode_and_says_so(
     (alternative,) = cost.alternatives
     assert (cost.mode, cost.passes, alternative.passes) == (mode, passes, other)
     assert alternative.mode == {"forward": "reverse", "reverse": "forward"}[mode]
-    assert model.runs == (passes if mode == "forward" else 1)
+    assert model.runs == 1  # all directions go through together
     assert (cost.runs, cost.learning_runs, cost.predicted.runs, alternative.runs) == (0, 0, 0, 0)
     word, other_word = ("passes" if n != 1 else "pass" for n in (passes, other))
     expected = f"Jacobian in {mode} mode: {passes} {word} (would take: {alternative.mode} mode {other} {other_word}); "
@@ -138,6 +139,36 @@ def test_a_mode_that_was_asked_for_is_taken(model: Mixed, mode: str) -> None:
     assert cost is not None
     assert (cost.mode, cost.reason) == (mode, "as asked")
     assert cost.passes == {"forward": 1, "reverse": 20, "collective": 1}[mode]
+
+
+def test_directions_go_one_after_the_other_where_vmap_does_not_pass() -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            return x.square()
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.save_for_forward(*inputs)
+
+        @staticmethod
+        def jvp(ctx: Any, tangent: torch.Tensor) -> torch.Tensor:
+            return 2.0 * ctx.saved_tensors[0] * tangent
+
+    class Forward(Mixed):
+        def _run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+            return {"v": Square.apply(inputs["w"]).sum(-2) * inputs["b"][..., None]}
+
+    model = Forward()
+    table = model.jacobian(["v"], ["w", "b"], mode="forward")["v"]
+    w = model.get("w")
+    torch.testing.assert_close(table["b"], w.square().sum(-2))
+    torch.testing.assert_close(table["w"], 6.0 * torch.diag_embed(w).movedim(-2, -3))
+    assert model.runs == 1 + 7  # the first, which does not come through, and one for each component
+
+
+def test_few_directions_go_together_where_values_are_large() -> None:
+    assert [directions_at_once(numbers) for numbers in (0, 1000, 2**22, 2**24, 2**30)] == [32, 32, 4, 1, 1]
 
 
 def test_auto_goes_back_where_forward_mode_does_not_work() -> None:

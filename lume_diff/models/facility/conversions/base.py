@@ -78,7 +78,7 @@ class Conversion(Part, ABC):
 
     @abstractmethod
     def to_setpoint(self, native: Tensor, numbers: Numbers, energy: Tensor | None) -> Tensor:
-        """Return the control system's numbers; the exact inverse of ``to_native``, with the same arguments."""
+        """Return the control system's numbers; the exact inverse, see ``to_native``."""
 
     def signature(self) -> Hashable:
         """Return what two conversions must share so that they can be stacked, beside the shapes of their numbers."""
