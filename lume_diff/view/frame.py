@@ -17,14 +17,14 @@ class _Memory:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._made: dict[Hashable, Any] = {}
+        self._made: dict[Hashable, tuple[Hashable, Any]] = {}
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the result, worked out by the first who asks."""
+    def once(self, key: Hashable, make: Callable[[], T], state: Hashable) -> T:
+        """Return the result for a state, worked out by the first who asks."""
         with self._lock:
-            if key not in self._made:
-                self._made[key] = make()
-            found: T = self._made[key]
+            if key not in self._made or self._made[key][0] != state:
+                self._made[key] = state, make()
+            found: T = self._made[key][1]
             return found
 
 
@@ -59,11 +59,12 @@ class Frame:
         reading = self.readings.get(name)
         return None if reading is None else reading.value
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+    def once(self, key: Hashable, make: Callable[[], T], state: Hashable = None) -> T:
         """Return what is worked out from this frame, once for all viewers.
 
         Args:
             key: says what it is: the name of the variable, the size, and so on.
             make: works it out, in the thread of the first who asks.
+            state: of whatever else it depends on, such as the second if it tells ages; made anew when that changes.
         """
-        return self._memory.once(key, make)
+        return self._memory.once(key, make, state)

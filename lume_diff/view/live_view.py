@@ -23,6 +23,7 @@ LOG = logging.getLogger("lume_diff.view")
 LOOPBACK = "127.0.0.1"
 _LOOK, _UNUSED = 1000, 10_000  # [ms] how often closed pages are looked for, and after how long they are gone
 _SHORTEST = 16  # characters of a token
+_LATER = 3.0  # [s] without a new page until the next one is made ready
 
 
 class LiveView:
@@ -66,6 +67,9 @@ class LiveView:
         self._panels: Sequence[type[Panel]] = every_plugin("panels") if panels is None else panels
         self._fan_out = FanOut(self.source, rate)
         self._pages: set[Page] = set()
+        self._ready: tuple[Page, Any] | None = None
+        self._later: threading.Timer | None = None
+        self._stopped = False
         self._lock = threading.Lock()
         self._server: Any = None
         self._belongs_to = _document()  # with ``panel serve`` every page has a view of its own
@@ -88,24 +92,44 @@ class LiveView:
         """Return a new page, for the document that is being made."""
         import panel as pn
 
-        document, page = pn.state.curdoc, self._page()
-        template = page.template()
+        with self._lock:
+            ready, self._ready = self._ready, None
+        page, template = self._page_and_template() if ready is None else ready
+        document = pn.state.curdoc
         if document is not None:
             with self._lock:
                 self._pages.add(page)
             page.open(document)
             document.on_session_destroyed(lambda context: self._left(page, document))
+            self._make_ready_later()
         return template
 
     def _page(self) -> Page:
         source = SessionSource(self.source, self.token, "view")
         return Page(source, self._fan_out, self._panels, self.source.title, self.source.writable)
 
-    def _warm_up(self) -> None:
-        """Make a page that nobody sees: the first takes seconds, because everything is imported for it."""
+    def _page_and_template(self) -> tuple[Page, Any]:
         page = self._page()
-        page.template()
-        page.close()
+        return page, page.template()
+
+    def _make_ready(self) -> None:
+        """Make the next page before somebody asks for it: the first takes seconds, as everything is imported for it."""
+        ready = self._page_and_template()
+        with self._lock:
+            if self._ready is None and not self._stopped:
+                self._ready, ready = ready, None
+        if ready is not None:
+            ready[0].close()
+
+    def _make_ready_later(self) -> None:
+        """Make the next page when nobody has asked for one for some time."""
+        with self._lock:
+            if self._later is not None:
+                self._later.cancel()
+            if self._server is not None and not self._stopped:
+                self._later = threading.Timer(_LATER, self._make_ready)
+                self._later.daemon = True
+                self._later.start()
 
     def _left(self, page: Page, document: Any) -> None:
         with self._lock:
@@ -145,7 +169,8 @@ class LiveView:
         """
         if self._server is not None:
             raise SimulatorError("this view is served already: make a new one")
-        self._warm_up()
+        self._stopped = False
+        self._make_ready()
         ready = threading.Event()
         failed: list[Exception] = []
         self._thread = threading.Thread(
@@ -174,6 +199,12 @@ class LiveView:
             self._thread.join()
         with self._lock:
             pages, self._pages = list(self._pages), set()
+            self._stopped = True
+            if self._later is not None:
+                self._later.cancel()
+            if self._ready is not None:
+                pages.append(self._ready[0])
+                self._ready = None
         for page in pages:
             page.close()
         self._fan_out.close()

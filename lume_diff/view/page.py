@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,14 @@ _FOCUS = """
 }
 """
 _TEMPLATE = Path(__file__).with_name("page.html")
+_AT_FIRST = 3  # panels that come with the page
+_SLOT = 200  # [px] of a panel that is still to come
 
 
 class Page:
     """Build the panels of one browser window, and bring frames to them while it is open.
+
+    The first panels, which fill a screen, come with the page; of the others one comes with each frame that has arrived.
 
     Args:
         source: as this window sees it.
@@ -45,10 +50,13 @@ class Page:
         self._heading, self._needs_token = heading, needs_token
         self._banner = AlarmBanner(source)
         self._panels = made_panels(source, panels)
+        self._slots: deque[tuple[Any, Panel]] = deque()
         self._viewer: Viewer | None = None
 
     def template(self) -> Any:
         """Return the page for the browser."""
+        import panel as pn
+
         page = template_class()(_TEMPLATE.read_text())
         link = link_class()()
         page.add_panel("link", link)
@@ -59,8 +67,12 @@ class Page:
             {"key": f"panel{number}", "title": panel.title, "wide": panel.wide}
             for number, panel in enumerate(self._panels)
         ]
-        for card, panel in zip(cards, self._panels, strict=True):
-            page.add_panel(str(card["key"]), panel.view())
+        for number, (card, panel) in enumerate(zip(cards, self._panels, strict=True)):
+            view = panel.view()  # made now, though it may come later
+            if number >= _AT_FIRST:
+                view = pn.Column(sizing_mode="stretch_width", min_height=_SLOT)
+                self._slots.append((view, panel))
+            page.add_panel(str(card["key"]), view)
         show_focus(lock_view, *(panel.view() for panel in self._panels))
         page.add_variable("heading", self._heading)
         page.add_variable("cards", cards)
@@ -88,8 +100,16 @@ class Page:
         def sent(number: int) -> None:
             self._link.sent = number
 
-        viewer = Viewer([self._banner, *self._panels], document, sent)
-        self._link.param.watch(lambda event: viewer.seen(event.new), "seen")
+        viewer = Viewer([self._banner, *self._panels[:_AT_FIRST]], document, sent)
+
+        def seen(event: Any) -> None:
+            if self._slots:
+                slot, panel = self._slots.popleft()
+                slot.append(panel.view())
+                viewer.panels.append(panel)
+            viewer.seen(event.new)
+
+        self._link.param.watch(seen, "seen")
         self._viewer = viewer
         self._fan_out.add(viewer)
 

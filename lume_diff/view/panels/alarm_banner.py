@@ -49,9 +49,17 @@ class AlarmBanner(Panel):
         """All variables."""
         return list(self.source.variables)
 
+    def prepare(self, frame: Frame) -> None:
+        """Put it in words."""
+        self._text(frame)
+
+    def _text(self, frame: Frame) -> str:
+        now = time.time()
+        return frame.once("banner", lambda: banner(frame, self.names, now), int(now))
+
     def update(self, frame: Frame) -> None:
         """Say how things are."""
-        text = banner(frame, self.names, time.time())
+        text = self._text(frame)
         if self._pane.object != text:
             self._pane.object = text
 

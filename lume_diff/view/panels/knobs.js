@@ -48,6 +48,7 @@ export function render({ model, el }) {
   el.append(style, filter, scroll, note);
 
   const rows = new Map();
+  let values = JSON.parse(model.rows);
   const cell = (row, content, kind) => {
     const made = document.createElement("td");
     if (kind) made.className = kind;
@@ -102,7 +103,7 @@ export function render({ model, el }) {
 
   const show = (name) => {
     const parts = rows.get(name);
-    const now = model.values[name];
+    const now = values[name];
     if (!parts || !now) return;
     const { row, input, readback, limits, alarm } = parts;
     const root = el.getRootNode();
@@ -135,14 +136,17 @@ export function render({ model, el }) {
     for (const [name, { row }] of rows) row.hidden = !name.toLowerCase().includes(word);
   };
   filter.addEventListener("input", choose);
-  model.on("values", () => { for (const name of rows.keys()) show(name); });
+  model.on("rows", () => {
+    values = JSON.parse(model.rows);
+    for (const name of rows.keys()) show(name);
+  });
   model.on("writable", () => { for (const name of rows.keys()) show(name); });
   model.on("knobs", build);
   model.on("msg:custom", (answer) => {
     const parts = rows.get(answer.name);
     if (parts) parts.input.classList.remove("waiting");
     note.textContent = answer.error ? `✖ ${answer.name} was not written: ${answer.error}` : "";
-    if (parts && answer.error) parts.input.value = model.values[answer.name].value;
+    if (parts && answer.error) parts.input.value = values[answer.name].value;
     show(answer.name);
   });
   build();

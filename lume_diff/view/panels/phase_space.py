@@ -126,7 +126,7 @@ class PhaseSpace(Panel):
         elif picture.is_lost:
             doubt = doubt or Alarm(self.element, Severity.INVALID, "no beam: all of it is lost before", None)
         else:
-            notes = self._show(picture)
+            notes = self._show(picture, frame)
         dark = surveyed.value is not None and self._stopped(surveyed.value)
         if dark:
             notes.insert(0, f"{dark} ends the beam before {self.element}: shown as it would go on")
@@ -141,10 +141,10 @@ class PhaseSpace(Panel):
         is_behind = element is not None and stop is not None and element.kind != BOX and element.end > stop.s
         return stop.variable if stop is not None and is_behind else ""
 
-    def _show(self, picture: BeamPicture) -> list[str]:
+    def _show(self, picture: BeamPicture, frame: Frame) -> list[str]:
         for plane, density in picture.densities.items():
             self._pictures[plane].show(density)
-        html = table_of(picture)
+        html = frame.once(("table", self.element), lambda: table_of(picture))
         if html != self._table.object:
             self._table.object = html
         outside = max(density.outside for density in picture.densities.values())

@@ -11,6 +11,7 @@ import pytest
 from lume_diff.control.readings import Reading, Severity
 from lume_diff.view.alarms import SIGNS, alarm_of, duration, worst_of
 from lume_diff.view.background import Background
+from lume_diff.view.frame import Frame
 from lume_diff.view.history import POINTS, SPACING, History
 from lume_diff.view.latest import Latest
 from lume_diff.view.readbacks import readback_of
@@ -65,6 +66,16 @@ def test_work_for_a_frame_is_done_once_and_kept_while_its_readings_stay():
     assert latest.frame().once("key", lambda: 5) == 1
     latest.take({"x": good(1.0)})
     assert latest.frame().once("key", lambda: 5) == 5
+
+
+def test_work_is_done_anew_when_its_state_is_another_and_the_old_is_dropped():
+    frame, made = Frame(0, 0.0, {}), []
+
+    def make():
+        made.append(None)
+        return len(made)
+
+    assert [frame.once("ages", make, second) for second in (1, 1, 2, 1)] == [1, 1, 2, 3]
 
 
 def test_waiting_ends_with_a_change_or_with_the_time():

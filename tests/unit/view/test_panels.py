@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_knobs_show_setpoints_limits_and_alarms(source, written):
     knobs.view()
     written(current=5.0)
     shown(knobs)
-    row = knobs._table.values["current"]
+    row = json.loads(knobs._table.rows)["current"]
     assert (row["value"], row["limits"], row["at"], row["holds"]) == ("5", "-10 … 10", 0.75, True)
     assert row["alarm"] == "✓ good"
     assert [one["name"] for one in knobs._table.knobs] == ["current", "gap", "polarity"]
