@@ -55,5 +55,6 @@ class History:
 
 
 def _good(reading: Reading | None) -> float:
-    is_good = reading is not None and reading.severity is not Severity.INVALID
-    return float(reading.value) if is_good and isinstance(reading.value, int | float) else math.nan
+    if reading is None or reading.severity is Severity.INVALID or not isinstance(reading.value, int | float):
+        return math.nan
+    return float(reading.value)

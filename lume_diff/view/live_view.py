@@ -228,6 +228,7 @@ class LiveView:
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         loop.set_exception_handler(_told_of)
+        logging.getLogger("bokeh.server.views.ws").addFilter(_is_news)
         try:
             server = get_server(
                 self.page, port=port, address=address, websocket_origin=[*origins, *_own_origins(address, port)],
@@ -259,6 +260,10 @@ def _document() -> Any:
     import panel as pn
 
     return pn.state.curdoc
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "connection was closed" not in record.getMessage()
 
 
 def _own_origins(address: str, port: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -162,6 +163,8 @@ class PVSource(Source):
             last = self._held.get(name)
             return replace(reading, value=None if last is None else last.value)
         variable, value = self._variables[name], reading.value
+        if _is_not_finite(reading):
+            return replace(reading, condition=Condition.NOT_FINITE, message="is not finite")
         if isinstance(variable, BoolVariable):
             return replace(reading, value=value in (True, "True"))
         if isinstance(variable, TorchNDVariable) and isinstance(value, np.ndarray):
@@ -218,6 +221,13 @@ class PVSource(Source):
                 done(None)
 
         threading.Thread(target=put, name="view put", daemon=True).start()
+
+
+def _is_not_finite(reading: Reading) -> bool:
+    """Tell whether a value came, and is no number: protocols say of it the same as of what was never worked out."""
+    if reading.severity is not Severity.INVALID or not isinstance(reading.value, float) or math.isfinite(reading.value):
+        return False
+    return reading.condition is Condition.UNDEFINED or reading.message.endswith("is not finite")
 
 
 def aged(readings: Mapping[str, Reading], since: float | None) -> Mapping[str, Reading]:

@@ -10,6 +10,7 @@ export function render({ model, el }) {
     tbody th { font-weight: 600; }
     td.number { text-align: right; font-variant-numeric: tabular-nums; }
     input, select { font: inherit; width: 8.5em; text-align: right; box-sizing: border-box; }
+    input[type=number] { appearance: textfield; }  /* the arrow keys do it */
     input:focus-visible, select:focus-visible { outline: 3px solid #0072b2; outline-offset: 1px; }
     input.waiting { border: 2px dashed #0072b2; }
     .range { position: relative; width: 90px; height: 10px; background: #d9d9d9; border-radius: 5px; }
@@ -22,7 +23,7 @@ export function render({ model, el }) {
       th, td { padding: 3px 4px; }
       tbody th { white-space: normal; overflow-wrap: anywhere; min-width: 8em; }
       td.state { min-width: 5.6em; }
-      input, select { width: 6em; }
+      input, select { width: 6.4em; }
       .range { width: 70px; }
     }
     .note { color: #8a2500; font: 15px system-ui, sans-serif; min-height: 1.4em; margin-top: 4px; }
@@ -75,7 +76,7 @@ export function render({ model, el }) {
       const row = document.createElement("tr");
       const head = document.createElement("th");
       head.scope = "row";
-      head.textContent = knob.name;
+      for (const part of knob.name.split(/(?<=[:._-])/)) head.append(part, document.createElement("wbr"));
       head.title = knob.description;
       row.append(head);
       const input = control(knob);

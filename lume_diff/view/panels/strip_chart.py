@@ -125,7 +125,8 @@ class _Chart:
         self._is_twin = is_twin
         self._data = ColumnDataSource({"time": [], "value": []} | ({"measured": []} if is_twin else {}))
         self.figure = plot("", readable(unit), 140, "xpan,xwheel_zoom,reset,save", title=name, x_axis_type="datetime")
-        clock = DatetimeTickFormatter(**dict.fromkeys(_PERIODS, "%H:%M:%S"))
+        clock = DatetimeTickFormatter()
+        clock.update(**dict.fromkeys(_PERIODS, "%H:%M:%S"))
         self.figure.xaxis.update(formatter=clock, minor_tick_line_color=None)
         self.figure.yaxis.minor_tick_line_color = None
         self.figure.yaxis.ticker.desired_num_ticks = 4

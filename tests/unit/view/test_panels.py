@@ -170,3 +170,24 @@ def test_a_package_that_can_be_called():
     assert isinstance(made, LiveView)
     assert len(made.token) >= 16
     made.stop()
+
+
+def test_a_panel_alone_is_built_before_frames_come_and_then_follows(source, written, caplog):
+    screen = Screen(source, "map")
+    screen.__panel__()
+    written(current=3.0)
+    assert eventually(lambda: "sum 7200" in screen._facts.object)
+    assert "could not show" not in caplog.text
+    screen.close()
+
+
+def test_in_a_notebook_the_page_is_a_column_that_follows(source, written):
+    view = LiveView(source)
+    try:
+        banner = view.servable()[2]  # below the heading and the field for the token
+        written(current=4.5)
+        assert eventually(lambda: "MAJOR" in banner.object)
+        assert view.pages == 1
+    finally:
+        view.stop()
+    assert view.pages == 0

@@ -13,6 +13,7 @@ from lume_diff.control.pva import PVAClient
 from lume_diff.control.readings import Condition
 from lume_diff.errors import ControlError, ReadOnlyError, ValidationError
 from lume_diff.ioc import Server
+from lume_diff.view.doubt import doubt_of
 from lume_diff.view.pv_source import PVSource
 from lume_diff.view.twin_source import TwinSource
 from tests.system.ioc.conftest import free_ports, settings_of
@@ -91,6 +92,13 @@ def test_a_server_whose_heart_stands_still_is_stale(source, monkeypatch):
     assert source.latest().good_until["field"] > 0.0
     monkeypatch.setattr("lume_diff.view.pv_source._SILENCE", 30.0)
     assert eventually(lambda: source.latest().is_good("field"))
+
+
+def test_what_is_not_finite_makes_nothing_else_doubtful(source, server):
+    server.set({"gap": 0.0}, 20.0)
+    server.set({"current": 1.0}, 20.0)
+    assert eventually(lambda: source.latest().readings["force"].condition is Condition.NOT_FINITE)
+    assert doubt_of(source.latest()) is None
 
 
 def test_nobody_there_is_told(client):
