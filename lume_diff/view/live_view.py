@@ -114,12 +114,12 @@ class LiveView:
 
     def _make_ready(self) -> None:
         """Make the next page before somebody asks for it: the first takes seconds, as everything is imported for it."""
-        ready = self._page_and_template()
+        made = self._page_and_template()
         with self._lock:
             if self._ready is None and not self._stopped:
-                self._ready, ready = ready, None
-        if ready is not None:
-            ready[0].close()
+                self._ready = made
+                return
+        made[0].close()
 
     def _make_ready_later(self) -> None:
         """Make the next page when nobody has asked for one for some time."""

@@ -270,7 +270,7 @@ def coloured(source: Source, frame: Frame, survey: Survey, output: str, found: R
         fills.append(max(acting, key=abs, default=math.nan))
         infos.append(describe(source, frame, element, output, derivatives, effects))
     places = [0.5 * (float(np.nanmin(shape[0])) + float(np.nanmax(shape[0]))) for _, shape in shapes_of]
-    elements = {
+    elements: dict[str, list[Any]] = {
         "xs": [shape[0] for _, shape in shapes_of],
         "ys": [shape[1] for _, shape in shapes_of],
         "effect": fills,
@@ -281,7 +281,7 @@ def coloured(source: Source, frame: Frame, survey: Survey, output: str, found: R
         "info": infos,
     }
     acting_at = [i for i, value in enumerate(fills) if abs(value) > _ROUND_OFF * strongest]
-    bars = {
+    bars: dict[str, list[Any]] = {
         "s": spread_out([places[i] for i in acting_at], 0.012 * end) if acting_at else [],
         "width": [0.01 * end] * len(acting_at),
         "effect": [fills[i] for i in acting_at],

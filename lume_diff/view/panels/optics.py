@@ -185,16 +185,16 @@ class Optics(Panel):
 
     def prepare(self, frame: Frame) -> None:
         """Have the beam along the line worked out."""
-        line.along(self.source, frame)
-        self._outlines(frame)
+        if line.along(self.source, frame).value is not None:
+            self._outlines(frame)
 
     def _outlines(self, frame: Frame) -> dict[str, list[Any]]:
         """Return the elements of the line as they are drawn above the charts."""
 
         def drawn() -> dict[str, list[Any]]:
-            survey: Survey | None = line.survey(self.source, frame).value
-            elements = [] if survey is None else survey.elements
-            shown = [(e, shape) for e in elements if (shape := shapes.outline(e, survey.end)) is not None]
+            survey: Survey = line.survey(self.source, frame).value
+            end = survey.end
+            shown = [(e, shape) for e in survey.elements if (shape := shapes.outline(e, end)) is not None]
             return {
                 "xs": [shape[0] for _, shape in shown],
                 "ys": [shape[1] for _, shape in shown],
