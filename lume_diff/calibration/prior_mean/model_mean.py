@@ -107,11 +107,6 @@ class ModelMean(Mean):
         return self._outside[0]
 
     @property
-    def asked_names(self) -> list[str]:
-        """Names of the columns of what ``response`` is called with: inputs, then others that parameters act on."""
-        return list(self._asked)
-
-    @property
     def response(self) -> Response:
         """What answers for the model, ``(..., n_in) -> (..., n_out)`` in the model's units.
 
