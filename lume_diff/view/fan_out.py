@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -62,6 +63,7 @@ class FanOut:
             if self._thread is None and not self._stopping.is_set():
                 self._thread = threading.Thread(target=self._loop, name="view fan-out", daemon=True)
                 self._thread.start()
+                atexit.register(self.close)
 
     def remove(self, viewer: Watching) -> None:
         """Bring no more frames there; may be called again."""
@@ -71,6 +73,7 @@ class FanOut:
 
     def close(self) -> None:
         """Bring no more frames; may be called again."""
+        atexit.unregister(self.close)
         self._stopping.set()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():

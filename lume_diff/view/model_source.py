@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Mapping
 from typing import Any, Self, final
 
@@ -71,6 +72,7 @@ class ModelSource(Source):
         """Evaluate the model for the first time; returns at once, with the outputs undefined until then."""
         if not self._started:
             self._started = True
+            atexit.register(self.close)  # a thread that is inside of torch when the interpreter ends aborts it
             runtime = self._server.runtime
             self._latest.take({name: runtime.reading(name) for name in self._names})
             self._server.start()
@@ -87,6 +89,7 @@ class ModelSource(Source):
 
     def close(self) -> None:
         """Evaluate no more, and end the model's process."""
+        atexit.unregister(self.close)
         self._close_background()
         self._server.stop()
 
