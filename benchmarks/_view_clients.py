@@ -33,6 +33,7 @@ class Client:
             raise RuntimeError("the page has no token")
         asked = HTTPRequest(self.url.replace("http", "ws", 1) + "ws", connect_timeout=300.0, request_timeout=300.0)
         line = await websocket_connect(asked, subprotocols=["bokeh", token.group(1)], max_message_size=1 << 28)
+        line.protocol.set_nodelay(True)  # as browsers do: small messages are not held back
         await self._receive(line)  # that the server is ready
         await self._ask(line, "PULL-DOC-REQ", {})
         end = time.monotonic() + seconds

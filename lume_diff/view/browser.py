@@ -22,6 +22,7 @@ def link_class() -> Any:
         comes_back = param.Boolean(True)  #: whether the page loads itself again when its server is back
 
         _esm = Path(__file__).with_name("link.js")
+        _priority_changes = ["seen"]  # Panel holds back others for 50 ms
 
     return Link
 

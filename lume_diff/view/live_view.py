@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import socket
 import threading
 from collections.abc import Sequence
 from typing import Any, Self
@@ -239,6 +240,9 @@ class LiveView:
             failed.append(ValidationError(f"{address}:{port} cannot be listened on: {error.strerror or error}"))
             ready.set()
             return
+        for listening in server._http._sockets.values():
+            # Connections inherit it: else the last, short part of each frame waits 40 ms for an acknowledgement.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._server = server
         server.io_loop.add_callback(ready.set)
         server.start()
