@@ -27,17 +27,17 @@ from lume_diff.variables import (
     Variable,
 )
 
-_NO_STATUS, _DRIVER, _RECORD, _UNDEFINED = 0, 2, 3, 6
+NO_STATUS, DRIVER, RECORD, UNDEFINED = 0, 2, 3, 6
 _STATUS = {
-    Condition.FINE: _NO_STATUS,
-    Condition.UNDEFINED: _UNDEFINED,
-    Condition.FAILED: _DRIVER,
-    Condition.DISCONNECTED: _DRIVER,
-    Condition.STALE: _DRIVER,
-    Condition.UNTRUSTED: _DRIVER,
+    Condition.FINE: NO_STATUS,
+    Condition.UNDEFINED: UNDEFINED,
+    Condition.FAILED: DRIVER,
+    Condition.DISCONNECTED: DRIVER,
+    Condition.STALE: DRIVER,
+    Condition.UNTRUSTED: DRIVER,
 }
 
-_NO_ALARM = {"severity": int(Severity.NO_ALARM), "status": _NO_STATUS, "message": ""}
+NO_ALARM = {"severity": int(Severity.NO_ALARM), "status": NO_STATUS, "message": ""}
 
 #: Tells which way up an image is: row 0 has the lowest y, column 0 the lowest x.
 ORIGIN = "Origin"
@@ -90,8 +90,8 @@ class Coder(ABC):
 
 def _alarm(reading: Reading) -> Mapping[str, Any]:
     if reading.condition is Condition.FINE and not reading.message:
-        return _NO_ALARM
-    status = _STATUS.get(reading.condition, _RECORD)
+        return NO_ALARM
+    status = _STATUS.get(reading.condition, RECORD)
     return {"severity": int(reading.severity), "status": status, "message": reading.message}
 
 
