@@ -20,7 +20,7 @@ from lume_diff.ioc.server import Server
 from lume_diff.variables import TorchNDVariable, TorchScalarVariable
 
 SCALARS, ARRAYS = ("a", "b"), ("u", "v", "w")
-RUN = 0.05  # [s]
+RUN = 0.03  # [s]
 
 
 class Cubes(Simulator):
