@@ -78,7 +78,9 @@ def twin(
     with until_stopped() as stopped, following:
         if prefix is not None:
             served = following.server.served
-            typer.echo(f"{machine}: served under {prefix} by {' and '.join(split_commas(protocol))} on {served.interface}")
+            typer.echo(
+                f"{machine}: served under {prefix} by {' and '.join(split_commas(protocol))} on {served.interface}"
+            )
         _follow(following, stopped)
 
 

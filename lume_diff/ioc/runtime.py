@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lume_diff.control.readings import Condition, Reading, Severity
+from lume_diff.control.readings import Condition, Reading, Severity, sendable
 from lume_diff.errors import LumeDiffError, ReadOnlyError, SimulatorError, ValidationError, unknown_variable
 from lume_diff.ioc.access import Access
 from lume_diff.ioc.arrival import checked
@@ -144,8 +144,7 @@ class Runtime(Board):
                 return
             plain = self.accepted(values)
         except LumeDiffError as error:
-            self.writes.refused(client, values, self._shown(values), error)
-            self.refused(values, error)
+            self._refuse(client, values, error)
             raise
         self._ask(Request("write", plain, client, done))
 
@@ -166,6 +165,10 @@ class Runtime(Board):
         """Let clients know that a write was refused, and what holds; returns at once."""
         if self._service is not None:
             self._service.refused(list(names), str(error))
+
+    def _refuse(self, client: str, values: Mapping[str, Any], error: Exception) -> None:
+        self.writes.refused(client, values, self._shown(values), error)
+        self.refused(values, error)
 
     def refresh(self) -> None:
         """Publish what was written to the model elsewhere."""
@@ -188,10 +191,19 @@ class Runtime(Board):
         self._ask(Request("reset", client=client, done=done))
 
     def restore(self, snapshot: Mapping[str, Any], client: str, done: Done) -> None:
-        """Ask for a snapshot to be written back."""
-        self._access.check(client, snapshot)
-        self._check_reserved(self._inputs, client)
-        self._ask(Request("restore", dict(snapshot), client, done))
+        """Ask for a snapshot to be written back.
+
+        Raises:
+            UnknownVariableError, ReadOnlyError, ValidationError, ShapeError: for what cannot be written.
+        """
+        try:
+            self._access.check(client, snapshot)
+            self._check_reserved(self._inputs, client)
+            plain = self.accepted(snapshot)
+        except LumeDiffError as error:
+            self._refuse(client, snapshot, error)
+            raise
+        self._ask(Request("restore", plain, client, done))
 
     def when_idle(self, work: Idle) -> None:
         """Do a piece of work whenever nobody waits, until it says that it is finished."""
@@ -309,7 +321,7 @@ class Runtime(Board):
             request.done(None, self.cycle)
 
     def _fail(self, requests: Sequence[Request], error: Exception) -> None:
-        now, self.last_error = time.time(), str(error)
+        now, self.last_error = time.time(), sendable(str(error))
         self.cycle += 1
         if isinstance(error, LumeDiffError):
             LOG.warning("evaluation failed: %s", error)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import itertools
+import logging
 import socket
 import weakref
 from collections import deque
@@ -21,6 +22,7 @@ from lume_diff.ioc.ca.packed import Packed
 from lume_diff.ioc.record_fields import FIELDS
 from lume_diff.ioc.served import LOOPBACK
 
+LOG = logging.getLogger("lume_diff.ioc.ca")
 _BATCH = 1 << 16  # [bytes] of updates that go out together
 _WAITING = 10_000  # updates for one client, of all its subscriptions together
 
@@ -152,7 +154,11 @@ class Channels(dict[str, Any]):
         """Return a channel, None where there is none."""
         if name not in self:
             for source in self._sources:
-                found = source(name)
+                try:
+                    found = source(name)
+                except Exception:  # others are searched for in the same packet
+                    LOG.exception("%s cannot be served", name)
+                    continue
                 if found is not None:
                     self[name] = found
         return self.get(name)

@@ -12,7 +12,7 @@ from p4p.nt import NTScalar, NTTable
 from p4p.nt.common import timeStamp
 from p4p.server.raw import SharedPV
 
-from lume_diff.control.readings import Severity
+from lume_diff.control.readings import Severity, sendable
 from lume_diff.errors import LumeDiffError
 from lume_diff.ioc.jacobian_job import JacobianResult
 from lume_diff.ioc.procedures import Procedures
@@ -46,7 +46,7 @@ class Call:
 
         def answer(result: Any) -> None:
             if isinstance(result, Exception):
-                op.done(error=str(result))
+                op.done(error=sendable(str(result)))
             elif isinstance(result, JacobianResult):
                 op.done(JacobianTable(result.inputs).value(result))
             else:
@@ -55,7 +55,7 @@ class Call:
         try:
             self._procedures.call(self._name, _arguments(op.value()), client_name(op), answer)
         except (LumeDiffError, ValueError, TypeError) as error:
-            op.done(error=str(error))
+            op.done(error=sendable(str(error)))
 
 
 class JacobianTable:
@@ -74,7 +74,7 @@ class JacobianTable:
         """Return a Jacobian; or, as INVALID, why there is none, and a table without rows for before the first."""
         if not isinstance(result, JacobianResult):
             status, why = (UNDEFINED, "not computed yet") if result is None else (DRIVER, str(result))
-            alarm = {"severity": int(Severity.INVALID), "status": status, "message": why}
+            alarm = {"severity": int(Severity.INVALID), "status": status, "message": sendable(why)}
             labels = {"labels": self._labels} if result is None else {}
             return Value(self._type, {**labels, "alarm": alarm, "timeStamp": _now()})
         content: dict[str, Any] = {name: np.array(result.values[:, i]) for i, name in enumerate(self._columns)}

@@ -114,9 +114,7 @@ def twin(file: Path, settings: dict[str, str], tmp_path: Path) -> Iterator[Calla
 
 
 @pytest.mark.slow
-def test_a_served_twin_follows_the_machine_until_it_is_told_to_end(
-    machine, console, twin, file, monkeypatch, tmp_path
-):
+def test_a_served_twin_follows_the_machine_until_it_is_told_to_end(machine, console, twin, file, monkeypatch, tmp_path):
     log = tmp_path / "log.txt"
     console.put({"M:current": 2.0})
     process, own = twin()
