@@ -259,7 +259,14 @@ class Runtime(Board):
                 self._work()
         self._engine.stop()
         for request in self._waiting:
-            request.done(SimulatorError("the server has stopped before this was evaluated"), self.cycle)
+            self._answer(request, SimulatorError("the server has stopped before this was evaluated"))
+
+    def _answer(self, request: Request, error: Exception | None) -> None:
+        """Tell whoever has asked; that they cannot be told is no matter of the others."""
+        try:
+            request.done(error, self.cycle)
+        except Exception:
+            LOG.exception("%s cannot be answered", request.client or "a request")
 
     def _work(self) -> None:
         work = self._idle[0]
@@ -318,7 +325,7 @@ class Runtime(Board):
                     self.writes.accepted(request.client, name, old[name], value, self.cycle)
             elif request.kind in ("reset", "restore"):
                 self.writes.asked(request.client, request.kind, self.cycle)
-            request.done(None, self.cycle)
+            self._answer(request, None)
 
     def _fail(self, requests: Sequence[Request], error: Exception) -> None:
         now, self.last_error = time.time(), sendable(str(error))
@@ -336,4 +343,4 @@ class Runtime(Board):
         self.first_cycle.set()
         for request in requests:
             self.writes.failed(request.client, request.values, self._shown(request.values), error)
-            request.done(error, self.cycle)
+            self._answer(request, error)

@@ -58,7 +58,7 @@ _STATUS = {
 }
 _SEVERITY = {severity: AlarmSeverity(int(severity)) for severity in Severity}
 _NO_ALARM = {"status": AlarmStatus.NO_ALARM, "severity": AlarmSeverity.NO_ALARM}
-_MOST_CHOICES = 16
+_MOST_CHOICES, _LONGEST_CHOICE = 16, 25  # [, bytes]
 _LONGEST_UNIT = 8  # [bytes]
 _IMAGE = 1024  # elements; larger arrays are treated as images
 _BACKLOG, _IMAGE_BACKLOG = 10, 2  # updates of a channel that wait for a client which takes none
@@ -308,13 +308,20 @@ def is_carried(variable: Variable) -> bool:
     """Tell whether Channel Access can carry a variable: all but beams.
 
     Raises:
-        ValidationError: for an enumeration with more choices than Channel Access has.
+        ValidationError: for an enumeration with more choices, or longer ones, than Channel Access has.
     """
     if isinstance(variable, EnumVariable) and len(variable.options) > _MOST_CHOICES:
         raise ValidationError(
             f"{variable.name!r} has {len(variable.options)} choices and Channel Access carries at most "
             f"{_MOST_CHOICES}: serve it on PVAccess only, or leave it out"
         )
+    if isinstance(variable, EnumVariable):
+        long = [choice for choice in variable.options if len(choice.encode()) > _LONGEST_CHOICE]
+        if long:
+            raise ValidationError(
+                f"{variable.name!r} has the choice {long[0]!r} and Channel Access carries words of at most "
+                f"{_LONGEST_CHOICE} bytes: shorten it, serve it on PVAccess only, or leave it out"
+            )
     return not isinstance(variable, MomentsVariable | ParticleGroupVariable)
 
 
@@ -332,14 +339,15 @@ def _made(variable: Variable, limits: PVLimits, longest_text: int) -> Any:
         "alarm": ChannelAlarm(status=AlarmStatus.UDF, severity=AlarmSeverity.INVALID_ALARM),
         "reported_record_type": "ai" if variable.read_only else "ao",
         "max_subscription_backlog": _BACKLOG if size <= _IMAGE else _IMAGE_BACKLOG,
+        "string_encoding": "utf-8",
     }
-    units = variable.unit.encode("latin-1", "replace")[:_LONGEST_UNIT].decode("latin-1")
+    units = variable.unit.encode()[:_LONGEST_UNIT].decode(errors="ignore")
     if isinstance(variable, BoolVariable):
         return ChoiceChannel(value=_BOOL_CHOICES[0], enum_strings=list(_BOOL_CHOICES), **options)
     if isinstance(variable, EnumVariable):
         return ChoiceChannel(value=variable.options[0], enum_strings=list(variable.options), **options)
     if isinstance(variable, StrVariable):
-        return TextChannel(value="", max_length=longest_text, string_encoding="utf-8", **options)
+        return TextChannel(value="", max_length=longest_text, **options)
     if isinstance(variable, TorchNDVariable):
         return ArrayChannel(value=[0.0] * size, max_length=size, units=units, **options)
     if isinstance(variable, IntVariable):

@@ -158,6 +158,7 @@ class Channels(dict[str, Any]):
                     found = source(name)
                 except Exception:  # others are searched for in the same packet
                     LOG.exception("%s cannot be served", name)
+                    self[name] = None
                     continue
                 if found is not None:
                     self[name] = found

@@ -14,7 +14,7 @@ pytest.importorskip("caproto")
 
 from lume_diff.control.client import ControlClient
 from lume_diff.control.readings import Severity
-from lume_diff.errors import ControlError
+from lume_diff.errors import ControlError, ValidationError
 from lume_diff.ioc import Server
 from lume_diff.models import LUMEModel
 from lume_diff.variables import EnumVariable, IntVariable, StrVariable, TorchScalarVariable
@@ -36,7 +36,7 @@ class Odd(LUMEModel):
                 IntVariable(name="seen", default_value=3, value_range=(0, 100)),
                 IntVariable(name="unseen", default_value=3, value_range=(0, 100)),
                 StrVariable(name="kind", default_value="plain"),
-                EnumVariable(name="mode", options=["low", "high"], default_value="low"),
+                EnumVariable(name="mode", options=["low", "größer"], default_value="low"),
                 IntVariable(name="count", value_range=(0, 10), read_only=True),
                 StrVariable(name="note", read_only=True),
                 TorchScalarVariable(name="y", read_only=True),
@@ -142,6 +142,14 @@ def test_a_whole_number_with_more_digits_than_a_double_is_no_other_number_on_cha
     assert place.shown("pulses") == [(number, FINE), (0.0, INVALID)]
 
 
+def test_words_with_other_letters_are_the_same_on_both_protocols(place: Place) -> None:
+    for client in place.clients.values():
+        client.put({"O:mode": "größer", "O:kind": "Größe µ 日"})
+        assert place.shown("mode") == [("größer", FINE)] * 2
+        assert place.shown("kind") == [("Größe µ 日", FINE)] * 2
+        client.put({"O:mode": "low", "O:kind": "plain"})
+
+
 def test_a_text_is_as_long_as_is_allowed_on_both_protocols(place: Place) -> None:
     for client in place.clients.values():
         with pytest.raises(ControlError):
@@ -187,3 +195,16 @@ def test_one_name_that_nobody_serves_holds_up_no_other(place: Place) -> None:
             client.put({"O:nothing": 1.0, "O:x": 1.0}, timeout=0.7)
         assert client.get(["O:x"])["O:x"].value == 1.0
         client.put({"O:x": 0.0})
+
+
+@pytest.mark.parametrize(
+    "options, phrase",
+    [([f"{number}" for number in range(17)], "17 choices"), (["in", "w" * 26], "'w{26}'.* 25 bytes")],
+    ids=["many", "long"],
+)
+def test_choices_that_channel_access_has_not_are_refused_at_start(options: list[str], phrase: str) -> None:
+    from lume_diff.ioc.ca.channels import is_carried
+
+    assert is_carried(EnumVariable(name="mode", options=["in", "w" * 25], default_value="in"))
+    with pytest.raises(ValidationError, match=phrase):
+        is_carried(EnumVariable(name="mode", options=options, default_value=options[0]))
