@@ -200,7 +200,7 @@ class CAContext(Context):
         return super().__getitem__(name)
 
     async def run(self, **options: Any) -> None:
-        """Serve until the task is cancelled, and hang up, so that clients learn of the end at once; caproto does not."""
+        """Serve until the task is cancelled, and hang up, which caproto does not: clients learn of the end at once."""
         try:
             await super().run(**options)
         finally:
