@@ -29,6 +29,9 @@ def view(
     rate: float = typer.Option(10.0, "--rate", help="Updates of a page per second, at most [Hz]."),
     isolation: str = typer.Option("process", "--isolation", help="Where the model runs: process or thread."),
     timeout: float | None = typer.Option(None, "--timeout", metavar="S", help="Longest evaluation, in a process."),
+    sensitivity: bool = typer.Option(
+        False, "--sensitivity", help="Work out derivatives also where they take runs of a simulator."
+    ),
     change: list[str] = CHANGES,
     trust: bool | None = MACHINE_TRUST,
 ) -> None:
@@ -45,7 +48,7 @@ def view(
     from lume_diff.view.live_view import LiveView
 
     token = None if token_file is None else _token(token_file)
-    source = _source(machine, pv, protocol, write, isolation, timeout, change, trust)
+    source = _source(machine, pv, protocol, write, isolation, timeout, sensitivity, change, trust)
     with until_stopped() as stopped:
         try:
             source.start()
@@ -69,6 +72,7 @@ def _source(
     write: bool,
     isolation: str,
     timeout: float | None,
+    sensitivity: bool,
     change: list[str],
     trust: bool | None,
 ) -> Source:
@@ -80,10 +84,10 @@ def _source(
 
     model = load_machine(machine, change, trust)
     if pv is None:
-        return ModelSource(model, write, isolation, timeout, machine.name)  # type: ignore[arg-type]
+        return ModelSource(model, write, isolation, timeout, machine.name, sensitivity)  # type: ignore[arg-type]
     from lume_diff.view.twin_source import TwinSource
 
-    return TwinSource(model, pv, protocol, isolation, timeout, machine.name)
+    return TwinSource(model, pv, protocol, isolation, timeout, machine.name, sensitivity)
 
 
 def _token(path: Path) -> str:

@@ -74,8 +74,19 @@ def alarm_of(frame: Frame, name: str, now: float | None = None) -> Alarm:
     return _alarm(name, reading, frame.good_until.get(name), time.time() if now is None else now)
 
 
+def measured_alarm_of(frame: Frame, name: str, now: float | None = None) -> Alarm | None:
+    """Return what is the matter with what an instrument reads; None if there is no such instrument. See `alarm_of`."""
+    reading = frame.measured.get(name)
+    if reading is None:
+        return None
+    return _alarm(name, reading, frame.measured_until.get(name), time.time() if now is None else now)
+
+
 def _alarm(name: str, reading: Reading, good_until: float | None, now: float) -> Alarm:
-    message = reading.message.removeprefix(name).lstrip(": ")
+    message = reading.message
+    before, _, rest = message.partition(name)
+    if " " not in before and rest[:1] in (":", " "):  # the name, or that of the remote variable, which ends in it
+        message = rest.lstrip(": ")
     if reading.severity is not Severity.INVALID:
         return Alarm(name, reading.severity, message, 0.0)
     return Alarm(name, reading.severity, message, None if good_until is None else max(0.0, now - good_until))

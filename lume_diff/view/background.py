@@ -13,9 +13,9 @@ LOG = logging.getLogger("lume_diff.view")
 _MOST_KEPT = 32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """What a piece of work gave.
+    """What a piece of work gave; equal to itself only.
 
     Attributes:
         cycle: that it was worked out for.

@@ -31,7 +31,7 @@ def doubt_of(frame: Frame, *results: Result) -> Alarm | None:
         # What was never good, such as a monitor without beam, does not tell since when.
         first = max(found, key=lambda alarm: -1.0 if alarm.age is None else alarm.age)
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        return replace(first, name="", message=(first.message or f"{first.name} is not good") + more)
+        return replace(first, name="", message=f"{first.name}: {first.message or 'not good'}{more}")
     error = next((result.error for result in results if result.error), "")
     return Alarm("", Severity.INVALID, error, None) if error else None
 

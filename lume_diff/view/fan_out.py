@@ -12,6 +12,7 @@ from lume_diff.view.source import Source
 
 LOG = logging.getLogger("lume_diff.view")
 _AGES = 1.0  # [s] between frames when nothing changes, so that ages go on
+_PATIENCE = 1.0  # [s] that pages are waited for at most
 
 
 class Watching(Protocol):
@@ -23,12 +24,16 @@ class Watching(Protocol):
     def show(self, frame: Frame) -> None:
         """Have a frame shown, instead of one that has not been shown yet; returns at once."""
 
+    def wait_sent(self, timeout: float) -> None:
+        """Wait until there is no frame left that the page could be sent, for a time at most [s]."""
+
 
 class FanOut:
     """Follow a source for any number of viewers.
 
     The work for a frame is done once, and a frame that a viewer had no time for is replaced by the next: nothing is
-    queued. The thread lives while somebody looks.
+    queued. The next frame is not worked out before the last was sent to all who were ready for it: where many look,
+    that would take the time that sending needs. The thread lives while somebody looks.
 
     Args:
         source: that has been started.
@@ -72,7 +77,7 @@ class FanOut:
             thread.join()
 
     def _loop(self) -> None:
-        version, shown = -1, 0.0
+        version, shown, due = -1, 0.0, 0.0
         while not self._stopping.is_set():
             version = self.source.wait(version, max(0.0, shown + _AGES - time.monotonic()))
             with self._lock:
@@ -80,10 +85,12 @@ class FanOut:
                 if not viewers:
                     self._thread = None
                     return
-            began = time.monotonic()
+            due = max(due + self._period, time.monotonic())
             self._bring(self.source.latest(), viewers)
             shown = time.monotonic()
-            self._stopping.wait(max(0.0, began + self._period - shown))
+            for viewer in viewers:
+                viewer.wait_sent(max(0.0, shown + _PATIENCE - time.monotonic()))
+            self._stopping.wait(max(0.0, due - time.monotonic()))
 
     def _bring(self, frame: Frame, viewers: list[Watching]) -> None:
         self.frames += 1

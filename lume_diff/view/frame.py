@@ -17,14 +17,14 @@ class _Memory:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._made: dict[Hashable, Any] = {}
+        self._made: dict[Hashable, tuple[Hashable, Any]] = {}
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the result, worked out by the first who asks."""
+    def once(self, key: Hashable, make: Callable[[], T], state: Hashable) -> T:
+        """Return the result for a state, worked out by the first who asks."""
         with self._lock:
-            if key not in self._made:
-                self._made[key] = make()
-            found: T = self._made[key]
+            if key not in self._made or self._made[key][0] != state:
+                self._made[key] = state, make()
+            found: T = self._made[key][1]
             return found
 
 
@@ -38,6 +38,7 @@ class Frame:
         readings: by the name of the variable; never INVALID and fresh at the same time.
         good_until: when each reading that is INVALID was last good [s since 1970]; of one that never was, nothing.
         measured: what instruments read, by the name of the output that it is to be compared with; only of a twin.
+        measured_until: when each of these that is INVALID was last good [s since 1970].
     """
 
     cycle: int
@@ -45,6 +46,7 @@ class Frame:
     readings: Mapping[str, Reading]
     good_until: Mapping[str, float] = field(default_factory=dict)
     measured: Mapping[str, Reading] = field(default_factory=dict)
+    measured_until: Mapping[str, float] = field(default_factory=dict)
     _memory: _Memory = field(default_factory=_Memory, repr=False, compare=False)
 
     def is_good(self, name: str) -> bool:
@@ -57,11 +59,12 @@ class Frame:
         reading = self.readings.get(name)
         return None if reading is None else reading.value
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+    def once(self, key: Hashable, make: Callable[[], T], state: Hashable = None) -> T:
         """Return what is worked out from this frame, once for all viewers.
 
         Args:
             key: says what it is: the name of the variable, the size, and so on.
             make: works it out, in the thread of the first who asks.
+            state: of whatever else it depends on, such as the second if it tells ages; made anew when that changes.
         """
-        return self._memory.once(key, make)
+        return self._memory.once(key, make, state)

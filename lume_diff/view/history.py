@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from lume_diff.control.readings import Reading, Severity
 from lume_diff.view.frame import Frame
 
 POINTS = 1200  #: that are kept of each variable
@@ -23,7 +24,7 @@ class History:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._points: dict[str, deque[tuple[float, float]]] = {}
+        self._points: dict[str, deque[tuple[float, float, float]]] = {}
         self._noted = 0.0
 
     def keep(self, names: Iterable[str]) -> None:
@@ -44,12 +45,15 @@ class History:
                 return
             self._noted = now
             for name, points in self._points.items():
-                value = frame.value(name)
-                is_number = frame.is_good(name) and isinstance(value, int | float)
-                points.append((now, float(value) if is_number else math.nan))
+                points.append((now, _good(frame.readings.get(name)), _good(frame.measured.get(name))))
 
-    def points(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return times [s since 1970] and values of a variable."""
+    def points(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return times [s since 1970] and values of a variable, and what was measured of it."""
         with self._lock:
-            found = np.array(self._points.get(name, ()), dtype=np.float64).reshape(-1, 2)
-        return found[:, 0], found[:, 1]
+            found = np.array(self._points.get(name, ()), dtype=np.float64).reshape(-1, 3)
+        return found[:, 0], found[:, 1], found[:, 2]
+
+
+def _good(reading: Reading | None) -> float:
+    is_good = reading is not None and reading.severity is not Severity.INVALID
+    return float(reading.value) if is_good and isinstance(reading.value, int | float) else math.nan

@@ -21,6 +21,7 @@ class Latest:
         self._readings: dict[str, Reading] = {}
         self._measured: dict[str, Reading] = {}
         self._good_until: dict[str, float] = {}
+        self._measured_until: Mapping[str, float] = {}
         self._cycle, self._time, self._version = 0, 0.0, 0
         self._frame: Frame | None = None
 
@@ -33,10 +34,16 @@ class Latest:
                 self._cycle, self._time = new.cycle, max(self._time, new.time)
             self._tell()
 
-    def take_measured(self, readings: Mapping[str, Reading]) -> None:
-        """Keep what instruments read, by the name of the output that it belongs to."""
+    def take_measured(self, readings: Mapping[str, Reading], good_until: Mapping[str, float]) -> None:
+        """Keep what instruments read, by the name of the output that it belongs to.
+
+        Args:
+            readings: all or some.
+            good_until: when each that is INVALID was last good [s since 1970].
+        """
         with self._changed:
             self._measured.update(readings)
+            self._measured_until = good_until
             self._tell()
 
     def touch(self) -> None:
@@ -65,7 +72,8 @@ class Latest:
         with self._changed:
             if self._frame is None:
                 readings, good_until = dict(self._readings), dict(self._good_until)
-                self._frame = Frame(self._cycle, self._time, readings, good_until, dict(self._measured))
+                measured = dict(self._measured)
+                self._frame = Frame(self._cycle, self._time, readings, good_until, measured, self._measured_until)
             return self._frame
 
     def wait(self, version: int, timeout: float) -> int:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lume_diff.blackbox import BlackBoxModel
 from lume_diff.errors import LumeDiffError
-from lume_diff.models import LUMEModel
 from lume_diff.models.survey import survey_of
 from lume_diff.variables import TorchScalarVariable
 from lume_diff.view.background import Result
+from lume_diff.view.derivatives import Derivatives, differentiate, takes_runs
 from lume_diff.view.frame import Frame
 from lume_diff.view.source import Source
 
@@ -59,58 +57,24 @@ def _tried(frame: Frame, key: Any, make: Callable[[], Any]) -> Result:
     return frame.once(key, work)
 
 
-@dataclass(frozen=True)
-class Derivatives:
-    """Derivatives of outputs by knobs.
-
-    Attributes:
-        outputs, knobs: names of rows and columns.
-        values: ``(rows, columns)`` in output unit per knob unit; NaN where there is none.
-        refused: why there is none, by the name of the output.
-    """
-
-    outputs: tuple[str, ...]
-    knobs: tuple[str, ...]
-    values: np.ndarray
-    refused: dict[str, str]
-
-    def effects(self, scales: Sequence[float]) -> np.ndarray:
-        """Return what a typical change of each knob does to each output, to first order [output unit]."""
-        return self.values * np.asarray(scales)
-
-
 def derivatives(source: Source, frame: Frame, outputs: Sequence[str], knobs: Sequence[str]) -> Result | None:
     """Return the newest ``Derivatives`` that there are, which may be of an earlier frame, and have new ones made."""
     model = source.model
-    if model is None or not outputs or not knobs:
+    if model is None or not outputs or not knobs or why_not(source):
         return None
     rows, columns, at = tuple(outputs), tuple(knobs), source.setpoints(frame)
     key = ("derivatives", rows, columns)
     return source.background.ask(key, frame.cycle, lambda: differentiate(model, rows, columns, at), _REST)
 
 
-def differentiate(model: LUMEModel, outputs: Sequence[str], knobs: Sequence[str], at: dict[str, Any]) -> Derivatives:
-    """Return the derivatives at inputs; where a row has none, the others are there all the same.
-
-    Args:
-        model: of what.
-        outputs, knobs: names of scalars.
-        at: values of inputs that are not to be those of the set-points.
-    """
-    # A pass backward costs about a forward run, and one forward some runs: with 10 000 particles ten times as much.
-    mode = "auto" if any(isinstance(part, BlackBoxModel) for part in model.modules()) else "reverse"
-    refused: dict[str, str] = {}
-    try:
-        found = model.jacobian(list(outputs), list(knobs), at=at, mode=mode)
-    except LumeDiffError:
-        found = {}
-        for output in outputs:
-            try:
-                found |= model.jacobian([output], list(knobs), at=at, mode=mode)
-            except LumeDiffError as error:
-                refused[output] = str(error)
-    rows = [[float(found[o][k]) if o in found else np.nan for k in knobs] for o in outputs]
-    return Derivatives(tuple(outputs), tuple(knobs), np.array(rows).reshape(len(outputs), len(knobs)), refused)
+def why_not(source: Source) -> str:
+    """Return why derivatives are not worked out, though they could be; nothing if they are."""
+    if source.sensitivity or source.model is None or not takes_runs(source.model):
+        return ""
+    return (
+        "not worked out, because it takes runs of a simulator after every change: ask for it by --sensitivity, or "
+        "sensitivity=True"
+    )
 
 
 def served(source: Source) -> Result | None:

@@ -23,6 +23,7 @@ LOG = logging.getLogger("lume_diff.view")
 LOOPBACK = "127.0.0.1"
 _LOOK, _UNUSED = 1000, 10_000  # [ms] how often closed pages are looked for, and after how long they are gone
 _SHORTEST = 16  # characters of a token
+_LATER = 3.0  # [s] without a new page until the next one is made ready
 
 
 class LiveView:
@@ -34,6 +35,7 @@ class LiveView:
         panels: kinds of panels; all that are installed if None.
         token: that unlocks writing on a page; one is made if None.
         rate: updates of a page per second, at most.
+        sensitivity: of a model: whether derivatives are worked out also where they take runs of a simulator.
 
     Raises:
         MissingExtraError: if the package panel is not installed.
@@ -50,6 +52,7 @@ class LiveView:
         panels: Sequence[type[Panel]] | None = None,
         token: str | None = None,
         rate: float = 10.0,
+        sensitivity: bool = False,
     ) -> None:
         check_extension()
         if token is not None and len(token) < _SHORTEST:
@@ -57,13 +60,19 @@ class LiveView:
         if not rate > 0.0:
             raise ValidationError(f"rate={rate}; expected a positive number of updates per second")
         self._owns_source = isinstance(source, LUMEModel)
-        self.source: Source = ModelSource(source, writable).start() if isinstance(source, LUMEModel) else source
+        if isinstance(source, LUMEModel):
+            source = ModelSource(source, writable, sensitivity=sensitivity).start()
+        self.source: Source = source
         self.token = token or secrets.token_urlsafe(18)
         self._panels: Sequence[type[Panel]] = every_plugin("panels") if panels is None else panels
         self._fan_out = FanOut(self.source, rate)
         self._pages: set[Page] = set()
+        self._ready: tuple[Page, Any] | None = None
+        self._later: threading.Timer | None = None
+        self._stopped = False
         self._lock = threading.Lock()
         self._server: Any = None
+        self._belongs_to = _document()  # with ``panel serve`` every page has a view of its own
         self._thread: threading.Thread | None = None
 
     @property
@@ -83,34 +92,66 @@ class LiveView:
         """Return a new page, for the document that is being made."""
         import panel as pn
 
-        document, page = pn.state.curdoc, self._page()
-        template = page.template()
+        with self._lock:
+            ready, self._ready = self._ready, None
+        page, template = self._page_and_template() if ready is None else ready
+        document = pn.state.curdoc
         if document is not None:
             with self._lock:
                 self._pages.add(page)
             page.open(document)
-            document.on_session_destroyed(lambda context: self._left(page))
+            document.on_session_destroyed(lambda context: self._left(page, document))
+            self._make_ready_later()
         return template
 
     def _page(self) -> Page:
         source = SessionSource(self.source, self.token, "view")
         return Page(source, self._fan_out, self._panels, self.source.title, self.source.writable)
 
-    def _warm_up(self) -> None:
-        """Make a page that nobody sees: the first takes seconds, because everything is imported for it."""
+    def _page_and_template(self) -> tuple[Page, Any]:
         page = self._page()
-        page.template()
-        page.close()
+        return page, page.template()
 
-    def _left(self, page: Page) -> None:
+    def _make_ready(self) -> None:
+        """Make the next page before somebody asks for it: the first takes seconds, as everything is imported for it."""
+        ready = self._page_and_template()
+        with self._lock:
+            if self._ready is None and not self._stopped:
+                self._ready, ready = ready, None
+        if ready is not None:
+            ready[0].close()
+
+    def _make_ready_later(self) -> None:
+        """Make the next page when nobody has asked for one for some time."""
+        with self._lock:
+            if self._later is not None:
+                self._later.cancel()
+            if self._server is not None and not self._stopped:
+                self._later = threading.Timer(_LATER, self._make_ready)
+                self._later.daemon = True
+                self._later.start()
+
+    def _left(self, page: Page, document: Any) -> None:
         with self._lock:
             self._pages.discard(page)
+            is_last = not self._pages
         page.close()
+        if is_last and self._belongs_to is document:
+            self.stop()
 
     def servable(self) -> Any:
-        """Show the page in a notebook, or where ``panel serve`` runs this script."""
+        """Show the panels in a notebook, or the page where ``panel serve`` runs this script or notebook."""
+        import panel as pn
+
         load_extension()
-        return self.page().servable(title=self.source.title)
+        if pn.state.curdoc is not None:
+            return self.page().servable(title=self.source.title)
+        page = self._page()
+        with self._lock:
+            self._pages.add(page)
+        column = page.column()
+        page.open(None)
+        return column
 
     # -- a server --------------------------------------------------------------------------------------------
 
@@ -128,7 +169,8 @@ class LiveView:
         """
         if self._server is not None:
             raise SimulatorError("this view is served already: make a new one")
-        self._warm_up()
+        self._stopped = False
+        self._make_ready()
         ready = threading.Event()
         failed: list[Exception] = []
         self._thread = threading.Thread(
@@ -157,6 +199,12 @@ class LiveView:
             self._thread.join()
         with self._lock:
             pages, self._pages = list(self._pages), set()
+            self._stopped = True
+            if self._later is not None:
+                self._later.cancel()
+            if self._ready is not None:
+                pages.append(self._ready[0])
+                self._ready = None
         for page in pages:
             page.close()
         self._fan_out.close()
@@ -179,6 +227,7 @@ class LiveView:
 
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
+        loop.set_exception_handler(_told_of)
         try:
             server = get_server(
                 self.page, port=port, address=address, websocket_origin=[*origins, *_own_origins(address, port)],
@@ -195,6 +244,21 @@ class LiveView:
         server.io_loop.start()
         server.stop()
         loop.close()
+
+
+def _told_of(loop: Any, context: dict[str, Any]) -> None:
+    """Pass on what goes wrong in the server's loop, but for messages that come too late for pages that were closed."""
+    from tornado.iostream import StreamClosedError
+    from tornado.websocket import WebSocketClosedError
+
+    if not isinstance(context.get("exception"), StreamClosedError | WebSocketClosedError):
+        loop.default_exception_handler(context)
+
+
+def _document() -> Any:
+    import panel as pn
+
+    return pn.state.curdoc
 
 
 def _own_origins(address: str, port: int) -> list[str]:

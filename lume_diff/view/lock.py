@@ -9,7 +9,7 @@ from lume_diff.view.session_source import SessionSource
 if TYPE_CHECKING:
     from panel.viewable import Viewable
 
-_STYLE = {"font": "16px system-ui, sans-serif", "color": "#ffffff"}
+_STYLE = {"font": "16px system-ui, sans-serif", "color": "#ffffff", "background": "#102a43", "padding": "0 6px"}
 
 
 def lock(source: SessionSource, needs_token: bool) -> Viewable:

@@ -26,6 +26,7 @@ class ModelSource(Source):
             a process of its own, so that neither slows down the other; ``model`` stays at its set-points then.
         timeout: longest time of one evaluation [s]; with ``"process"`` only.
         title: what is shown, in a few words.
+        sensitivity: whether derivatives are worked out also where they take runs of a simulator.
 
     Raises:
         ValidationError: for an unknown isolation, or a timeout without a process.
@@ -38,8 +39,9 @@ class ModelSource(Source):
         isolation: Isolation = "thread",
         timeout: float | None = None,
         title: str = "",
+        sensitivity: bool = False,
     ) -> None:
-        super().__init__(writable)
+        super().__init__(writable, sensitivity)
         self._model, self._title = model, title or type(model).__name__
         self._server = Server(model, protocols=(), isolation=isolation, timeout=timeout, search=0.0)
         self._server.runtime.add(Tell(self._latest, model.supported_variables))

@@ -22,7 +22,7 @@ from lume_diff.view.source import Source, Told
 
 _SILENCE = 4.0  # [s] after which a server that counts seconds is taken as stuck
 _TICK = 0.5  # [s]
-_LIMITS_EVERY = 20  # ticks
+_LIMITS_EVERY = 10.0  # [s]
 _PATIENCE = 1.0  # [s] for what a server may not have
 
 
@@ -56,7 +56,10 @@ class PVSource(Source):
         self._beat_time = time.time()
         self._subscription: Subscription | None = None
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="view heartbeat", daemon=True)
+        self._threads = [
+            threading.Thread(target=target, name=f"view {name}", daemon=True)
+            for name, target in (("heartbeat", self._watch), ("limits", self._follow_limits))
+        ]
 
     @property
     def title(self) -> str:
@@ -92,7 +95,8 @@ class PVSource(Source):
         self._listen(self._client.get(names, self._timeout))
         self._read_limits()
         self._subscription = self._client.monitor([*names, f"{self._prefix}SERVER:HEARTBEAT"], self._heard)
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def close(self) -> None:
@@ -101,7 +105,8 @@ class PVSource(Source):
         self._close_background()
         if self._subscription is not None:
             self._subscription.close()
-            self._thread.join()
+            for thread in self._threads:
+                thread.join()
         if self._owns_client:
             self._client.close()
 
@@ -110,6 +115,11 @@ class PVSource(Source):
         name = f"{self._prefix}SERVER:SENS"
         found = self._client.get([name], min(self._timeout, _PATIENCE))[name]
         return found.value if isinstance(found.value, dict) and len(found.value.get("output", ())) else None
+
+    @property
+    def silent_since(self) -> float | None:
+        """When the server's heartbeat came last [s since 1970], if it stands still; None if it beats."""
+        return self._beat_time if self._is_stuck else None
 
     # -- what comes ------------------------------------------------------------------------------------------
 
@@ -144,7 +154,7 @@ class PVSource(Source):
 
     def _show(self, names: Any) -> None:
         shown = {name: self._held[name] for name in names if name in self._held}
-        self._latest.take({name: self._aged(one) for name, one in shown.items()} if self._is_stuck else shown)
+        self._latest.take(aged(shown, self.silent_since))
 
     def _declared(self, name: str, reading: Reading) -> Reading:
         """Return a reading as the variable is declared; one that is away keeps its last value."""
@@ -163,28 +173,18 @@ class PVSource(Source):
             return replace(reading, value=value.reshape(variable.shape))
         return reading
 
-    def _aged(self, reading: Reading) -> Reading:
-        """Return a reading of a server that does not answer any more."""
-        if reading.severity is Severity.INVALID:
-            return reading
-        return replace(
-            reading,
-            time=self._beat_time,
-            severity=Severity.INVALID,
-            condition=Condition.STALE,
-            message="the server's heartbeat stands still",
-        )
-
     def _watch(self) -> None:
-        """Notice a server that is stuck, and read limits from time to time."""
-        ticks = 0
+        """Notice a server that is stuck."""
         while not self._end.wait(_TICK):
-            ticks += 1
             if time.monotonic() - self._beat > _SILENCE and not self._is_stuck:
                 with self._lock:
                     self._is_stuck = True
                     self._show(list(self._held))
-            if ticks % _LIMITS_EVERY == 0 and not self._is_stuck:
+
+    def _follow_limits(self) -> None:
+        """Read limits from time to time, which a server that is stuck keeps waiting for."""
+        while not self._end.wait(_LIMITS_EVERY):
+            if not self._is_stuck:
                 self._read_limits()
 
     def _read_limits(self) -> None:
@@ -218,3 +218,20 @@ class PVSource(Source):
                 done(None)
 
         threading.Thread(target=put, name="view put", daemon=True).start()
+
+
+def aged(readings: Mapping[str, Reading], since: float | None) -> Mapping[str, Reading]:
+    """Return readings of a server that does not answer any more.
+
+    Args:
+        readings: the last, by name.
+        since: when it answered last [s since 1970]; None if it does answer.
+    """
+    if since is None:
+        return readings
+    old: dict[str, Any] = {"severity": Severity.INVALID, "condition": Condition.STALE}
+    text = "the server's heartbeat stands still"
+    return {
+        name: one if one.severity is Severity.INVALID else replace(one, time=since, message=text, **old)
+        for name, one in readings.items()
+    }

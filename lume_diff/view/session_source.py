@@ -29,7 +29,7 @@ class SessionSource(Source):
     """
 
     def __init__(self, source: Source, token: str, client: str) -> None:
-        super().__init__()
+        super().__init__(sensitivity=source.sensitivity)
         self._source, self._token, self._client = source, token, client
 
     def unlock(self, token: str) -> bool:

@@ -30,10 +30,11 @@ class Source(ABC):
 
     Args:
         writable: whether `write` and `restore` are taken.
+        sensitivity: whether derivatives are worked out also where they take runs of a simulator.
     """
 
-    def __init__(self, writable: bool = False) -> None:
-        self.writable = writable
+    def __init__(self, writable: bool = False, sensitivity: bool = False) -> None:
+        self.writable, self.sensitivity = writable, sensitivity
         self._latest = Latest()
 
     # -- what a subclass writes ------------------------------------------------------------------------------

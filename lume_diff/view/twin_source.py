@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import Any, Self, final
 
 from lume_diff.control.client import ControlClient
+from lume_diff.control.readings import Reading, Update
 from lume_diff.errors import ReadOnlyError, ValidationError
 from lume_diff.ioc.limits import PVLimits
 from lume_diff.ioc.live_twin import LiveTwin
+from lume_diff.ioc.publisher import Publisher
 from lume_diff.models import LUMEModel
 from lume_diff.variables import Variable
-from lume_diff.view.model_source import Tell
-from lume_diff.view.pv_source import PVSource
+from lume_diff.view.latest import Latest
+from lume_diff.view.pv_source import PVSource, aged
 from lume_diff.view.source import Source, Told
 
 _CLIENT_PATIENCE = 0.5  # [s]
@@ -31,6 +33,7 @@ class TwinSource(Source):
         client: ``"pva"``, ``"ca"`` or another entry point of ``lume_diff.clients``, or a client.
         isolation, timeout: of the model, see `ModelSource`.
         title: what is shown, in a few words.
+        sensitivity: whether derivatives are worked out also where they take runs of a simulator.
     """
 
     def __init__(
@@ -41,11 +44,13 @@ class TwinSource(Source):
         isolation: str = "process",
         timeout: float | None = None,
         title: str = "",
+        sensitivity: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(sensitivity=sensitivity)
         self._model, self._prefix, self._client = model, prefix, client
         self._options: dict[str, Any] = {"isolation": isolation, "timeout": timeout, "search": 0.0}
         self._machine = PVSource(prefix, client)
+        self._trusted = _Trusted(self._latest, self.variables)
         self._title = f"{title or type(model).__name__} following {self._machine.title}"
         self._twin: LiveTwin | None = None
         self._end = threading.Event()
@@ -90,8 +95,8 @@ class TwinSource(Source):
         links = {name: self._prefix + name for name in shared}
         self._twin = LiveTwin(self._model, links, client=self._client, **self._options)
         runtime = self._twin.server.runtime
-        runtime.add(Tell(self._latest, self.variables))
-        self._latest.take({name: runtime.reading(name) for name in self.variables})
+        runtime.add(self._trusted)
+        self._trusted.take({name: runtime.reading(name) for name in self.variables})
         self._take_measured()
         self._twin.start()
         self._thread.start()
@@ -116,11 +121,48 @@ class TwinSource(Source):
                 self._take_measured()
 
     def _take_measured(self) -> None:
-        measured = self._machine.latest().readings
-        self._latest.take_measured({name: one for name, one in measured.items() if name in self.variables})
+        frame = self._machine.latest()
+        measured = {name: one for name, one in frame.readings.items() if name in self.variables}
+        self._latest.take_measured(measured, frame.good_until)
+        self._trusted.note_silence(self._machine.silent_since)
 
     def _write(self, values: Mapping[str, Any], client: str, done: Told) -> None:
         raise ReadOnlyError("a model that follows a machine cannot be written to")
 
     def _restore(self, setpoints: Mapping[str, Any], client: str, done: Told) -> None:
         raise ReadOnlyError("a model that follows a machine cannot be written to")
+
+
+class _Trusted(Publisher):
+    """Hand on what the model says, as INVALID while the machine that it follows is silent.
+
+    A twin by itself looks for a machine that has fallen silent every some seconds only.
+    """
+
+    def __init__(self, latest: Latest, names: Mapping[str, Variable]) -> None:
+        self._latest, self._names = latest, names
+        self._held: dict[str, Reading] = {}
+        self._silent_since: float | None = None
+        self._lock = threading.Lock()
+
+    def publish(self, update: Update) -> None:
+        """Hand on an update."""
+        self.take({name: reading for name, reading in update.readings.items() if name in self._names})
+
+    def limits_changed(self, name: str) -> None:
+        """Show them."""
+        self._latest.touch()
+
+    def take(self, readings: Mapping[str, Reading]) -> None:
+        """Hand on readings."""
+        with self._lock:
+            self._held.update(readings)
+            if readings:
+                self._latest.take(aged(readings, self._silent_since))
+
+    def note_silence(self, since: float | None) -> None:
+        """Note since when the machine is silent [s since 1970]; None if it is not."""
+        with self._lock:
+            if (since is None) is not (self._silent_since is None):
+                self._silent_since = since
+                self._latest.take(aged(self._held, since))

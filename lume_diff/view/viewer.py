@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lume_diff.view.frame import Frame
+from lume_diff.view.turns import Turns
 
 if TYPE_CHECKING:
     from bokeh.document import Document
@@ -38,11 +39,14 @@ class Viewer:
     ) -> None:
         self.panels = list(panels)
         self._document, self._sent = document, sent
+        self._turns = None if document is None else Turns(document)
         self._lock = threading.Lock()
         self._newest: Frame | None = None
         self._is_scheduled = False
         self._number, self._seen, self._asked = 0, 0, 0.0
         self._closed = False
+        self._idle = threading.Event()
+        self._idle.set()
 
     def prepare(self, frame: Frame) -> None:
         """Work out what will be shown."""
@@ -55,6 +59,10 @@ class Viewer:
             self._newest = frame
         self._schedule()
 
+    def wait_sent(self, timeout: float) -> None:
+        """Wait until there is no frame left that the page could be sent, for a time at most [s]."""
+        self._idle.wait(timeout)
+
     def seen(self, number: int) -> None:
         """Note that the page has got a frame."""
         with self._lock:
@@ -65,6 +73,7 @@ class Viewer:
         """Show nothing more."""
         with self._lock:
             self._closed, self._newest = True, None
+        self._idle.set()
         self.panels = []
 
     def _schedule(self) -> None:
@@ -74,16 +83,18 @@ class Viewer:
             if self._newest is None or self._is_scheduled or self._closed or (is_waiting and not is_overdue):
                 return
             self._is_scheduled = True
-        if self._document is None:
+            self._idle.clear()
+        if self._turns is None:
             self._show()
             self._push()
         else:
-            self._document.add_next_tick_callback(self._ask_again if is_overdue else self._show)
+            self._turns.ask(self._ask_again if is_overdue else self._show)
 
     def _ask_again(self) -> None:
         """Ask whether the page is there, and send nothing else: what was sent may have come before it listened."""
         with self._lock:
             self._is_scheduled = False
+            self._idle.set()
             if self._closed or self._sent is None:
                 return
             self._number += 1
@@ -91,6 +102,13 @@ class Viewer:
         self._sent(number)
 
     def _show(self) -> None:
+        try:
+            self._send()
+        finally:
+            self._idle.set()
+
+    def _send(self) -> None:
+        """Update the panels, and have the page answer."""
         with self._lock:
             frame, self._newest = self._newest, None
             self._is_scheduled = False

@@ -99,23 +99,15 @@ class TrackedBunch:
             )
         return self._cache["linear"]
 
-    def statistic_along(self, key: str, matrices: Tensor, reference: Reference, keeps_momentum: bool) -> Tensor | None:
-        """Return a statistic at many places of a linear stretch, None where its particles have to be looked at.
+    def linear_along(self, matrices: Tensor, reference: Reference) -> LinearStatistics | None:
+        """Return statistics at many places of a linear stretch, None where the particles have to be looked at.
 
         Args:
-            key: openPMD name.
             matrices: maps from here to the places, ``(*batch, places, 7, 7)``.
             reference: energies and times there, ``(*batch, places)`` or with one place for all.
-            keeps_momentum: whether no element of the stretch changes the momentum of a particle.
         """
         linear = self._linear
-        if (
-            linear is None
-            or not is_linear(key)
-            or (needs_momentum(key) and not (keeps_momentum and self.keeps_momentum))
-        ):
-            return None
-        return linear.along(matrices, reference)[key]
+        return None if linear is None else linear.along(matrices, reference)
 
     @property
     def particles(self) -> Tensor:

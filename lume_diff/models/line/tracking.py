@@ -10,7 +10,7 @@ from torch import Tensor
 from lume_diff.models.line.apertures import Losses
 from lume_diff.models.line.bunch import TrackedBunch, TrackedMoments
 from lume_diff.models.line.elements import Element
-from lume_diff.models.line.linear_statistics import Lasting
+from lume_diff.models.line.linear_statistics import Lasting, LinearStatistics, is_linear, needs_momentum
 from lume_diff.models.line.maps import LineMaps, Maps
 from lume_diff.models.line.natives import track
 from lume_diff.models.line.reference import Reference, ReferenceFlight
@@ -87,7 +87,7 @@ class LineRun:
         self._active = active
         self._incoming = incoming.passed(incoming.reference)  # The run's own: what it computes must not outlive it.
         self._steps: dict[int, Step] = {}
-        self._between: dict[tuple[int, int], Tensor] = {}
+        self._between: dict[tuple[int, int], LinearStatistics | None] = {}
         for index in line.candidates:
             element = line.elements[index]
             step = step_of(element, self.is_active(element), changed, losses, by_cheetah)
@@ -206,13 +206,19 @@ class LineRun:
         None where the particles have to be looked at, place by place.
         """
         beam = self.before(start)
-        if self._maps is None or not isinstance(beam, TrackedBunch) or beam.lasting is None:
+        if self._maps is None or not isinstance(beam, TrackedBunch) or beam.lasting is None or not is_linear(key):
+            return None
+        keeps_momentum = beam.keeps_momentum and self.line.keeps_momentum(start, stop)
+        if needs_momentum(key) and not keeps_momentum:
             return None
         if (start, stop) not in self._between:
-            self._between[start, stop] = self._maps.along(start, stop)
-        maps, reference = self._between[start, stop], self._flight.along(start, stop)
-        found = beam.statistic_along(key, maps, reference, self.line.keeps_momentum(start, stop))
-        return None if found is None else found.expand(*found.shape[:-1], stop - start + 1)
+            maps, reference = self._maps.along(start, stop), self._flight.along(start, stop)
+            self._between[start, stop] = beam.linear_along(maps, reference)
+        statistics = self._between[start, stop]
+        if statistics is None:
+            return None
+        found = statistics[key]
+        return found.expand(*found.shape[:-1], stop - start + 1)
 
     def along(self, indices: Sequence[int]) -> list[Tracked]:
         """Return the bunch at the entrances of several elements, computed in the order of the beam."""

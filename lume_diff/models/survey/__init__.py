@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import singledispatch
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from lume_diff.models.base import LUMEModel
 from lume_diff.models.cheetah_model import CheetahModel
 from lume_diff.models.facility import FacilityModel
+from lume_diff.models.stage_state import is_equal
 from lume_diff.models.staged_model import StagedModel
 from lume_diff.models.survey.base import BOX, QUANTITIES, BeamAlong, BeamStop, LineElement, Survey
 from lume_diff.models.survey.chain import ChainSurvey
@@ -57,7 +59,15 @@ def survey_of(model: LUMEModel, at: Mapping[str, Any] | None = None) -> Survey |
         >>> along.units["sigma_x"], bool(along.values["sigma_x"][-1] > 0.0)
         ('m', True)
     """
-    return survey_at(model, model._merged(model._checked_inputs({} if at is None else at)))
+    inputs = model._merged(model._checked_inputs({} if at is None else at))
+    known = (model._setpoints, _SEEN.get(model, model._setpoints))
+    inputs = {name: next((old[name] for old in known if is_equal(old[name], new)), new) for name, new in inputs.items()}
+    _SEEN[model] = inputs
+    return survey_at(model, inputs)
+
+
+#: What models were looked at with last: an equal value stays the same object, and what hangs on it at rest.
+_SEEN: WeakKeyDictionary[LUMEModel, dict[str, Any]] = WeakKeyDictionary()
 
 
 @singledispatch

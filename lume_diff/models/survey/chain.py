@@ -12,7 +12,6 @@ import torch
 
 from lume_diff.models.base import LUMEModel
 from lume_diff.models.evaluation import Evaluation
-from lume_diff.models.stage_state import is_equal
 from lume_diff.models.staged_model import StagedModel
 from lume_diff.models.survey.base import BOX, QUANTITIES, BeamAlong, BeamStop, LineElement, Survey, joined
 from lume_diff.particles import TorchMoments, TorchParticleGroup
@@ -107,11 +106,7 @@ def inputs_by_stage(chain: StagedModel, inputs: Mapping[str, Any]) -> dict[str, 
     givers = set(chain._joined.values())
     wanted = [name for name, owner in chain._owners.items() if owner in givers]
     previous = _LAST.get(chain) or chain._evaluation
-    old: Mapping[str, Any] = {} if previous is None else previous.inputs
-    settled = {
-        name: old[name] if name in old and is_equal(old[name], value) else value for name, value in inputs.items()
-    }
     with torch.no_grad():
-        evaluation = chain._evaluate(settled, wanted, previous)
+        evaluation = chain._evaluate(dict(inputs), wanted, previous)
         _LAST[chain] = evaluation
         return {name: chain._stage_inputs(evaluation.state, name) for name in chain.stages}

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
 from lume_diff.models.base import LUMEModel
+from lume_diff.models.evaluation import Fingerprint
 from lume_diff.models.facility import FacilityModel
+from lume_diff.models.facility.inputs import Natives
 from lume_diff.models.survey.base import QUANTITIES, BeamAlong, BeamStop, LineElement, Survey
 from lume_diff.particles import TorchMoments, TorchParticleGroup
 
@@ -53,10 +56,18 @@ class FacilitySurvey(Survey):
 
 def facility_survey(facility: FacilityModel, inputs: Mapping[str, Any], ask: Ask) -> FacilitySurvey | None:
     """Return the survey of a facility, None where the model inside has no line."""
+    parameters = Fingerprint(facility)
+    known, natives = _LAST.get(facility, (None, None))
+    rest = facility._resting()
     with torch.no_grad():
-        natives = facility._natives(inputs, None, share_graphs=False).values
-        inside = ask(facility.model, facility.model._merged(natives))
+        natives = facility._inputs.compute(facility.model, inputs, natives if known == parameters else rest, rest)
+        _LAST[facility] = parameters, natives
+        inside = ask(facility.model, facility.model._merged(natives.values))
     return None if inside is None else FacilitySurvey(facility, inputs, inside)
+
+
+#: The native inputs of facilities that are looked at, and the parameters that these go with.
+_LAST: WeakKeyDictionary[FacilityModel, tuple[Fingerprint, Natives]] = WeakKeyDictionary()
 
 
 def _devices(facility: FacilityModel) -> dict[str, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 from lume_diff.control.readings import Severity
-from lume_diff.view.alarms import COLOURS, SIGNS, Alarm, alarm_of
+from lume_diff.view.alarms import COLOURS, SIGNS, Alarm, alarm_of, measured_alarm_of
 from lume_diff.view.frame import Frame
 from lume_diff.view.panels.panel import Panel
 
@@ -48,9 +49,17 @@ class AlarmBanner(Panel):
         """All variables."""
         return list(self.source.variables)
 
+    def prepare(self, frame: Frame) -> None:
+        """Put it in words."""
+        self._text(frame)
+
+    def _text(self, frame: Frame) -> str:
+        now = time.time()
+        return frame.once("banner", lambda: banner(frame, self.names, now), int(now))
+
     def update(self, frame: Frame) -> None:
         """Say how things are."""
-        text = banner(frame, self.names, time.time())
+        text = self._text(frame)
         if self._pane.object != text:
             self._pane.object = text
 
@@ -64,6 +73,7 @@ def banner(frame: Frame, names: Sequence[str], now: float) -> str:
         now: [s since 1970].
     """
     alarms = [alarm_of(frame, name, now) for name in names]
+    alarms += _measured([one for one in alarms if one.name in frame.measured], frame, now)
     counts = {severity: sum(one.severity is severity for one in alarms) for severity in reversed(Severity)}
     worst = next((severity for severity, count in counts.items() if count), Severity.INVALID)
     words = {Severity.NO_ALARM: "good"}
@@ -81,11 +91,18 @@ def banner(frame: Frame, names: Sequence[str], now: float) -> str:
     )
 
 
+def _measured(alarms: Sequence[Alarm], frame: Frame, now: float) -> list[Alarm]:
+    """Return what is the matter with instruments, where it is worse than what the model says of the same variable."""
+    both = [(one, measured_alarm_of(frame, one.name, now)) for one in alarms]
+    worse = [found for one, found in both if found is not None and found.severity > one.severity]
+    return [replace(one, name=f"measured {one.name}") for one in worse]
+
+
 def _lines(alarms: Sequence[Alarm]) -> list[str]:
     """Return a line for every reason, the worst and newest first."""
-    groups: dict[tuple[Severity, str], list[Alarm]] = {}
+    groups: dict[tuple[Severity, str, bool], list[Alarm]] = {}
     for alarm in alarms:
-        groups.setdefault((alarm.severity, alarm.message), []).append(alarm)
+        groups.setdefault((alarm.severity, alarm.message, alarm.age is None), []).append(alarm)
     ordered = sorted(groups.values(), key=lambda group: (-group[0].severity, _youngest(group)))
     lines = [_line(group) for group in ordered[:_MOST]]
     left = sum(len(group) for group in ordered[_MOST:])

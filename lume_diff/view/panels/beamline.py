@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, final
 
@@ -15,6 +16,7 @@ from lume_diff.models.survey import LineElement, Survey
 from lume_diff.plotting.spread import spread_out
 from lume_diff.plotting.units import per
 from lume_diff.view import line
+from lume_diff.view.background import Result
 from lume_diff.view.doubt import doubt_of, in_short
 from lume_diff.view.frame import Frame
 from lume_diff.view.panels import shapes
@@ -128,19 +130,20 @@ class Beamline(Panel):
         self._veils = [Veil(self._drawing), Veil(self._chart)]
         self._unit = SteadyUnit("")
         panes = [pn.pane.Bokeh(one, sizing_mode="stretch_width") for one in (self._drawing, self._chart)]
-        return pn.Column(pn.Row(self._choice, self._notice.view()), *panes, sizing_mode="stretch_width")
+        head = pn.FlexBox(self._choice, self._notice.view(), sizing_mode="stretch_width")
+        return pn.Column(head, *panes, sizing_mode="stretch_width")
 
     def prepare(self, frame: Frame) -> None:
-        """Survey the line, and have the derivatives worked out."""
+        """Survey the line, have the derivatives worked out, and lay out what they colour."""
         line.survey(self.source, frame)
-        self._derivatives(frame)
+        self._coloured(frame, self._derivatives(frame))
 
     def _derivatives(self, frame: Frame) -> Any:
         return line.derivatives(self.source, frame, [self.output], line.scalars(self.source, read_only=False))
 
     def _chosen(self, event: Any) -> None:
         self.output = event.new
-        self.update(self.source.latest())
+        self.refresh()
 
     def update(self, frame: Frame) -> None:
         """Draw the line as it is at a frame."""
@@ -148,8 +151,9 @@ class Beamline(Panel):
         found = self._derivatives(frame)
         doubt = doubt_of(frame, surveyed)
         notes = []
-        if surveyed.value is not None:
-            notes += self._draw(surveyed.value, found, frame)
+        coloured = self._coloured(frame, found)
+        if coloured is not None:
+            notes += self._draw(surveyed.value, coloured, found is not None and found.cycle != frame.cycle)
         notes += self._remarks(frame, found) if doubt is None else []
         self._notice.show(doubt, notes)
         for veil in self._veils:
@@ -157,66 +161,30 @@ class Beamline(Panel):
 
     def _remarks(self, frame: Frame, found: Any) -> list[str]:
         if found is None:
-            return ["the sensitivity is being worked out"]
+            why = line.why_not(self.source)
+            return [f"the sensitivity is {why or 'being worked out'}"]
         if found.error or found.value.refused:
             return [f"no sensitivity of {self.output}: {found.error or found.value.refused[self.output]}"]
         if not line.has_value(frame, self.output):
             return [f"{self.output} has no value now: nothing acts on it"]
-        return []
+        return list(found.value.cost)
 
-    def _draw(self, survey: Survey, found: Any, frame: Frame) -> list[str]:
-        knobs = line.scalars(self.source, read_only=False)
-        derivatives = (
-            {} if found is None or found.value is None else dict(zip(knobs, found.value.values[0], strict=True))
-        )
-        if not line.has_value(frame, self.output):
-            derivatives = {}
-        scales = dict(zip(knobs, line.scales(self.source, knobs), strict=True))
-        effects = {name: value * scales[name] for name, value in derivatives.items() if math.isfinite(value)}
-        strongest = max((abs(value) for value in effects.values()), default=0.0)
-        drawn = [(e, shape) for e in survey.elements if (shape := shapes.outline(e, survey.end)) is not None]
-        rows = [self._row(e, frame, derivatives, effects) for e, _ in drawn]
-        fills = [math.nan if effect is None else effect for effect, _ in rows]
-        put(
-            self._elements,
-            {
-                "xs": [shape[0] for _, shape in drawn],
-                "ys": [shape[1] for _, shape in drawn],
-                "effect": fills,
-                "edge": ["#1a1a1a" if e.knobs else GREY for e, _ in drawn],
-                "name": [e.name for e, _ in drawn],
-                "kind": [e.kind for e, _ in drawn],
-                "strength": [math.nan if e.strength is None else e.strength for e, _ in drawn],
-                "info": [info for _, info in rows],
-            },
-        )
-        places = [self._middle(shape[0]) for _, shape in drawn]
-        acting = [i for i, value in enumerate(fills) if abs(value) > _ROUND_OFF * strongest]
-        put(
-            self._bars,
-            {
-                "s": spread_out([places[i] for i in acting], 0.012 * survey.end) if acting else [],
-                "width": [0.01 * survey.end] * len(acting),
-                "effect": [fills[i] for i in acting],
-                "name": [drawn[i][0].name for i in acting],
-                "info": [rows[i][1] for i in acting],
-            },
-        )
-        self._show_scale(strongest, found is not None and found.cycle != frame.cycle)
-        self._show_names([e for e, _ in drawn], places, fills, survey)
+    def _coloured(self, frame: Frame, found: Any) -> Coloured | None:
+        """Return the elements with their colours, once for all pages; None where there is no line."""
+        output = self.output
+
+        def laid_out() -> Coloured | None:
+            survey = line.survey(self.source, frame).value
+            return None if survey is None else coloured(self.source, frame, survey, output, found)
+
+        return frame.once(("coloured", output), laid_out, found)
+
+    def _draw(self, survey: Survey, shown: Coloured, follows: bool) -> list[str]:
+        put(self._elements, shown.elements)
+        put(self._bars, shown.bars)
+        self._show_scale(shown.strongest, follows)
+        self._show_names(shown.drawn, shown.places, survey)
         return self._show_stop(survey)
-
-    def _row(
-        self, element: LineElement, frame: Frame, derivatives: dict[str, float], effects: dict[str, float]
-    ) -> tuple[float | None, str]:
-        """Return the strongest effect of an element's knobs, and what is said of it."""
-        acting = [knob for knob in element.knobs if knob in effects]
-        effect = max((effects[knob] for knob in acting), key=abs, default=None)
-        return effect, describe(self.source, frame, element, self.output, derivatives, effects)
-
-    @staticmethod
-    def _middle(xs: Sequence[float]) -> float:
-        return 0.5 * (float(np.nanmin(xs)) + float(np.nanmax(xs)))
 
     def _show_scale(self, strongest: float, follows: bool) -> None:
         unit = self.source.variables[self.output].unit
@@ -233,9 +201,7 @@ class Beamline(Panel):
         if self._chart.title.text != title:
             self._chart.title.text = title
 
-    def _show_names(
-        self, drawn: Sequence[LineElement], places: Sequence[float], effects: Sequence[float], survey: Survey
-    ) -> None:
+    def _show_names(self, drawn: Sequence[LineElement], places: Sequence[float], survey: Survey) -> None:
         key = tuple((e.name, e.s) for e in drawn)
         if key == self._placed:
             return
@@ -258,6 +224,71 @@ class Beamline(Panel):
         if stop is None:
             return []
         return [f"{stop.variable} ends the beam at s = {stop.s:.2f} m"]
+
+
+@dataclass(frozen=True)
+class Coloured:
+    """The elements of a line with what their knobs do to an output.
+
+    Attributes:
+        drawn: the elements that are drawn.
+        places: their middles [m].
+        elements, bars: columns of the drawing and of the chart below it.
+        strongest: the largest effect [unit of the output].
+    """
+
+    drawn: list[LineElement]
+    places: list[float]
+    elements: dict[str, list[Any]]
+    bars: dict[str, list[Any]]
+    strongest: float
+
+
+def coloured(source: Source, frame: Frame, survey: Survey, output: str, found: Result | None) -> Coloured:
+    """Return the elements of a line, coloured by what a typical change of their strongest knob does to an output.
+
+    Args:
+        source: what is shown.
+        frame: the newest.
+        survey: of the line.
+        output: name of a number.
+        found: the ``Derivatives`` of the output by all knobs, as far as they are known.
+    """
+    knobs = line.scalars(source, read_only=False)
+    derivatives: dict[str, float] = {}
+    if found is not None and found.value is not None and line.has_value(frame, output):
+        derivatives = dict(zip(knobs, found.value.values[0], strict=True))
+    scales = dict(zip(knobs, line.scales(source, knobs), strict=True))
+    effects = {name: value * scales[name] for name, value in derivatives.items() if math.isfinite(value)}
+    strongest = max((abs(value) for value in effects.values()), default=0.0)
+    end = survey.end
+    shapes_of = [(e, shape) for e in survey.elements if (shape := shapes.outline(e, end)) is not None]
+    drawn = [e for e, _ in shapes_of]
+    fills, infos = [], []
+    for element in drawn:
+        acting = [effects[knob] for knob in element.knobs if knob in effects]
+        fills.append(max(acting, key=abs, default=math.nan))
+        infos.append(describe(source, frame, element, output, derivatives, effects))
+    places = [0.5 * (float(np.nanmin(shape[0])) + float(np.nanmax(shape[0]))) for _, shape in shapes_of]
+    elements = {
+        "xs": [shape[0] for _, shape in shapes_of],
+        "ys": [shape[1] for _, shape in shapes_of],
+        "effect": fills,
+        "edge": ["#1a1a1a" if e.knobs else GREY for e in drawn],
+        "name": [e.name for e in drawn],
+        "kind": [e.kind for e in drawn],
+        "strength": [math.nan if e.strength is None else e.strength for e in drawn],
+        "info": infos,
+    }
+    acting_at = [i for i, value in enumerate(fills) if abs(value) > _ROUND_OFF * strongest]
+    bars = {
+        "s": spread_out([places[i] for i in acting_at], 0.012 * end) if acting_at else [],
+        "width": [0.01 * end] * len(acting_at),
+        "effect": [fills[i] for i in acting_at],
+        "name": [drawn[i].name for i in acting_at],
+        "info": [infos[i] for i in acting_at],
+    }
+    return Coloured(drawn, places, elements, bars, strongest)
 
 
 def first_size(outputs: Sequence[str]) -> str:

@@ -43,6 +43,15 @@ def plot(
     return made
 
 
+def side_by_side(least: int) -> dict[str, str]:
+    """Return the style of a row whose figures go below each other where there is no place.
+
+    Args:
+        least: width of a figure [px].
+    """
+    return {"display": "grid", "grid-template-columns": f"repeat(auto-fit, minmax(min({least}px, 100%), 1fr))"}
+
+
 class Veil:
     """Grey a figure while what it shows does not hold, and say why and since when.
 

@@ -3,7 +3,7 @@ export function render({ model, el }) {
   const style = document.createElement("style");
   style.textContent = `
     input.filter { text-align: left; font: 15px system-ui, sans-serif; padding: 4px 8px; margin: 0 0 6px; width: 100%; box-sizing: border-box; }
-    .scroll { max-height: 430px; overflow: auto; }
+    .scroll { max-height: 430px; overflow: auto; container-type: inline-size; }
     table { border-collapse: collapse; width: 100%; font: 15px/1.3 system-ui, sans-serif; color: #1a1a1a; }
     th { position: sticky; top: 0; background: #ffffff; text-align: left; z-index: 1; }
     th, td { padding: 3px 6px; border-bottom: 1px solid #d9d9d9; white-space: nowrap; }
@@ -17,6 +17,14 @@ export function render({ model, el }) {
     .ends { font-size: 12px; color: #444444; }
     .alarm { border-radius: 4px; padding: 1px 6px; white-space: normal; }
     tr.down td.number, tr.down input, tr.down select { color: #6b6b6b; font-style: italic; text-decoration: line-through; }
+    @container (max-width: 640px) {
+      table { font-size: 13px; }
+      th, td { padding: 3px 4px; }
+      tbody th { white-space: normal; overflow-wrap: anywhere; min-width: 8em; }
+      td.state { min-width: 5.6em; }
+      input, select { width: 6em; }
+      .range { width: 70px; }
+    }
     .note { color: #8a2500; font: 15px system-ui, sans-serif; min-height: 1.4em; margin-top: 4px; }
   `;
   const filter = document.createElement("input");
@@ -27,7 +35,7 @@ export function render({ model, el }) {
   const scroll = document.createElement("div");
   scroll.className = "scroll";
   const table = document.createElement("table");
-  table.innerHTML = "<thead><tr>" + ["Knob", "Set-point", "Unit", "Readback", "Limits", "Alarm"]
+  table.innerHTML = "<thead><tr>" + ["Knob", "Set-point", "Unit", "Readback", "Alarm", "Limits"]
     .map((word) => `<th scope="col">${word}</th>`).join("") + "</tr></thead>";
   const body = document.createElement("tbody");
   const note = document.createElement("div");
@@ -39,6 +47,7 @@ export function render({ model, el }) {
   el.append(style, filter, scroll, note);
 
   const rows = new Map();
+  let values = JSON.parse(model.rows);
   const cell = (row, content, kind) => {
     const made = document.createElement("td");
     if (kind) made.className = kind;
@@ -83,8 +92,8 @@ export function render({ model, el }) {
       cell(row, input);
       cell(row, knob.unit);
       const readback = cell(row, "", "number");
+      const alarm = cell(row, "", "state");
       const limits = cell(row);
-      const alarm = cell(row);
       rows.set(knob.name, { row, input, readback, limits, alarm });
       body.append(row);
       show(knob.name);
@@ -93,7 +102,7 @@ export function render({ model, el }) {
 
   const show = (name) => {
     const parts = rows.get(name);
-    const now = model.values[name];
+    const now = values[name];
     if (!parts || !now) return;
     const { row, input, readback, limits, alarm } = parts;
     const root = el.getRootNode();
@@ -126,14 +135,17 @@ export function render({ model, el }) {
     for (const [name, { row }] of rows) row.hidden = !name.toLowerCase().includes(word);
   };
   filter.addEventListener("input", choose);
-  model.on("values", () => { for (const name of rows.keys()) show(name); });
+  model.on("rows", () => {
+    values = JSON.parse(model.rows);
+    for (const name of rows.keys()) show(name);
+  });
   model.on("writable", () => { for (const name of rows.keys()) show(name); });
   model.on("knobs", build);
   model.on("msg:custom", (answer) => {
     const parts = rows.get(answer.name);
     if (parts) parts.input.classList.remove("waiting");
     note.textContent = answer.error ? `✖ ${answer.name} was not written: ${answer.error}` : "";
-    if (parts && answer.error) parts.input.value = model.values[answer.name].value;
+    if (parts && answer.error) parts.input.value = values[answer.name].value;
     show(answer.name);
   });
   build();

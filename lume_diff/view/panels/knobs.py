@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from lume_diff.view.panels.panel import Panel
 from lume_diff.view.panels.style import readable
 from lume_diff.view.readbacks import readback_of
 from lume_diff.view.source import Source
+from lume_diff.view.turns import Turns
 
 if TYPE_CHECKING:
     from panel.viewable import Viewable
@@ -84,12 +86,25 @@ class Knobs(Panel):
         }
         return found | ({"choices": choices} if (choices := _choices(variable)) else {})
 
+    def prepare(self, frame: Frame) -> None:
+        """Write the rows."""
+        self._rows(frame)
+
+    def _rows(self, frame: Frame) -> str:
+        """Return what the rows show, as JSON, which takes the browser's side less than a tree of values."""
+        now = time.time()
+
+        def written() -> str:
+            return json.dumps({name: self._row(frame, name, now) for name in self._names})
+
+        limits = tuple(self.source.limits(name).drive for name in self._names)
+        return frame.once(("knobs", tuple(self._names)), written, (limits, int(now)))
+
     def update(self, frame: Frame) -> None:
         """Show set-points, readbacks and alarms."""
-        now = time.time()
-        values = {name: self._row(frame, name, now) for name in self._names}
-        if values != self._table.values:
-            self._table.values = values
+        rows = self._rows(frame)
+        if rows != self._table.rows:
+            self._table.rows = rows
         if self._table.writable != self.source.writable:
             self._table.writable = self.source.writable
 
@@ -162,7 +177,7 @@ def _table_class() -> Any:
         """The table in the browser; see the script for what it does."""
 
         knobs = param.List()
-        values = param.Dict({})
+        rows = param.String("{}")
         writable = param.Boolean(False)
 
         _esm = Path(__file__).with_name("knobs.js")
@@ -170,14 +185,14 @@ def _table_class() -> Any:
 
         def _handle_msg(self, data: Mapping[str, Any]) -> None:
             name = str(data.get("name"))
-            document = pn.state.curdoc
+            turns = None if pn.state.curdoc is None else Turns(pn.state.curdoc)
 
             def answer(error: Exception | None) -> None:
                 found = {"name": name, "error": "" if error is None else str(error)}
-                if document is None:
+                if turns is None:
                     self._send_msg(found)
                 else:
-                    document.add_next_tick_callback(lambda: self._send_msg(found))
+                    turns.ask(lambda: self._send_msg(found))
 
             self.write(name, str(data.get("value")), answer)
 

@@ -18,6 +18,7 @@ _STYLES = {
     "invalid": f"padding:5px 10px;background:{_FILL};color:{_INK};font-weight:bold",
     "note": "padding:5px 10px;background:#f3f3f3;color:#1a1a1a;border-left:5px solid #8a8a8a",
 }
+_PLACE = {"flex": "1 1 300px"}  # beside a choice, or below it
 
 
 class Notice:
@@ -29,7 +30,7 @@ class Notice:
     def __init__(self) -> None:
         import panel as pn
 
-        self._pane = pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 5), visible=False)
+        self._pane = pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 5), visible=False, styles=_PLACE)
         self._shown = ""
 
     def view(self) -> Viewable:

@@ -106,7 +106,7 @@ class Optics(Panel):
         self._notice = Notice()
         self._choice = pn.widgets.RadioButtonGroup(options=list(_FUNCTIONS), value=self.function, margin=(5, 10))
         self._choice.param.watch(self._chosen, "value")
-        columns = ("s", "x", "y", "function_x", "function_y", "energy", "spread")
+        columns = ("s", "x", "y", "function_x", "function_y", "energy")
         self._along = models.ColumnDataSource({name: [] for name in columns})
         self._strip = models.ColumnDataSource({"xs": [], "ys": [], "name": [], "kind": []})
         self._range = models.Range1d(0.0, 1.0)
@@ -126,7 +126,11 @@ class Optics(Panel):
         self._key: tuple[Any, ...] = ()
         figures = [self._lattice, *(one.figure for one in charts)]
         panes = [pn.pane.Bokeh(one, sizing_mode="stretch_width") for one in figures]
-        return pn.Column(pn.Row(self._choice, self._notice.view()), *panes, sizing_mode="stretch_width")
+        return pn.Column(
+            pn.FlexBox(self._choice, self._notice.view(), sizing_mode="stretch_width"),
+            *panes,
+            sizing_mode="stretch_width",
+        )
 
     def _new_lattice(self) -> Any:
         models = bokeh()
@@ -182,10 +186,27 @@ class Optics(Panel):
     def prepare(self, frame: Frame) -> None:
         """Have the beam along the line worked out."""
         line.along(self.source, frame)
+        self._outlines(frame)
+
+    def _outlines(self, frame: Frame) -> dict[str, list[Any]]:
+        """Return the elements of the line as they are drawn above the charts."""
+
+        def drawn() -> dict[str, list[Any]]:
+            survey: Survey | None = line.survey(self.source, frame).value
+            elements = [] if survey is None else survey.elements
+            shown = [(e, shape) for e in elements if (shape := shapes.outline(e, survey.end)) is not None]
+            return {
+                "xs": [shape[0] for _, shape in shown],
+                "ys": [shape[1] for _, shape in shown],
+                "name": [e.name for e, _ in shown],
+                "kind": [shapes.KIND_NAMES.get(e.kind, e.kind).partition(" (")[0] for e, _ in shown],
+            }
+
+        return frame.once("outlines", drawn)
 
     def _chosen(self, event: Any) -> None:
         self.function = event.new
-        self.update(self.source.latest())
+        self.refresh()
 
     def update(self, frame: Frame) -> None:
         """Draw the beam along the line as it is at a frame."""
@@ -194,6 +215,7 @@ class Optics(Panel):
         notes: list[str] = []
         if found.value is not None:
             self._draw(found.value)
+            put(self._strip, self._outlines(frame))
             notes = self._draw_line(surveyed.value)
         self._notice.show(doubt, notes)
         for veil in self._veils:
@@ -216,7 +238,6 @@ class Optics(Panel):
                 "function_x": column(keys[0]),
                 "function_y": column(keys[1]) if len(keys) > 1 else nothing,
                 "energy": column("mean_energy"),
-                "spread": column("sigma_energy"),
             },
         )
         for one in self._charts:
@@ -236,16 +257,6 @@ class Optics(Panel):
             fit(one.figure.y_range, values, from_zero)
 
     def _draw_line(self, survey: Survey) -> list[str]:
-        shown = [(e, shape) for e in survey.elements if (shape := shapes.outline(e, survey.end)) is not None]
-        put(
-            self._strip,
-            {
-                "xs": [shape[0] for _, shape in shown],
-                "ys": [shape[1] for _, shape in shown],
-                "name": [e.name for e, _ in shown],
-                "kind": [shapes.KIND_NAMES.get(e.kind, e.kind).partition(" (")[0] for e, _ in shown],
-            },
-        )
         first = shapes.beginning(survey.elements, survey.end)
         if self._key != (first, survey.end):
             self._key = (first, survey.end)

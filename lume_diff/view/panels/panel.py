@@ -13,6 +13,7 @@ from lume_diff.view.model_source import ModelSource
 from lume_diff.view.source import Source
 
 if TYPE_CHECKING:
+    from bokeh.document import Document
     from panel.viewable import Viewable
 
     from lume_diff.view.fan_out import FanOut
@@ -44,7 +45,7 @@ class Panel(ABC):
 
     title: ClassVar[str]  #: heading on the page
     place: ClassVar[int] = 50  #: panels with lower numbers come first on the page
-    wide: ClassVar[bool] = False  #: whether it takes the whole width of the page
+    wide: bool = False  #: whether it takes the whole width of the page
 
     def __init__(self, source: Source | LUMEModel, writable: bool = False) -> None:
         self._owns_source = isinstance(source, LUMEModel)
@@ -105,8 +106,30 @@ class Panel(ABC):
         """Return what is shown, to be placed in any layout of Panel; it is made when first asked for."""
         return self._built
 
+    def refresh(self) -> None:
+        """Show the newest frame again, because somebody chose something.
+
+        Callbacks of widgets call this and change no Bokeh model themselves: they do not hold the document.
+        """
+        import panel as pn
+
+        from lume_diff.view.turns import Turns
+
+        document = pn.state.curdoc
+        if document is None:
+            self.update(self.source.latest())
+        else:
+            Turns(document).ask(lambda: self._update_in(document))
+
+    def _update_in(self, document: Document) -> None:
+        from panel.io.document import hold
+
+        with hold(document):
+            self.update(self.source.latest())
+
     def __panel__(self) -> Viewable:
-        return self.follow().view()
+        self.follow()
+        return self.view()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         """Show the panel in a notebook, and let it follow from then on."""
@@ -121,10 +144,16 @@ class Panel(ABC):
 
     def follow(self) -> Panel:
         """Show every change from now on; on the page of `lume_diff.view` that happens anyway."""
+        import panel as pn
+
         from lume_diff.view.fan_out import FanOut
         from lume_diff.view.viewer import Viewer
 
         if self._fan_out is None:
+            self.view()  # frames come from another thread, to what has been built
+            document = pn.state.curdoc
             self._fan_out = FanOut(self.source)
-            self._fan_out.add(Viewer([self]))
+            self._fan_out.add(Viewer([self], document))
+            if document is not None:
+                document.on_session_destroyed(lambda context: self.close())
         return self

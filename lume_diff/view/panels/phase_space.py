@@ -19,7 +19,7 @@ from lume_diff.view.background import Result
 from lume_diff.view.densities import BINS, PLANES, BeamPicture, Density, picture_of
 from lume_diff.view.doubt import doubt_of, in_short
 from lume_diff.view.frame import Frame
-from lume_diff.view.panels.figures import Veil
+from lume_diff.view.panels.figures import Veil, side_by_side
 from lume_diff.view.panels.notice import Notice
 from lume_diff.view.panels.panel import Panel
 from lume_diff.view.panels.style import Hatching, amount, bokeh, chart
@@ -96,8 +96,8 @@ class PhaseSpace(Panel):
             pn.pane.Bokeh(one.figure, sizing_mode="stretch_width", margin=(0, 4)) for one in self._pictures.values()
         ]
         return pn.Column(
-            pn.Row(self._choice, self._notice.view()),
-            pn.Row(*figures, sizing_mode="stretch_width"),
+            pn.FlexBox(self._choice, self._notice.view(), sizing_mode="stretch_width"),
+            pn.Row(*figures, sizing_mode="stretch_width", styles=side_by_side(270)),
             self._table,
             sizing_mode="stretch_width",
         )
@@ -114,7 +114,7 @@ class PhaseSpace(Panel):
 
     def _chosen(self, event: Any) -> None:
         self.element = event.new
-        self.update(self.source.latest())
+        self.refresh()
 
     def update(self, frame: Frame) -> None:
         """Show the beam as it is at a frame."""
@@ -126,7 +126,7 @@ class PhaseSpace(Panel):
         elif picture.is_lost:
             doubt = doubt or Alarm(self.element, Severity.INVALID, "no beam: all of it is lost before", None)
         else:
-            notes = self._show(picture)
+            notes = self._show(picture, frame)
         dark = surveyed.value is not None and self._stopped(surveyed.value)
         if dark:
             notes.insert(0, f"{dark} ends the beam before {self.element}: shown as it would go on")
@@ -141,10 +141,10 @@ class PhaseSpace(Panel):
         is_behind = element is not None and stop is not None and element.kind != BOX and element.end > stop.s
         return stop.variable if stop is not None and is_behind else ""
 
-    def _show(self, picture: BeamPicture) -> list[str]:
+    def _show(self, picture: BeamPicture, frame: Frame) -> list[str]:
         for plane, density in picture.densities.items():
             self._pictures[plane].show(density)
-        html = table_of(picture)
+        html = frame.once(("table", self.element), lambda: table_of(picture))
         if html != self._table.object:
             self._table.object = html
         outside = max(density.outside for density in picture.densities.values())
@@ -172,7 +172,7 @@ class _Picture:
         )
         self.figure.grid.visible = False
         self.figure.outline_line_color = "#1a1a1a"
-        self.figure.xaxis.ticker.desired_num_ticks = 5
+        self.figure.xaxis.ticker.desired_num_ticks = 4
         self.figure.xaxis.minor_tick_line_color = None
         self.data = models.ColumnDataSource(
             {"image": [np.zeros((BINS, BINS), np.float32)], "x": [0], "y": [0], "dw": [1], "dh": [1]}

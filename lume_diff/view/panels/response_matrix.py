@@ -111,14 +111,14 @@ class ResponseMatrix(Panel):
         self._veil = Veil(self._figure)
         return pn.Column(
             pn.Row(pn.Column(pn.Spacer(height=14), self._buttons), self._pattern, self._everything),
-            self._notice.view(),
+            pn.FlexBox(self._notice.view(), sizing_mode="stretch_width"),
             pn.pane.Bokeh(self._figure, sizing_mode="stretch_width"),
             sizing_mode="stretch_width",
         )
 
     def _chosen(self, event: Any) -> None:
         self.way, self.outputs = str(self._buttons.value), str(self._pattern.value)
-        self.update(self.source.latest())
+        self.refresh()
 
     def _derivatives(self, frame: Frame) -> Result | None:
         if self.source.model is None:
@@ -137,9 +137,9 @@ class ResponseMatrix(Panel):
         notes, what = [], WAYS[self.way]
         if found is None or found.value is None:
             if doubt is None:
-                notes = ["the response matrix is being worked out"]
+                notes = [f"the response matrix is {line.why_not(self.source) or 'being worked out'}"]
         else:
-            notes = self._draw(found.value, frame)
+            notes = self._draw(found.value, frame) + found.value.cost
             if self.source.model is not None and found.cycle != frame.cycle and doubt is None:
                 what += " (follows the settings)"
         self._notice.show(doubt, [what, *notes])
@@ -214,6 +214,8 @@ class Table:
         if not np.isfinite(self.shown[row, column]):
             return f"{head}<br>{escape(self.found.refused.get(output, 'no value now'))}"
         slope = f"{value:+.5g} {readable(per(readable(unit), self.units[1][column]))}"
+        if self.found.errors is not None and np.isfinite(error := self.found.errors[row, column]):
+            slope += f" ± {error:.1g}"
         effect = amount(self.effects[row, column], unit, 4)
         return f"{head}<br>{escape(slope)}<br>{escape(effect)} for a typical change of the knob"
 

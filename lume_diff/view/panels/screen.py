@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from lume_diff.control.readings import Reading, Severity
+from lume_diff.control.readings import Severity
 from lume_diff.errors import ValidationError, unknown_variable
 from lume_diff.models import LUMEModel
 from lume_diff.plotting.units import prefixed
 from lume_diff.variables import TorchNDVariable
-from lume_diff.view.alarms import Alarm, worst_of
+from lume_diff.view.alarms import Alarm, measured_alarm_of, worst_of
+from lume_diff.view.doubt import in_short
 from lume_diff.view.frame import Frame
-from lume_diff.view.panels.figures import INK, TEXT_SIZE, Veil, plot
+from lume_diff.view.panels.figures import INK, TEXT_SIZE, Veil, plot, side_by_side
 from lume_diff.view.panels.panel import Panel
 from lume_diff.view.pictures import Picture, difference, picture
 from lume_diff.view.source import Source
@@ -50,6 +51,8 @@ class Screen(Panel):
     def __init__(self, source: Source | LUMEModel, name: str | None = None) -> None:
         super().__init__(source)
         self._images = _images(self.source)
+        self._is_twin = any(one in self.source.latest().measured for one in self._images)
+        self.wide = self._is_twin  # three pictures beside each other
         if name is not None and name not in self._images:
             if name in self.source.variables:
                 raise ValidationError(f"{name!r} is no image: expected an array of two dimensions")
@@ -73,13 +76,15 @@ class Screen(Panel):
         """Make the figures, beside each other."""
         import panel as pn
 
-        is_twin = self._name in self.source.latest().measured
-        kinds = ("model", "measured", "difference") if is_twin else ("model",)
+        kinds = ("model", "measured", "difference") if self._is_twin else ("model",)
         unit = self.source.variables[self._name].unit
-        self._drawings = [_Drawing(kind, unit, is_twin) for kind in kinds]
+        self._drawings = [_Drawing(kind, unit, self._is_twin) for kind in kinds]
+        first = self._drawings[0].figure
+        for other in self._drawings[1:]:  # what is looked at closely in one is so in all
+            other.figure.update(x_range=first.x_range, y_range=first.y_range)
         self._facts = pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 10))
-        figures = pn.Row(*(pn.pane.Bokeh(one.figure, sizing_mode="stretch_width") for one in self._drawings))
-        figures.sizing_mode = "stretch_width"
+        panes = [pn.pane.Bokeh(one.figure, sizing_mode="stretch_width") for one in self._drawings]
+        figures = pn.Row(*panes, sizing_mode="stretch_width", styles=side_by_side(330))
         if self._is_fixed or len(self._images) == 1:
             return pn.Column(figures, self._facts, sizing_mode="stretch_width")
         choice = pn.widgets.Select(label="Screen", options=self._images, value=self._name)
@@ -88,7 +93,7 @@ class Screen(Panel):
 
     def _choose(self, event: Any) -> None:
         self._name, self._shown = event.new, None
-        self.update(self.source.latest())
+        self.refresh()
 
     def prepare(self, frame: Frame) -> None:
         """Make the pictures."""
@@ -97,14 +102,15 @@ class Screen(Panel):
 
     def update(self, frame: Frame) -> None:
         """Show the newest image, and whether it holds."""
-        alarm = worst_of(frame, [self._name])
+        alarm, measured = worst_of(frame, [self._name]), measured_alarm_of(frame, self._name)
+        alarms = {"model": alarm, "measured": measured, "difference": _worse(alarm, measured)}
         pictures = {drawing.kind: self._picture(frame, drawing.kind) for drawing in self._drawings}
         for drawing in self._drawings:
             found = pictures[drawing.kind]
-            drawing.veil.show(alarm if drawing.kind != "measured" else _measured_alarm(frame, self._name))
+            drawing.veil.show(in_short(alarms[drawing.kind]))
             if found is not None and drawing.shown is not found:
                 drawing.show(found)
-        text = self._text(pictures, alarm)
+        text = self._text(pictures, alarms)
         if self._facts.object != text:
             self._facts.object = text
 
@@ -133,15 +139,17 @@ class Screen(Panel):
         side = value * _METRES.get(variable.unit, math.nan)
         return (side, side) if math.isfinite(side) else None
 
-    def _text(self, pictures: dict[str, Picture | None], alarm: Alarm | None) -> str:
+    def _text(self, pictures: dict[str, Picture | None], alarms: dict[str, Alarm | None]) -> str:
         unit = self.source.variables[self._name].unit
         lines = []
         for kind, found in pictures.items():
-            if found is not None and kind != "difference":
-                label = f"{kind}: " if len(pictures) > 1 else ""
+            if kind == "difference":
+                continue
+            label, alarm = f"{kind}: " if len(pictures) > 1 else "", alarms[kind]
+            if found is not None:
                 lines.append(html.escape(label + _facts(found, unit)))
-        if alarm is not None:
-            lines.append(f"<strong>{html.escape(f'{alarm.name} {alarm.text}')}</strong>")
+            if alarm is not None and alarm.severity is not Severity.NO_ALARM:
+                lines.append(f"<strong>{html.escape(f'{label}{alarm.name} {alarm.text}')}</strong>")
         return f'<div style="font-size:{TEXT_SIZE};color:{INK}">' + "<br>".join(lines) + "</div>"
 
 
@@ -214,11 +222,8 @@ def _facts(found: Picture, unit: str) -> str:
     return "; ".join(parts)
 
 
-def _measured_alarm(frame: Frame, name: str) -> Alarm | None:
-    reading: Reading = frame.measured[name]
-    if reading.severity is Severity.NO_ALARM:
-        return None
-    return Alarm(name, reading.severity, reading.message, None)
+def _worse(*alarms: Alarm | None) -> Alarm | None:
+    return max((one for one in alarms if one is not None), key=lambda one: one.severity, default=None)
 
 
 def _diverging() -> list[str]:

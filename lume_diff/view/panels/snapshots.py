@@ -14,8 +14,10 @@ from lume_diff.models import LUMEModel
 from lume_diff.view.frame import Frame
 from lume_diff.view.panels.figures import INK, TEXT_SIZE
 from lume_diff.view.panels.panel import Panel
+from lume_diff.view.panels.style import readable
 from lume_diff.view.shelf import Shelf
 from lume_diff.view.source import Source
+from lume_diff.view.turns import Turns
 
 if TYPE_CHECKING:
     from panel.viewable import Viewable
@@ -96,7 +98,7 @@ class Snapshots(Panel):
             self._compared.object = text
 
     def _units(self) -> dict[str, str]:
-        return {name: variable.unit for name, variable in self.source.variables.items()}
+        return {name: readable(one.unit) if one.unit else "" for name, one in self.source.variables.items()}
 
     def _on_save(self, event: Any) -> None:
         label = self._shelf.add(self._label.value or "", self.source.snapshot(), time.time())
@@ -108,15 +110,16 @@ class Snapshots(Panel):
     def _on_restore(self, event: Any) -> None:
         import panel as pn
 
-        label, document = self._choice.value, pn.state.curdoc
+        label = self._choice.value
+        turns = None if pn.state.curdoc is None else Turns(pn.state.curdoc)
         kept = self._shelf.get(label)
 
         def told(error: Exception | None) -> None:
             text = f"restored {label}" if error is None else f"✖ {label} was not restored: {error}"
-            if document is None:
+            if turns is None:
                 self._say(text)
             else:
-                document.add_next_tick_callback(lambda: self._say(text))
+                turns.ask(lambda: self._say(text))
 
         if kept is None:
             return

@@ -10,8 +10,9 @@ from lume_diff.errors import unknown_variable
 from lume_diff.models import LUMEModel
 from lume_diff.variables import BoolVariable, IntVariable, TorchScalarVariable
 from lume_diff.view.alarms import worst_of
+from lume_diff.view.doubt import in_short
 from lume_diff.view.frame import Frame
-from lume_diff.view.panels.figures import LINES, Veil, plot
+from lume_diff.view.panels.figures import DASHES, INK, LINES, TEXT_SIZE, Veil, plot
 from lume_diff.view.panels.panel import Panel
 from lume_diff.view.panels.style import readable
 from lume_diff.view.source import Source
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _MOST = 4  # charts
 _EVERY = 0.5  # [s] between points that are drawn
+#: Whatever the distance of its ticks, the axis tells the time of day.
+_PERIODS = ("milliseconds", "seconds", "minsec", "minutes", "hourmin", "hours")
 
 
 @final
@@ -48,6 +51,7 @@ class StripChart(Panel):
         self.source.history.keep(self._names)
         self._charts: dict[str, _Chart] = {}
         self._drawn = 0.0
+        self._is_open = names is None and not self._names  # nothing had a value yet
 
     @classmethod
     def suits(cls, source: Source) -> bool:
@@ -64,27 +68,29 @@ class StripChart(Panel):
         import panel as pn
 
         self._place = pn.Column(sizing_mode="stretch_width")
-        choice = pn.widgets.MultiChoice(
+        self._choice = pn.widgets.MultiChoice(
             label=f"Variables, at most {_MOST}", options=self._scalars, value=self._names, max_items=_MOST,
             sizing_mode="stretch_width",
         )  # fmt: skip
-        choice.param.watch(self._choose, "value")
+        self._choice.param.watch(self._choose, "value")
         self._fill()
-        return pn.Column(choice, self._place, sizing_mode="stretch_width")
+        return pn.Column(self._choice, self._place, sizing_mode="stretch_width")
 
     def _choose(self, event: Any) -> None:
+        self._is_open = False
         self._names = list(event.new)
         self.source.history.keep(self._names)
         self._fill()
         self._drawn = 0.0
-        self.update(self.source.latest())
+        self.refresh()
 
     def _fill(self) -> None:
         import panel as pn
 
         units = {name: self.source.variables[name].unit for name in self._names}
+        measured = self.source.latest().measured
         self._charts = {
-            name: self._charts.get(name) or _Chart(name, units[name], LINES[number % len(LINES)])
+            name: self._charts.get(name) or _Chart(name, units[name], LINES[number % len(LINES)], name in measured)
             for number, name in enumerate(self._names)
         }
         charts: list[Any] = [pn.pane.Bokeh(one.figure, sizing_mode="stretch_width") for one in self._charts.values()]
@@ -98,27 +104,47 @@ class StripChart(Panel):
         """Draw what has come since, twice a second."""
         if time.monotonic() - self._drawn < _EVERY:
             return
+        if self._is_open and (found := _interesting(self.source, self._scalars)):
+            self._choice.value = found  # which draws them
+            return
         self._drawn = time.monotonic()
         for name, chart in self._charts.items():
             chart.show(*self.source.history.points(name))
-            chart.veil.show(worst_of(frame, [name]))
+            chart.veil.show(in_short(worst_of(frame, [name])))
 
 
 class _Chart:
     """One scalar."""
 
-    def __init__(self, name: str, unit: str, colour: str) -> None:
-        from bokeh.models import ColumnDataSource
+    def __init__(self, name: str, unit: str, colour: str, is_twin: bool) -> None:
+        from bokeh.models import ColumnDataSource, DatetimeTickFormatter
 
-        self._data = ColumnDataSource({"time": [], "value": []})
-        self.figure = plot("", readable(unit), 150, "xpan,xwheel_zoom,reset,save", title=name, x_axis_type="datetime")
-        self.figure.step("time", "value", source=self._data, mode="after", color=colour, line_width=2)
+        def label(text: str) -> dict[str, str]:
+            return {"legend_label": text} if is_twin else {}
+
+        self._is_twin = is_twin
+        self._data = ColumnDataSource({"time": [], "value": []} | ({"measured": []} if is_twin else {}))
+        self.figure = plot("", readable(unit), 140, "xpan,xwheel_zoom,reset,save", title=name, x_axis_type="datetime")
+        clock = DatetimeTickFormatter(**dict.fromkeys(_PERIODS, "%H:%M:%S"))
+        self.figure.xaxis.update(formatter=clock, minor_tick_line_color=None)
+        self.figure.yaxis.minor_tick_line_color = None
+        self.figure.yaxis.ticker.desired_num_ticks = 4
+        self.figure.step("time", "value", source=self._data, mode="after", color=colour, line_width=2, **label("model"))
+        if is_twin:
+            self.figure.step(
+                "time", "measured", source=self._data, mode="after", color=INK, line_width=2, line_dash=DASHES[3],
+                **label("measured"),
+            )  # fmt: skip
+            legend = self.figure.legend[0]
+            legend.update(label_text_font_size=TEXT_SIZE, border_line_color=None, padding=0, margin=4)
+            self.figure.add_layout(legend, "right")
         self.veil = Veil(self.figure)
 
-    def show(self, times: Any, values: Any) -> None:
+    def show(self, times: Any, values: Any, measured: Any) -> None:
         """Draw points, times [s since 1970]."""
         offset = time.localtime().tm_gmtoff
-        self._data.data = {"time": 1e3 * (times + offset), "value": values}
+        data = {"time": 1e3 * (times + offset), "value": values}
+        self._data.data = data | ({"measured": measured} if self._is_twin else {})
 
 
 def _scalars(source: Source) -> list[str]:

@@ -149,11 +149,17 @@ def amount(value: float, unit: str, digits: int = 4) -> str:
 
 def put(source: Any, data: Mapping[str, Any]) -> None:
     """Give a data source new columns, if they are not those that it has: what is the same is not sent."""
-    if not all(key in source.data and _same(source.data[key], column) for key, column in data.items()):
+    if any(key not in source.data or len(source.data[key]) != len(column) for key, column in data.items()):
         source.data = dict(data)
+        return
+    changed = {key: column for key, column in data.items() if not _same(source.data[key], column)}
+    if changed:
+        source.data.update(changed)
 
 
 def _same(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         return np.array_equal(a, b, equal_nan=np.asarray(b).dtype.kind == "f")
     return len(a) == len(b) and all(x == y or (x != x and y != y) for x, y in zip(a, b, strict=True))

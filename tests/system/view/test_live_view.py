@@ -45,6 +45,7 @@ def at_rest(source):
 def test_the_page_asks_no_foreign_host(view, window):
     found = window(view.url)
     found.says("Knobs")
+    found.page.get_by_role("button", name="Save").wait_for()  # of the last panel that comes
     hosts = {urlparse(url.removeprefix("blob:")).netloc for url in found.asked}
     assert hosts <= {urlparse(view.url).netloc, ""}
     assert "'self'" in found.page.locator("meta[http-equiv=Content-Security-Policy]").get_attribute("content")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import cheetah
 import numpy as np
 import pytest
@@ -146,6 +148,29 @@ def test_a_facility_at_moved_settings_agrees_with_its_outputs(machine):
     assert 1e6 * along.values["sigma_x"][behind] == pytest.approx(float(told["OTRS:DIAG0:420:XRMS"]), rel=1e-9)
     assert 1e6 * along.values["sigma_y"][behind] == pytest.approx(float(told["OTRS:DIAG0:420:YRMS"]), rel=1e-9)
     assert float(survey.beam("OTRS:DIAG0:420")["sigma_x"]) == pytest.approx(along.values["sigma_x"][behind], rel=1e-9)
+
+
+def test_what_earlier_looks_have_left_is_used_only_where_it_holds(machine):
+    start = {name: value for name, value in machine.get(list(machine.input_names)).items() if value is not None}
+    steps = [{}, {"QUAD:DIAG0:190:BCTRL": 1.2}, MOVED, {"ACCL:IN20:400:L0B_PDES": 4.0}, {}]
+    for step in steps:
+        at = {**start, **step}
+        seen, fresh = (survey_of(model, at) for model in (machine, copy.deepcopy(machine)))
+        assert [element.strength for element in seen.elements] == [element.strength for element in fresh.elements]
+        for key, values in seen.along().values.items():
+            np.testing.assert_allclose(values, fresh.along().values[key], rtol=1e-12, atol=0.0, err_msg=key)
+
+
+def test_a_parameter_that_is_trained_is_seen():
+    k1 = torch.nn.Parameter(number(4.0))
+    elements = [cheetah.Quadrupole(number(0.2), k1, name="Q1"), cheetah.Drift(number(2.0), name="D1")]
+    beam = cheetah.ParticleBeam.from_parameters(num_particles=100, energy=number(1e8), dtype=torch.float64)
+    model = CheetahModel(cheetah.Segment(elements, name="line1"), beam)
+    before = survey_of(model).along().values["sigma_x"][-1]
+    with torch.no_grad():
+        k1 += 1.0
+    fresh = survey_of(copy.deepcopy(model)).along().values["sigma_x"][-1]
+    assert survey_of(model).along().values["sigma_x"][-1] == pytest.approx(fresh, rel=1e-12) != before
 
 
 def test_a_chain_agrees_with_its_outputs(machine):

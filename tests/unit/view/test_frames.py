@@ -11,6 +11,7 @@ import pytest
 from lume_diff.control.readings import Reading, Severity
 from lume_diff.view.alarms import SIGNS, alarm_of, duration, worst_of
 from lume_diff.view.background import Background
+from lume_diff.view.frame import Frame
 from lume_diff.view.history import POINTS, SPACING, History
 from lume_diff.view.latest import Latest
 from lume_diff.view.readbacks import readback_of
@@ -67,6 +68,16 @@ def test_work_for_a_frame_is_done_once_and_kept_while_its_readings_stay():
     assert latest.frame().once("key", lambda: 5) == 5
 
 
+def test_work_is_done_anew_when_its_state_is_another_and_the_old_is_dropped():
+    frame, made = Frame(0, 0.0, {}), []
+
+    def make():
+        made.append(None)
+        return len(made)
+
+    assert [frame.once("ages", make, second) for second in (1, 1, 2, 1)] == [1, 1, 2, 3]
+
+
 def test_waiting_ends_with_a_change_or_with_the_time():
     latest = Latest()
     version = latest.wait(-1, 0.0)
@@ -108,9 +119,10 @@ def test_history_breaks_where_a_value_does_not_hold_and_is_bounded():
     history.note(frame_of(x=good(1.0), y=good("text")), 10.0)
     history.note(frame_of(x=good(2.0)), 10.0 + 0.5 * SPACING)
     history.note(frame_of(x=bad(2.0)), 10.0 + SPACING)
-    times, values = history.points("x")
+    times, values, measured = history.points("x")
     np.testing.assert_array_equal(times, [10.0, 10.0 + SPACING])
     np.testing.assert_array_equal(values, [1.0, math.nan])
+    assert np.isnan(measured).all()
     assert np.isnan(history.points("y")[1]).all()
     for number in range(2 * POINTS):
         history.note(frame_of(x=good(1.0)), 100.0 + number)

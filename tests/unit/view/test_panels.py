@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_knobs_show_setpoints_limits_and_alarms(source, written):
     knobs.view()
     written(current=5.0)
     shown(knobs)
-    row = knobs._table.values["current"]
+    row = json.loads(knobs._table.rows)["current"]
     assert (row["value"], row["limits"], row["at"], row["holds"]) == ("5", "-10 … 10", 0.75, True)
     assert row["alarm"] == "✓ good"
     assert [one["name"] for one in knobs._table.knobs] == ["current", "gap", "polarity"]
@@ -91,7 +92,8 @@ def test_a_screen_shows_pixels_and_a_veil_when_they_do_not_hold(source, written)
     written(current=QUENCH)
     shown(screen)
     assert drawing.veil._box.visible
-    assert "quench" in drawing.veil._label.text
+    assert "last good" in drawing.veil._label.text
+    assert "quench" in screen._facts.object
     assert "last good" in drawing.veil._label.text
     written(current=1.0)
     shown(screen)

@@ -110,6 +110,34 @@ class _Slow:
         self.busy.set()
         self.gate.wait(20.0)
 
+    def wait_sent(self, timeout):
+        """Wait for the gate too."""
+        self.gate.wait(timeout)
+
+
+class _Ready(_Slow):
+    """Take frames at once, and have them sent when told to."""
+
+    def show(self, frame):
+        """Note the frame."""
+        self.seen.append(frame)
+
+
+def test_no_frame_is_worked_out_before_the_last_was_sent(source, written):
+    fan_out, viewer = FanOut(source, rate=1000.0), _Ready()
+    fan_out.add(viewer)
+    assert eventually(lambda: viewer.seen)
+    viewer.gate.clear()
+    written(current=0.1)
+    assert eventually(lambda: viewer.seen[-1].value("current") == pytest.approx(0.1))
+    frames = fan_out.frames
+    for number in range(2, 8):
+        written(current=0.1 * number)
+    assert fan_out.frames <= frames + 1  # the page is waited for, or time is up once
+    viewer.gate.set()
+    assert eventually(lambda: viewer.seen[-1].value("current") == pytest.approx(0.7))
+    fan_out.close()
+
 
 def test_a_slow_viewer_gets_the_newest_frame_and_no_queue(source, written):
     fan_out, viewer = FanOut(source, rate=1000.0), _Slow()

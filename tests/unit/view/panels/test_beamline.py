@@ -89,7 +89,7 @@ def test_a_value_that_does_not_hold_greys_the_line_and_says_since_when(followed)
         assert eventually(lambda: doubt_of(followed.latest()) is not None)
         shown(panel)
         assert all(veil._box.visible and "last good" in veil._label.text for veil in panel._veils)
-        assert re.search(r"INVALID: not connected.*last good \d+ s ago", panel._notice._shown)
+        assert re.search(r"INVALID: Q1.k1: not connected.*last good \d+ s ago", panel._notice._shown)
         assert panel._bars.data["name"] == ["Q1", "Q2"]  # what was known stays, under the veil
     finally:
         runtime.clear_fault("Q1.k1")
