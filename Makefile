@@ -54,7 +54,7 @@ $(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "Installing lume_diff and what its tests need in $(VENV) (torch is large: this takes minutes the first time)"
 	@sh tools/browser.sh
-	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[test,docs,view,at,madx,impactx,lume,ocelot,pals,dask,nuts,flow,xopt,epics]"
+	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[test,docs,view,at,madx,impactx,lume,ocelot,pals,dask,nuts,flow,xopt,epics,badger]"
 	@touch $@ $(VENV)/.core
 
 # What is not a dependency of the project itself keeps the version of constraints.txt, so that a run can be repeated.

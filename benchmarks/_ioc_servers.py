@@ -121,8 +121,8 @@ def lume_pva(kind: str, shape: str, isolation: str, prefix: str) -> tuple[Any, f
 
         def __init__(self) -> None:
             self._variables = {name: ScalarVariable(name=name, read_only=True) for name in outputs(shape)}
-            self._variables["x"] = ScalarVariable(name="x", default_value=0.0)
-            self._x = 0.0
+            self._variables |= {name: ScalarVariable(name=name, default_value=0.0) for name in ("x", "other")}
+            self._values = {"x": 0.0, "other": 0.0}
 
         @property
         def supported_variables(self) -> dict[str, Any]:
@@ -130,14 +130,14 @@ def lume_pva(kind: str, shape: str, isolation: str, prefix: str) -> tuple[Any, f
             return self._variables
 
         def _get(self, names: list[str]) -> dict[str, Any]:
-            return dict.fromkeys(names, self._x)
+            return {name: self._values.get(name, self._values["x"]) for name in names}
 
         def _set(self, values: dict[str, Any]) -> None:
-            self._x = values["x"]
+            self._values |= values
 
         def reset(self) -> None:
             """Start again."""
-            self._x = 0.0
+            self._values = {"x": 0.0, "other": 0.0}
 
     model = Fan()
     begun = time.perf_counter()

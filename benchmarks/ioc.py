@@ -2,6 +2,12 @@
 
     python benchmarks/ioc.py [--only latency,latency1000,start,images,burst,busy] [--quick]
 
+lume-pva and what it brings go into a folder of their own, which changes nothing here; with that folder on the path its
+rows appear:
+
+    pip install --no-deps --target lume-pva lume-pva==0.5.0 pcaspy==0.8.1 pvua==1.0.1
+    PYTHONPATH=lume-pva python benchmarks/ioc.py
+
 Clients are p4p on PVAccess and pyepics on Channel Access; every server is a process of its own on this machine, and
 posts the same changed PVs. "x bare" is the ratio to p4p alone, after the model's own time is taken away. On a machine
 that has other things to do, the processor time of server and client together tells more than the clock does.

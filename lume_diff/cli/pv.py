@@ -42,14 +42,14 @@ def get(names: list[str] = NAMES, protocol: str = PROTOCOL, timeout: float = TIM
     _fail_if(not _has_answered(found[name]) for name in names)
 
 
-@app.command("put")
+@app.command("put", context_settings={"ignore_unknown_options": True})  # such as -0.8
 def put(
     name: str = typer.Argument(help="Of the process variable.", show_default=False),
-    value: str = typer.Argument(help="A number, word or JSON list; a negative one after '--'.", show_default=False),
+    value: str = typer.Argument(help="A number, word or JSON list.", show_default=False),
     protocol: str = PROTOCOL,
     timeout: float = TIMEOUT,
 ) -> None:
-    """Write a value and wait until it is published: lume-diff pv put QUAD:1:BCTRL -- -0.8"""
+    """Write a value and wait until it is published: lume-diff pv put QUAD:1:BCTRL -0.8"""
     with _client(protocol) as client:
         old = client.get([name], timeout)[name]
         if not _has_answered(old):
@@ -114,7 +114,10 @@ def info(
     if not _has_answered(found):
         raise typer.Exit(CHECK_FAILED)
     typer.echo(f"  type {_kind(found.value)}")
+    is_float = isinstance(found.value, float)
     for field, full in fields.items():
+        if field == "PREC" and not is_float:
+            continue
         if _has_answered(limits[full]) and limits[full].value not in ("", None, math.inf, -math.inf):
             typer.echo(f"  {field} {_short(limits[full].value)}")
 

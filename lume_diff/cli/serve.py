@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from lume_diff.cli.loading import CHANGES, MACHINE_TRUST, load_machine, split_commas
+from lume_diff.cli.stopping import until_stopped
 from lume_diff.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -77,38 +75,33 @@ def serve(
     from lume_diff.ioc import Server, Servers
 
     servers = []
-    for (_, model), before in zip(models, prefixes, strict=True):
-        options = _of_file(model) | {key: value for key, value in given.items() if value is not None}
+    for (name, model), before in zip(models, prefixes, strict=True):
+        of_file = _of_file(model)
+        if isolation == "thread" and timeout is None and "timeout" in of_file:
+            raise ValidationError(
+                f"--isolation thread: a model in the server's own process cannot be ended after the "
+                f"{of_file['timeout']:g} s that ioc.timeout in {name} allows; add --set ioc.timeout=null"
+            )
+        options = of_file | {key: value for key, value in given.items() if value is not None}
         options |= {} if before is None else {"prefix": before}
         servers.append(Server(model, **{"isolation": "process", "search": search, **options}))
     _run(Servers(*servers), [name for name, _ in models])
 
 
 def _run(servers: Servers, names: list[str]) -> None:
-    """Serve until a signal comes; a second one ends the process at once."""
-    ended = threading.Event()
-
-    def end(number: int, frame: object) -> None:
-        if ended.is_set():
-            os._exit(128 + number)
-        ended.set()
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    """Serve until a signal comes."""
+    with until_stopped() as stopped:
         with servers:
             for name, server in zip(names, servers.servers, strict=True):
                 _tell(name, server)
             for server in servers.servers:
-                while not ended.is_set() and not server.runtime.first_cycle.wait(0.1):
+                while not stopped.is_set() and not server.runtime.first_cycle.wait(0.1):
                     pass
-            if not ended.is_set():
+            if not stopped.is_set():
                 typer.echo("ready")
-            ended.wait()
+            stopped.wait()
             typer.echo("stopping")
         typer.echo("stopped")
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _of_file(model: LUMEModel) -> dict[str, Any]:

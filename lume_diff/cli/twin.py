@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +10,17 @@ from typing import TYPE_CHECKING
 import typer
 
 from lume_diff.cli.loading import CHANGES, MACHINE_TRUST, changes, split_commas
+from lume_diff.cli.stopping import until_stopped
 from lume_diff.cli.terminal import CHECK_FAILED, Column, console, say, table
 from lume_diff.errors import ValidationError
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from lume_diff.ioc import LiveTwin
+
+_LOOK = 0.5  # [s] between looks at what is followed
+_FIRST = 3.0  # [s] that the machine has to answer before it is called away
 
 
 def twin(
@@ -66,11 +71,17 @@ def twin(
         isolation=isolation,
         timeout=timeout,
     )
-    with following:
-        if is_once:
+    if is_once:
+        with following:
             _once(following, state, archiver, at)
-        else:
-            _follow(following)
+        return
+    with until_stopped() as stopped, following:
+        if prefix is not None:
+            served = following.server.served
+            typer.echo(
+                f"{machine}: served under {prefix} by {' and '.join(split_commas(protocol))} on {served.interface}"
+            )
+        _follow(following, stopped)
 
 
 def _links(given: Iterable[str]) -> dict[str, str] | str:
@@ -120,17 +131,16 @@ def _once(following: LiveTwin, state: Path | None, archiver: str | None, at: str
         raise typer.Exit(CHECK_FAILED)
 
 
-def _follow(following: LiveTwin) -> None:
+def _follow(following: LiveTwin, stopped: Event) -> None:
     """Follow until a signal ends it; tell when inputs go into alarm and when they come back."""
-    end = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: end.set())
     printer = console()
     shown: dict[str, str] | None = None
-    while not end.is_set():
+    patience = time.monotonic() + _FIRST
+    while not stopped.is_set():
         report = following.report()
-        if report.untrusted != shown and (report.settled or report.untrusted):
+        is_news = report.untrusted != shown and (report.settled or report.untrusted)
+        if is_news and (report.settled or time.monotonic() > patience):
             shown = report.untrusted
             printer.print(str(report))
-        end.wait(0.5)
+        stopped.wait(_LOOK)
     printer.print(str(following.report()))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from lume_diff.cli.loading import CHANGES, MACHINE_TRUST, load_machine, split_commas
+from lume_diff.cli.stopping import until_stopped
 from lume_diff.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -50,19 +49,20 @@ def view(
 
     token = None if token_file is None else _token(token_file)
     source = _source(machine, pv, protocol, write, isolation, timeout, sensitivity, change, trust)
-    try:
-        source.start()
-        shown = LiveView(source, token=token, rate=rate).start(address, port, split_commas(origin))
-    except BaseException:
-        source.close()
-        raise
-    try:
-        _tell(shown.url, source.title, shown.token if write and token is None else None, write)
-        _wait()
-        typer.echo("stopping")
-    finally:
-        shown.stop()
-        source.close()
+    with until_stopped() as stopped:
+        try:
+            source.start()
+            shown = LiveView(source, token=token, rate=rate).start(address, port, split_commas(origin))
+        except BaseException:
+            source.close()
+            raise
+        try:
+            _tell(shown.url, source.title, shown.token if write and token is None else None, write)
+            stopped.wait()
+            typer.echo("stopping")
+        finally:
+            shown.stop()
+            source.close()
 
 
 def _source(
@@ -105,14 +105,3 @@ def _tell(url: str, title: str, token: str | None, write: bool) -> None:
     if token is not None:
         typer.echo(f"token: {token}")
     typer.echo("ready")
-
-
-def _wait() -> None:
-    """Wait for Ctrl-C or SIGTERM."""
-    ended = threading.Event()
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        ended.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

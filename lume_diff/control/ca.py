@@ -85,6 +85,7 @@ class _Channel:
         self._lock = threading.RLock()
         self._subscription: Any = None
         self._last = self._away("not connected")
+        self._waiting: list[Callable[[], None]] = []  # what is to be asked when there is a connection
         (self._pv,) = context.get_pvs(name, connection_state_callback=self._connection)
 
     # -- once ------------------------------------------------------------------------------------------------
@@ -113,7 +114,11 @@ class _Channel:
         return finish
 
     def _begin(self, end: float, ask: Callable[[Callable[[Any], None]], None]) -> Callable[[], Any]:
-        """Ask something; returns what waits for the response, and returns why there is none as a text."""
+        """Ask something as soon as there is a connection.
+
+        Returns:
+            What waits for the response until a time at the latest, and returns why there is none as a text.
+        """
         answered = threading.Event()
         outcome: list[Any] = []
 
@@ -121,18 +126,31 @@ class _Channel:
             outcome.append(response)
             answered.set()
 
-        try:
-            if not self._pv.connected:
-                self._pv.wait_for_connection(timeout=max(end - time.monotonic(), 0.001))
-            ask(told)
-        except (CaprotoError, TimeoutError) as error:
-            why = " ".join(str(error).split())
-            return lambda: why
-        except (ValueError, TypeError) as error:
-            wrong = f"cannot be sent: {error}"
-            return lambda: wrong
+        def begin() -> None:
+            try:
+                ask(told)
+            except (CaprotoError, TimeoutError) as error:
+                told(" ".join(str(error).split()))
+            except (ValueError, TypeError) as error:
+                told(f"cannot be sent: {error}")
 
-        return lambda: outcome[0] if answered.wait(max(end - time.monotonic(), 0.0)) else "no answer in time"
+        with self._lock:
+            is_connected = self._pv.connected
+            if not is_connected:
+                self._waiting.append(begin)
+        if is_connected:
+            begin()
+
+        def finish() -> Any:
+            if answered.wait(max(end - time.monotonic(), 0.0)):
+                return outcome[0]
+            with self._lock:
+                if begin in self._waiting:
+                    self._waiting.remove(begin)
+                    return "not connected in time"
+            return "no answer in time"
+
+        return finish
 
     def _write(self, value: Any, told: Callable[[Any], None]) -> None:
         kind = self._pv.channel.native_data_type
@@ -178,8 +196,11 @@ class _Channel:
             self._tell(self._away("not connected"))
             return
         with self._lock:
+            waiting, self._waiting = self._waiting, []
             if self._listeners and self._subscription is None:
                 self._subscribe()
+        for begin in waiting:
+            begin()
 
     def _tell(self, reading: Reading) -> None:
         with self._lock:
@@ -219,7 +240,12 @@ def _sent(kind: ChannelType, value: Any) -> Any:
         return value.encode() or b"\0"
     if isinstance(value, str):
         return [value.encode()]
-    return np.asarray(value, dtype=np.float64 if kind in _FLOATS else np.int64).reshape(-1).tolist()
+    numbers = np.asarray(value, dtype=np.float64 if kind in _FLOATS else None).reshape(-1)
+    if kind not in _FLOATS and numbers.dtype.kind == "f":
+        if not np.all(numbers == np.floor(numbers)):
+            raise ValueError(f"{value} is no whole number")
+        numbers = numbers.astype(np.int64)
+    return numbers.tolist()
 
 
 class _Monitors(Subscription):

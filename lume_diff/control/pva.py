@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
 from p4p import Value
+from p4p.client.raw import Context as Raw
 from p4p.client.thread import Context, Disconnected
 
 from lume_diff.control.client import ControlClient, Listener, Subscription
@@ -37,14 +40,27 @@ class PVAClient(ControlClient):
 
     def put(self, values: Mapping[str, Any], timeout: float = 5.0) -> None:
         """Write variables, all at the same time, and wait until the server has done it."""
-        names = list(values)
-        builders = [_builder(values[name]) for name in names]
-        outcomes = self._context.put(names, builders, timeout=timeout, throw=False)
-        wrong = [
-            f"{name}: {_why(outcome)}" for name, outcome in zip(names, outcomes, strict=True) if outcome is not None
+        outcomes: dict[str, Any] = {}
+        answered = threading.Condition()
+
+        def told(name: str, outcome: Any) -> None:
+            with answered:
+                outcomes[name] = outcome
+                answered.notify()
+
+        # p4p's own way takes those that were written for late too, when one is.
+        held = [
+            Raw.put(self._context, name, functools.partial(told, name), builder=_builder(value))
+            for name, value in values.items()
         ]
+        with answered:
+            answered.wait_for(lambda: len(outcomes) == len(values), timeout)
+            found = {name: outcomes.get(name, TimeoutError()) for name in values}
+        for one in held:
+            one.close()
+        wrong = [f"{name}: {_why(outcome)}" for name, outcome in found.items() if outcome is not None]
         if wrong:
-            raise ControlError(f"{len(wrong)} of {len(names)} process variables were not written: " + "; ".join(wrong))
+            raise ControlError(f"{len(wrong)} of {len(values)} process variables were not written: " + "; ".join(wrong))
 
     def monitor(self, names: Sequence[str], listener: Listener) -> Subscription:
         """Follow variables; one that is away comes back by itself."""
@@ -115,6 +131,8 @@ def _builder(value: Any) -> Any:
             pixels = np.asarray(value, dtype=np.float64)
             target["value"] = ("doubleValue", pixels.reshape(-1))
             target["dimension"] = [{"size": size, "fullSize": size} for size in reversed(pixels.shape)]
+        elif isinstance(value, float) and type(target["value"]) is int and not value.is_integer():
+            raise ControlError(f"{value} is no whole number")
         else:
             target["value"] = value
 
@@ -127,6 +145,8 @@ def _index(target: Value, value: Any) -> int:
         if value not in choices:
             raise ControlError(f"{value!r} is no choice; expected one of {', '.join(choices)}")
         return choices.index(value)
+    if value != int(value):
+        raise ControlError(f"{value!r} is no index of a choice; expected 0 to {len(choices) - 1}, or a word")
     return int(value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 from typing import Any
 
@@ -61,3 +61,20 @@ class Update:
     cycle: int
     time: float
     readings: Mapping[str, Reading]
+
+
+def not_shown(reading: Reading, name: str, error: Exception) -> Reading:
+    """Return a reading as INVALID and without its value, which a protocol cannot carry.
+
+    Args:
+        reading: that cannot be shown.
+        name: of its variable.
+        error: what went wrong.
+    """
+    message = f"{name} cannot be shown: {sendable(str(error))}"
+    return replace(reading, value=None, severity=Severity.INVALID, condition=Condition.FAILED, message=message)
+
+
+def sendable(text: str) -> str:
+    """Return a text with question marks for what no protocol can carry, such as bytes that were no characters."""
+    return text.replace("\0", "?").encode(errors="replace").decode()

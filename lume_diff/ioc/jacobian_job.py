@@ -72,7 +72,8 @@ class JacobianJob:
         self._begun = time.monotonic()
         self._pieces: list[tuple[list[str], list[str]]] = [(self._outputs, self._inputs[:1])]
         self._blocks: dict[tuple[str, str], np.ndarray] = {}
-        self._errors: dict[tuple[str, str], float] = {}
+        self._errors: dict[tuple[str, str], float] = {}  # by output, and input or component of one
+        self._rest: dict[tuple[str, str], float] = {}  # of those of which nothing was told
         self._point: dict[str, Any] = {}
         self._cycle, self._runs, self._seconds, self._done = -1, 0, 0.0, 0
 
@@ -100,7 +101,8 @@ class JacobianJob:
         for output, row in found["values"].items():
             for name, block in row.items():
                 self._blocks[output, name] = block
-                self._errors[output, name] = found["errors"].get((output, name), 0.0 if not found["runs"] else np.nan)
+                self._rest[output, name] = 0.0 if not found["runs"] else np.nan
+        self._errors |= found["errors"]
         self._done += 1
         if self._done == 1:
             self._plan(self._inputs[1:], is_free=not found["runs"])
@@ -129,7 +131,7 @@ class JacobianJob:
             for o in self._outputs
         ]
         errors = [
-            [np.full((_size(shapes[o]), _size(shapes[i])), self._errors[o, i]) for i in self._inputs]
+            [np.tile(self._errors_of(o, i, shapes[i]), (_size(shapes[o]), 1)) for i in self._inputs]
             for o in self._outputs
         ]
         return JacobianResult(
@@ -142,6 +144,11 @@ class JacobianJob:
             self._runs,
             self._seconds,
         )
+
+    def _errors_of(self, output: str, name: str, shape: tuple[int, ...]) -> list[float]:
+        """Return the errors of the derivatives of an output with respect to the components of an input."""
+        rest = self._errors.get((output, name), self._rest[output, name])
+        return [self._errors.get((output, label), rest) for label in _labels(name, shape)]
 
 
 def _size(shape: tuple[int, ...]) -> int:

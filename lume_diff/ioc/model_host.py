@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +54,7 @@ class ModelHost:
         return self.model.snapshot()
 
     def jacobian(self, outputs: Sequence[str], inputs: Sequence[str], at: Mapping[str, Any]) -> dict[str, Any]:
-        """Return derivatives at plain inputs, their errors where they are known, and the runs of black boxes."""
+        """Return derivatives at plain inputs, errors of estimates, NaN where not known, and the runs of black boxes."""
         model = self.model
         runs, _ = model._spent()
         found = model.jacobian(outputs, inputs, at)
@@ -61,9 +62,9 @@ class ModelHost:
             output: {name: block.detach().cpu().numpy() for name, block in row.items()} for output, row in found.items()
         }
         errors = {
-            (entry.output, entry.input): entry.error
+            (entry.output, entry.input): math.nan if entry.error is None else entry.error
             for entry in model.gradient_report().entries
-            if entry.output in outputs and entry.input in inputs and entry.error is not None
+            if entry.output in outputs and entry.kind != "exact"
         }
         return {"values": values, "errors": errors, "runs": model._spent()[0] - runs}
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lume_diff.errors import ShapeError
+from lume_diff.errors import ShapeError, ValidationError
 from lume_diff.particles import TorchMoments, TorchParticleGroup
 from lume_diff.variables import TorchNDVariable, Variable
 
@@ -50,6 +50,21 @@ def to_plain(variable: Variable, value: Any) -> Any:
         return _array(value)
     _refuse_batch(variable, value.shape)
     return value.item()
+
+
+def check_text(text: str) -> str:
+    """Return a text that every protocol can carry.
+
+    Raises:
+        ValidationError: for one with a NUL, where it would end, or with what is no character.
+    """
+    if "\0" in text:
+        raise ValidationError(f"a text ends at its first NUL, and {text[:20]!r} has one")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValidationError(f"a text is sent as UTF-8: {error}") from None
+    return text
 
 
 def same(a: Any, b: Any) -> bool:

@@ -31,19 +31,20 @@ class ResponseMatrix(Publisher):
         scalars = {name: v for name, v in runtime.model_variables.items() if isinstance(v, TorchScalarVariable)}
         self.outputs = [name for name, variable in scalars.items() if variable.read_only]
         self.inputs = [name for name, variable in scalars.items() if not variable.read_only]
+        self._moving = {name for name, variable in runtime.model_variables.items() if not variable.read_only}
         self.result: JacobianResult | None = None
         self._runtime = runtime
-        self._listeners: list[Callable[[JacobianResult], None]] = []
+        self._listeners: list[Callable[[JacobianResult | Exception], None]] = []
         self._lock = threading.Lock()
         self._working, self._stale = False, False
 
-    def listen(self, listener: Callable[[JacobianResult], None]) -> None:
-        """Be told of every new matrix, in the runtime's thread."""
+    def listen(self, listener: Callable[[JacobianResult | Exception], None]) -> None:
+        """Be told of every new matrix, or why there is none, in the runtime's thread."""
         self._listeners.append(listener)
 
     def publish(self, update: Update) -> None:
         """Begin anew if an input was published."""
-        if not self.outputs or not any(name in update.readings for name in self.inputs):
+        if not self.outputs or self._moving.isdisjoint(update.readings):
             return
         with self._lock:
             self._stale = True
@@ -62,8 +63,8 @@ class ResponseMatrix(Publisher):
             LOG.warning("the response matrix is not updated: %s", result)
         else:
             self.result = result
-            for listener in self._listeners:
-                listener(result)
+        for listener in self._listeners:
+            listener(result)
         with self._lock:
             self._working = self._stale
             again = self._working

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lume_diff.control.readings import Condition, Reading, Severity
+from lume_diff.control.readings import Condition, Reading, Severity, sendable
 from lume_diff.errors import LumeDiffError, ReadOnlyError, SimulatorError, ValidationError, unknown_variable
 from lume_diff.ioc.access import Access
 from lume_diff.ioc.arrival import checked
@@ -144,8 +144,7 @@ class Runtime(Board):
                 return
             plain = self.accepted(values)
         except LumeDiffError as error:
-            self.writes.refused(client, values, self._shown(values), error)
-            self.refused(values, error)
+            self._refuse(client, values, error)
             raise
         self._ask(Request("write", plain, client, done))
 
@@ -166,6 +165,10 @@ class Runtime(Board):
         """Let clients know that a write was refused, and what holds; returns at once."""
         if self._service is not None:
             self._service.refused(list(names), str(error))
+
+    def _refuse(self, client: str, values: Mapping[str, Any], error: Exception) -> None:
+        self.writes.refused(client, values, self._shown(values), error)
+        self.refused(values, error)
 
     def refresh(self) -> None:
         """Publish what was written to the model elsewhere."""
@@ -188,10 +191,19 @@ class Runtime(Board):
         self._ask(Request("reset", client=client, done=done))
 
     def restore(self, snapshot: Mapping[str, Any], client: str, done: Done) -> None:
-        """Ask for a snapshot to be written back."""
-        self._access.check(client, snapshot)
-        self._check_reserved(self._inputs, client)
-        self._ask(Request("restore", dict(snapshot), client, done))
+        """Ask for a snapshot to be written back.
+
+        Raises:
+            UnknownVariableError, ReadOnlyError, ValidationError, ShapeError: for what cannot be written.
+        """
+        try:
+            self._access.check(client, snapshot)
+            self._check_reserved(self._inputs, client)
+            plain = self.accepted(snapshot)
+        except LumeDiffError as error:
+            self._refuse(client, snapshot, error)
+            raise
+        self._ask(Request("restore", plain, client, done))
 
     def when_idle(self, work: Idle) -> None:
         """Do a piece of work whenever nobody waits, until it says that it is finished."""
@@ -247,7 +259,14 @@ class Runtime(Board):
                 self._work()
         self._engine.stop()
         for request in self._waiting:
-            request.done(SimulatorError("the server has stopped before this was evaluated"), self.cycle)
+            self._answer(request, SimulatorError("the server has stopped before this was evaluated"))
+
+    def _answer(self, request: Request, error: Exception | None) -> None:
+        """Tell whoever has asked; that they cannot be told is no matter of the others."""
+        try:
+            request.done(error, self.cycle)
+        except Exception:
+            LOG.exception("%s cannot be answered", request.client or "a request")
 
     def _work(self) -> None:
         work = self._idle[0]
@@ -306,10 +325,10 @@ class Runtime(Board):
                     self.writes.accepted(request.client, name, old[name], value, self.cycle)
             elif request.kind in ("reset", "restore"):
                 self.writes.asked(request.client, request.kind, self.cycle)
-            request.done(None, self.cycle)
+            self._answer(request, None)
 
     def _fail(self, requests: Sequence[Request], error: Exception) -> None:
-        now, self.last_error = time.time(), str(error)
+        now, self.last_error = time.time(), sendable(str(error))
         self.cycle += 1
         if isinstance(error, LumeDiffError):
             LOG.warning("evaluation failed: %s", error)
@@ -324,4 +343,4 @@ class Runtime(Board):
         self.first_cycle.set()
         for request in requests:
             self.writes.failed(request.client, request.values, self._shown(request.values), error)
-            request.done(error, self.cycle)
+            self._answer(request, error)

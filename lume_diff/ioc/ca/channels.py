@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -20,12 +21,13 @@ from caproto import (
     TimeStamp,
 )
 
-from lume_diff.control.readings import Condition, Reading, Severity
+from lume_diff.control.readings import Condition, Reading, Severity, not_shown
 from lume_diff.errors import ValidationError
 from lume_diff.ioc.ca.fields import LimitField, field_channel
 from lume_diff.ioc.ca.packed import DOUBLE, LONG, Follower, Wire, publish
 from lume_diff.ioc.ca.writes import CLIENT, Answering
 from lume_diff.ioc.limits import PVLimits
+from lume_diff.ioc.plain import check_text
 from lume_diff.ioc.record_fields import FIELDS
 from lume_diff.ioc.requests import ignore
 from lume_diff.ioc.served import Served
@@ -40,6 +42,7 @@ from lume_diff.variables import (
     Variable,
 )
 
+LOG = logging.getLogger("lume_diff.ioc.ca")
 _STATUS = {
     Condition.FINE: AlarmStatus.NO_ALARM,
     Condition.HIHI: AlarmStatus.HIHI,
@@ -55,7 +58,7 @@ _STATUS = {
 }
 _SEVERITY = {severity: AlarmSeverity(int(severity)) for severity in Severity}
 _NO_ALARM = {"status": AlarmStatus.NO_ALARM, "severity": AlarmSeverity.NO_ALARM}
-_MOST_CHOICES = 16
+_MOST_CHOICES, _LONGEST_CHOICE = 16, 25  # [, bytes]
 _LONGEST_UNIT = 8  # [bytes]
 _IMAGE = 1024  # elements; larger arrays are treated as images
 _BACKLOG, _IMAGE_BACKLOG = 10, 2  # updates of a channel that wait for a client which takes none
@@ -91,29 +94,49 @@ class Channel(Answering):
     def begin(self, reading: Reading) -> None:
         """Take a reading before anybody follows the channel."""
         data: Any = self
+        try:
+            value = None if reading.value is None else data.preprocess_value(self.native(reading.value))
+        except Exception as error:
+            value, reading = None, self._unsent(reading, error)
         data.alarm._data.update(_alarm(reading))
-        if reading.value is not None:
-            data._data["value"] = data.preprocess_value(self.native(reading.value))
+        if value is not None:
+            data._data["value"] = value
         data._data["timestamp"] = TimeStamp.from_unix_timestamp(reading.time)
 
-    def show_packed(self, reading: Reading, subscriptions: Any) -> bool:
-        """Show a number to those who follow the channel, as caproto's context has them; tells whether that was done."""
+    async def show(self, reading: Reading, subscriptions: Any) -> None:
+        """Show a reading to those who follow the channel; a value that cannot be sent as INVALID, without it.
+
+        Args:
+            reading: of the variable.
+            subscriptions: as caproto's context has them.
+        """
+        try:
+            if not self._show_packed(reading, subscriptions):
+                await self._show(reading)
+        except Exception as error:
+            await self._show(self._unsent(reading, error))
+
+    def _show_packed(self, reading: Reading, subscriptions: Any) -> bool:
+        """Show a number in a quick way; tells whether that was done."""
         if self.wire is None or reading.value is None:
             return False
         return publish(self, self.native(reading.value), reading.time, _alarm(reading), subscriptions)
 
-    async def show(self, reading: Reading) -> None:
-        """Show a reading to those who follow the channel, in caproto's own way."""
-        data: ChannelData = self
-        alarm = _alarm(reading)
-        await data.alarm.write(**alarm, publish=False)
-        value = data.value if reading.value is None else self.native(reading.value)
+    async def _show(self, reading: Reading) -> None:
+        """Show a reading in caproto's own way."""
+        data: Any = self
+        value = data.value if reading.value is None else data.preprocess_value(self.native(reading.value))
+        await data.alarm.write(**_alarm(reading), publish=False)
         await data.write(value, verify_value=False, update_fields=False, timestamp=reading.time, flags=_EVERYTHING)
+
+    def _unsent(self, reading: Reading, error: Exception) -> Reading:
+        LOG.error("%s cannot be shown: %s", self.variable.name, error)
+        return not_shown(reading, self.variable.name, error)
 
     async def show_limits(self, limits: PVLimits) -> None:
         """Show limits as they are now."""
         data: ChannelData = self
-        await data.write_metadata(**limits_of(limits))
+        await data.write_metadata(**(whole_limits_of if isinstance(self, LongChannel) else limits_of)(limits))
         for made in self._fields.values():
             if isinstance(made, LimitField):
                 await made.show()
@@ -183,6 +206,12 @@ class LongChannel(Channel, ChannelInteger):
 
     wire = LONG
 
+    def native(self, value: int) -> int:
+        """Return the number, if it has no more bits."""
+        if not -_INT32 <= value < _INT32:
+            raise ValidationError(f"{value} needs more than the 32 bits of a whole number on Channel Access")
+        return value
+
 
 class WideChannel(Channel, ChannelDouble):
     """A whole number that may need more than 32 bits, as a double."""
@@ -195,8 +224,10 @@ class WideChannel(Channel, ChannelDouble):
             raise ValidationError(f"{self.variable.name!r}: {value} is no whole number")
         return int(value)
 
-    def native(self, value: Any) -> float:
-        """Return the number as a double."""
+    def native(self, value: int) -> float:
+        """Return the number as a double, if it is the same there."""
+        if int(float(value)) != value:
+            raise ValidationError(f"{value} needs more digits than a double on Channel Access has")
         return float(value)
 
 
@@ -220,8 +251,15 @@ class ChoiceChannel(Channel, ChannelEnum):
 class TextChannel(Channel, ChannelChar):
     """A text, as a waveform of characters."""
 
+    def native(self, value: str) -> str:
+        """Return the text, if it can be carried."""
+        return check_text(value)
+
     async def write_from_dbr(self, data: Any, *args: Any, **options: Any) -> None:
-        """Take a text from the wire; caproto cannot convert one that is empty."""
+        """Take a text from the wire; caproto cannot convert one that is empty, and takes any length."""
+        longest = self.served.longest_text
+        if len(data) > longest:
+            raise ValueError(f"it takes texts of at most {longest} bytes, received {len(data)}")
         if any(data):
             await super().write_from_dbr(data, *args, **options)
         else:
@@ -261,17 +299,29 @@ def limits_of(limits: PVLimits) -> dict[str, float]:
     return found
 
 
+def whole_limits_of(limits: PVLimits) -> dict[str, int]:
+    """Return limits as whole numbers of 32 bits, the smallest or largest of them for an end that is open."""
+    return {name: int(min(max(end, -_INT32), _INT32 - 1)) for name, end in limits_of(limits).items()}
+
+
 def is_carried(variable: Variable) -> bool:
     """Tell whether Channel Access can carry a variable: all but beams.
 
     Raises:
-        ValidationError: for an enumeration with more choices than Channel Access has.
+        ValidationError: for an enumeration with more choices, or longer ones, than Channel Access has.
     """
     if isinstance(variable, EnumVariable) and len(variable.options) > _MOST_CHOICES:
         raise ValidationError(
             f"{variable.name!r} has {len(variable.options)} choices and Channel Access carries at most "
             f"{_MOST_CHOICES}: serve it on PVAccess only, or leave it out"
         )
+    if isinstance(variable, EnumVariable):
+        long = [choice for choice in variable.options if len(choice.encode()) > _LONGEST_CHOICE]
+        if long:
+            raise ValidationError(
+                f"{variable.name!r} has the choice {long[0]!r} and Channel Access carries words of at most "
+                f"{_LONGEST_CHOICE} bytes: shorten it, serve it on PVAccess only, or leave it out"
+            )
     return not isinstance(variable, MomentsVariable | ParticleGroupVariable)
 
 
@@ -289,21 +339,21 @@ def _made(variable: Variable, limits: PVLimits, longest_text: int) -> Any:
         "alarm": ChannelAlarm(status=AlarmStatus.UDF, severity=AlarmSeverity.INVALID_ALARM),
         "reported_record_type": "ai" if variable.read_only else "ao",
         "max_subscription_backlog": _BACKLOG if size <= _IMAGE else _IMAGE_BACKLOG,
+        "string_encoding": "utf-8",
     }
-    units = variable.unit.encode("latin-1", "replace")[:_LONGEST_UNIT].decode("latin-1")
+    units = variable.unit.encode()[:_LONGEST_UNIT].decode(errors="ignore")
     if isinstance(variable, BoolVariable):
         return ChoiceChannel(value=_BOOL_CHOICES[0], enum_strings=list(_BOOL_CHOICES), **options)
     if isinstance(variable, EnumVariable):
         return ChoiceChannel(value=variable.options[0], enum_strings=list(variable.options), **options)
     if isinstance(variable, StrVariable):
-        return TextChannel(value="", max_length=longest_text, string_encoding="utf-8", **options)
+        return TextChannel(value="", max_length=longest_text, **options)
     if isinstance(variable, TorchNDVariable):
         return ArrayChannel(value=[0.0] * size, max_length=size, units=units, **options)
-    ends = limits_of(limits)
     if isinstance(variable, IntVariable):
         low, high = variable.value_range or (-math.inf, math.inf)
         if low < -_INT32 or high >= _INT32:
-            return WideChannel(value=0.0, units=units, **ends, **options)
-        return LongChannel(value=0, units=units, **{k: int(v) for k, v in ends.items()}, **options)
+            return WideChannel(value=0.0, units=units, **limits_of(limits), **options)
+        return LongChannel(value=0, units=units, **whole_limits_of(limits), **options)
     precision = getattr(variable, "precision", None) or 0
-    return DoubleChannel(value=0.0, units=units, precision=precision, **ends, **options)
+    return DoubleChannel(value=0.0, units=units, precision=precision, **limits_of(limits), **options)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import itertools
+import logging
 import socket
 import weakref
 from collections import deque
@@ -21,7 +22,9 @@ from lume_diff.ioc.ca.packed import Packed
 from lume_diff.ioc.record_fields import FIELDS
 from lume_diff.ioc.served import LOOPBACK
 
+LOG = logging.getLogger("lume_diff.ioc.ca")
 _BATCH = 1 << 16  # [bytes] of updates that go out together
+_FAREWELL = 0.05  # [s] for what is on its way to clients when the server ends
 _WAITING = 10_000  # updates for one client, of all its subscriptions together
 
 
@@ -152,7 +155,12 @@ class Channels(dict[str, Any]):
         """Return a channel, None where there is none."""
         if name not in self:
             for source in self._sources:
-                found = source(name)
+                try:
+                    found = source(name)
+                except Exception:  # others are searched for in the same packet
+                    LOG.exception("%s cannot be served", name)
+                    self[name] = None
+                    continue
                 if found is not None:
                     self[name] = found
         return self.get(name)
@@ -190,6 +198,19 @@ class CAContext(Context):
             self.pvdb[plain] = owning.get_field(field)
             return self.pvdb[plain]
         return super().__getitem__(name)
+
+    async def run(self, **options: Any) -> None:
+        """Serve until the task is cancelled, and hang up, which caproto does not: clients learn of the end at once."""
+        try:
+            await super().run(**options)
+        finally:
+            writers = [circuit.client.writer for circuit in self.circuits]
+            for writer in writers:
+                writer.close()
+            await asyncio.sleep(_FAREWELL)
+            for writer in writers:  # those that take nothing
+                writer.transport.abort()
+            await asyncio.sleep(0.0)
 
     async def broadcast_beacon_loop(self) -> None:
         """Tell clients that the server is there, ever more rarely; that nobody listens is no error."""

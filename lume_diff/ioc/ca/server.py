@@ -89,9 +89,7 @@ class CAServer(ControlServer):
 
     async def _show(self, readings: Mapping[str, Reading]) -> None:
         for name in readings.keys() & self._channels.keys():
-            known, reading = self._channels[name], readings[name]
-            if not known.show_packed(reading, self._subscriptions):
-                await known.show(reading)
+            await self._channels[name].show(readings[name], self._subscriptions)
 
     async def _show_limits(self, name: str) -> None:
         if name in self._channels:

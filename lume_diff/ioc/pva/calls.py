@@ -12,10 +12,12 @@ from p4p.nt import NTScalar, NTTable
 from p4p.nt.common import timeStamp
 from p4p.server.raw import SharedPV
 
+from lume_diff.control.readings import Severity, sendable
 from lume_diff.errors import LumeDiffError
 from lume_diff.ioc.jacobian_job import JacobianResult
 from lume_diff.ioc.procedures import Procedures
 from lume_diff.ioc.pva.client_name import client_name
+from lume_diff.ioc.pva.values import DRIVER, NO_ALARM, UNDEFINED
 from lume_diff.ioc.served import Served
 
 _POINT = ("S", None, [("names", "as"), ("values", "av")])
@@ -44,7 +46,7 @@ class Call:
 
         def answer(result: Any) -> None:
             if isinstance(result, Exception):
-                op.done(error=str(result))
+                op.done(error=sendable(str(result)))
             elif isinstance(result, JacobianResult):
                 op.done(JacobianTable(result.inputs).value(result))
             else:
@@ -53,7 +55,7 @@ class Call:
         try:
             self._procedures.call(self._name, _arguments(op.value()), client_name(op), answer)
         except (LumeDiffError, ValueError, TypeError) as error:
-            op.done(error=str(error))
+            op.done(error=sendable(str(error)))
 
 
 class JacobianTable:
@@ -68,10 +70,13 @@ class JacobianTable:
         self._columns = [f"d{number}" for number in range(len(inputs))]
         self._type = NTTable.buildType([("output", "as"), *((name, "ad") for name in self._columns)], extra=_EXTRA)
 
-    def value(self, result: JacobianResult | None = None) -> Value:
-        """Return a Jacobian, or a table without rows for before the first."""
-        if result is None:
-            return Value(self._type, {"labels": self._labels})
+    def value(self, result: JacobianResult | Exception | None = None) -> Value:
+        """Return a Jacobian; or, as INVALID, why there is none, and a table without rows for before the first."""
+        if not isinstance(result, JacobianResult):
+            status, why = (UNDEFINED, "not computed yet") if result is None else (DRIVER, str(result))
+            alarm = {"severity": int(Severity.INVALID), "status": status, "message": sendable(why)}
+            labels = {"labels": self._labels} if result is None else {}
+            return Value(self._type, {**labels, "alarm": alarm, "timeStamp": _now()})
         content: dict[str, Any] = {name: np.array(result.values[:, i]) for i, name in enumerate(self._columns)}
         return Value(
             self._type,
@@ -83,6 +88,7 @@ class JacobianTable:
                 "seconds": result.seconds,
                 "point": {"names": list(result.point), "values": list(result.point.values())},
                 "errors": result.errors.reshape(-1),
+                "alarm": NO_ALARM,
                 "timeStamp": _now(),
             },
         )

@@ -13,7 +13,7 @@ from p4p import Value
 from p4p.server import DynamicProvider, Server, StaticProvider
 from p4p.server.raw import SharedPV
 
-from lume_diff.control.readings import Update
+from lume_diff.control.readings import Update, sendable
 from lume_diff.errors import LumeDiffError, ValidationError
 from lume_diff.ioc.procedures import Procedures
 from lume_diff.ioc.pva.calls import Call, JacobianTable
@@ -139,7 +139,7 @@ class _Channel:
         """Hand a put to the runtime, which completes it when its cycle is published."""
 
         def done(error: Exception | None, cycle: int) -> None:
-            op.done() if error is None else op.done(error=str(error))
+            op.done() if error is None else op.done(error=sendable(str(error)))
 
         runtime = self._served.runtime
         try:
@@ -147,12 +147,12 @@ class _Channel:
         except LumeDiffError as error:
             LOG.warning("refused %s %s: %s", client_name(op), self._name, error)
             runtime.refused([self._name], error)
-            op.done(error=str(error))
+            op.done(error=sendable(str(error)))
             return
         try:
             runtime.write({self._name: value}, client_name(op), done)
         except LumeDiffError as error:  # the runtime has noted it
-            op.done(error=str(error))
+            op.done(error=sendable(str(error)))
 
     def _received(self, op: Any) -> Any:
         value, longest = self.coder.received(op.value()), self._served.longest_text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,10 +13,10 @@ import numpy as np
 from p4p import Type, Value
 from p4p.nt import NTEnum, NTNDArray, NTScalar, NTTable
 
-from lume_diff.control.readings import Condition, Reading, Severity
+from lume_diff.control.readings import Condition, Reading, Severity, not_shown, sendable
 from lume_diff.errors import ValidationError
 from lume_diff.ioc.limits import PVLimits
-from lume_diff.ioc.plain import BUNCH_COLUMNS, MOMENT_ROWS
+from lume_diff.ioc.plain import BUNCH_COLUMNS, MOMENT_ROWS, check_text
 from lume_diff.variables import (
     BoolVariable,
     EnumVariable,
@@ -27,17 +28,18 @@ from lume_diff.variables import (
     Variable,
 )
 
-_NO_STATUS, _DRIVER, _RECORD, _UNDEFINED = 0, 2, 3, 6
+LOG = logging.getLogger("lume_diff.ioc.pva")
+NO_STATUS, DRIVER, RECORD, UNDEFINED = 0, 2, 3, 6
 _STATUS = {
-    Condition.FINE: _NO_STATUS,
-    Condition.UNDEFINED: _UNDEFINED,
-    Condition.FAILED: _DRIVER,
-    Condition.DISCONNECTED: _DRIVER,
-    Condition.STALE: _DRIVER,
-    Condition.UNTRUSTED: _DRIVER,
+    Condition.FINE: NO_STATUS,
+    Condition.UNDEFINED: UNDEFINED,
+    Condition.FAILED: DRIVER,
+    Condition.DISCONNECTED: DRIVER,
+    Condition.STALE: DRIVER,
+    Condition.UNTRUSTED: DRIVER,
 }
 
-_NO_ALARM = {"severity": int(Severity.NO_ALARM), "status": _NO_STATUS, "message": ""}
+NO_ALARM = {"severity": int(Severity.NO_ALARM), "status": NO_STATUS, "message": ""}
 
 #: Tells which way up an image is: row 0 has the lowest y, column 0 the lowest x.
 ORIGIN = "Origin"
@@ -77,11 +79,27 @@ class Coder(ABC):
 
     def first(self, reading: Reading, limits: PVLimits) -> Value:
         """Return all fields."""
-        return Value(self.type, {**self.fixed(limits), **self._changing(reading)})
+        return Value(self.type, {**self.fixed(limits), **self._sendable(reading)})
 
     def update(self, reading: Reading) -> Value:
-        """Return the fields that a cycle may change."""
-        return Value(self.type, self._changing(reading))
+        """Return the fields that a cycle may change; of a value that cannot be sent only the alarm, as INVALID."""
+        try:
+            return Value(self.type, self._changing(reading))
+        except Exception as error:
+            return Value(self.type, self._changing(self._unsent(reading, error)))
+
+    def _sendable(self, reading: Reading) -> dict[str, Any]:
+        """Return what a cycle may change, checked by making a value of it."""
+        try:
+            fields = self._changing(reading)
+            Value(self.type, fields)
+        except Exception as error:
+            return self._changing(self._unsent(reading, error))
+        return fields
+
+    def _unsent(self, reading: Reading, error: Exception) -> Reading:
+        LOG.error("%s cannot be shown: %s", self.variable.name, error)
+        return not_shown(reading, self.variable.name, error)
 
     def _changing(self, reading: Reading) -> dict[str, Any]:
         content = {} if reading.value is None else self.content(reading.value)
@@ -90,9 +108,9 @@ class Coder(ABC):
 
 def _alarm(reading: Reading) -> Mapping[str, Any]:
     if reading.condition is Condition.FINE and not reading.message:
-        return _NO_ALARM
-    status = _STATUS.get(reading.condition, _RECORD)
-    return {"severity": int(reading.severity), "status": status, "message": reading.message}
+        return NO_ALARM
+    status = _STATUS.get(reading.condition, RECORD)
+    return {"severity": int(reading.severity), "status": status, "message": sendable(reading.message)}
 
 
 @lru_cache(maxsize=8)
@@ -190,6 +208,10 @@ class TextCoder(_PlainCoder):
     """Texts: NTScalar."""
 
     code = "s"
+
+    def content(self, value: str) -> dict[str, Any]:
+        """Return the text."""
+        return {"value": check_text(value)}
 
 
 @final

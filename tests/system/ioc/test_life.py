@@ -97,6 +97,8 @@ def test_the_command_reads_writes_follows_and_lists(place):
     assert len(followed.stdout.splitlines()) == 2
     lost = place.pv("get", "T:none", "--timeout", "0.5")
     assert lost.exit_code == 1
+    done = place.pv("put", f"{PREFIX}current", "-0.8")  # the same without '--'
+    assert (done.exit_code, done.output) == (0, f"{PREFIX}current -0.8 -> -0.8\n")
     done = place.pv("put", "-p", "ca", f"{PREFIX}polarity", "reversed")
     assert (done.exit_code, done.stdout.strip()) == (0, f"{PREFIX}polarity normal -> reversed"), done.stderr
     read = place.pv("get", "-p", "ca", "--json", f"{PREFIX}field")

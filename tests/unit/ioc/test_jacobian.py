@@ -115,3 +115,17 @@ def test_puts_go_first_and_do_not_move_the_point(place):
     np.testing.assert_allclose(result.values, [[12.0, 12.0, 12.0]], rtol=1e-6)
     assert (result.point["a"], place.server.get("a").value) == (2.0, 1.0)
     assert len(place.runs) > spent
+
+
+def test_a_matrix_that_there_is_not_is_invalid_and_says_why():
+    pytest.importorskip("p4p")
+    from lume_diff.ioc.pva.calls import JacobianTable
+
+    table, place = JacobianTable(["a"]), np.ones((1, 1))
+    undefined = table.value()
+    assert (undefined.alarm.severity, undefined.alarm.status, len(undefined.value.output)) == (3, 6, 0)
+    well = table.value(JacobianResult(["y"], ["a"], 12.0 * place, 0.0 * place, 4, {"a": 2.0}, 2, 0.1))
+    assert (well.alarm.severity, list(well.value.d0)) == (0, [12.0])
+    failed = table.value(GradientError("given up"))
+    assert (failed.alarm.severity, failed.alarm.message) == (3, "given up")
+    assert not failed.changed("value")  # what was shown stays, as INVALID

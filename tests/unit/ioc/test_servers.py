@@ -154,3 +154,17 @@ def test_a_probe_tells_a_model_that_fails_from_a_server_that_is_gone():
         assert page_of(server, "/else")[0] == 404
         server.set({"current": 1.0}, 20.0)
         assert page_of(server, "/health")[0] == 200
+
+
+def test_clients_of_channel_access_learn_at_once_that_a_server_has_stopped(settings):
+    from lume_diff.control.ca import CAClient
+
+    heard = []
+    with CAClient() as client, Server(Magnet(), "A:", ["ca"], settings=settings, search=0.0) as server:
+        server.wait_ready(30.0)
+        following = client.monitor(["A:field"], lambda _, reading: heard.append(reading.value))
+        server.set({"current": 1.0})
+        assert eventually(lambda: heard[-1] == 2.0), heard
+        server.stop()
+        assert eventually(lambda: heard[-1] is None, 5.0), heard
+        following.close()

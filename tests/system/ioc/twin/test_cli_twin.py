@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -88,29 +88,36 @@ def test_what_cannot_be_is_one_line(file, options, phrase):
     assert phrase in done.output
 
 
+Twin = tuple[subprocess.Popen[str], dict[str, str]]
+
+
 @pytest.fixture
-def twin(
-    file: Path, settings: dict[str, str], tmp_path: Path
-) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    """Start a twin of the machine that is served on ports of its own; its output is shown afterwards."""
-    own = epics_settings()
+def twin(file: Path, settings: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Twin]]:
+    """Return what starts a twin of the machine, served on ports of its own; its output is shown afterwards."""
+    own, log = epics_settings(), tmp_path / "log.txt"
     servers = ("EPICS_PVAS_SERVER_PORT", "EPICS_PVAS_BROADCAST_PORT", "EPICS_CAS_SERVER_PORT", "EPICS_CA_SERVER_PORT")
     environment = {**os.environ, **settings, **{name: own[name] for name in servers}, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lume_diff.cli", "twin", str(file), "--remote", "Q1.k1=M:current"]
-    log = (tmp_path / "log.txt").open("w")
-    command += ["--prefix", "T:", "--isolation", "thread"]
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True)
-    yield process, own
-    process.kill()
-    process.wait()
-    log.close()
-    print((tmp_path / "log.txt").read_text())
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*options: str) -> Twin:
+        command = [sys.executable, "-m", "lume_diff.cli", "twin", str(file), "--remote", "Q1.k1=M:current"]
+        command += ["--prefix", "T:", "--isolation", "thread", *options]
+        with log.open("w") as out:
+            started.append(subprocess.Popen(command, env=environment, stdout=out, stderr=out, text=True))
+        return started[-1], own
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        print(log.read_text())
 
 
 @pytest.mark.slow
-def test_a_served_twin_follows_the_machine_until_it_is_told_to_end(machine, console, twin, file, monkeypatch):
-    process, own = twin
+def test_a_served_twin_follows_the_machine_until_it_is_told_to_end(machine, console, twin, file, monkeypatch, tmp_path):
+    log = tmp_path / "log.txt"
     console.put({"M:current": 2.0})
+    process, own = twin()
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     with plugin("clients", "pva")() as pva, plugin("clients", "ca")() as ca:
@@ -128,7 +135,44 @@ def test_a_served_twin_follows_the_machine_until_it_is_told_to_end(machine, cons
         wait_for(ca, "T:Q1.k1", -1.0)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20.0) == 0
+    assert log.read_text().count("Q1.k1: M:current: ") == 0  # nobody is told of it while it is only being connected
+    assert "served under T: by pva and ca on 127.0.0.1" in log.read_text()
     console.put({"M:current": 0.0})
+
+
+@pytest.mark.slow
+def test_a_twin_on_request_reads_the_machine_when_it_is_told_to(machine, console, twin, file, monkeypatch):
+    console.put({"M:current": 2.0})
+    process, own = twin("--on-request", "--protocol", "pva")
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    with plugin("clients", "pva")() as client:
+        wait_for(client, "T:Q1.k1", 0.0, Condition.FAILED)  # nothing has been read yet
+        client.put({"T:TWIN:UPDATE": True})
+        assert shown(client) == (2.0, Severity.NO_ALARM, pytest.approx(size_at(file, 2.0), rel=1e-9), Severity.NO_ALARM)
+
+        console.put({"M:current": -1.0})  # which nobody has asked for
+        assert shown(client)[0] == 2.0
+        client.put({"T:TWIN:UPDATE": True})
+        good = (-1.0, pytest.approx(size_at(file, -1.0), rel=1e-9))
+        assert shown(client) == (good[0], Severity.NO_ALARM, good[1], Severity.NO_ALARM)
+
+        machine.signal(signal.SIGSTOP)
+        client.put({"T:TWIN:UPDATE": True}, timeout=20.0)  # reads what there is
+        assert shown(client) == (good[0], Severity.INVALID, good[1], Severity.INVALID)
+        assert "M:current" in client.get(["T:final.sigma_x"])["T:final.sigma_x"].message
+        machine.signal(signal.SIGCONT)
+        client.put({"T:TWIN:UPDATE": True}, timeout=20.0)
+        assert shown(client) == (good[0], Severity.NO_ALARM, good[1], Severity.NO_ALARM)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # the second signal ends it at once
+    assert process.wait(20.0) == 128 + signal.SIGTERM
+
+
+def shown(client: ControlClient) -> tuple[float, Severity, float, Severity]:
+    """Return what the twin shows of an input and an output."""
+    found = client.get(["T:Q1.k1", "T:final.sigma_x"])
+    return tuple(part for one in found.values() for part in (one.value, one.severity))
 
 
 def wait_for(client: ControlClient, name: str, value: float, condition: Condition = Condition.FINE) -> None:
