@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 
 @cache
@@ -22,7 +22,7 @@ def link_class() -> Any:
         comes_back = param.Boolean(True)  #: whether the page loads itself again when its server is back
 
         _esm = Path(__file__).with_name("link.js")
-        _priority_changes = ["seen"]  # Panel holds back others for 50 ms
+        _priority_changes: ClassVar[list[str]] = ["seen"]  # Panel holds back others for 50 ms
 
     return Link
 
