@@ -88,7 +88,15 @@ export function render({ model, el }) {
         note.textContent = "";
         model.send_msg({ name: knob.name, value: input.value });
       });
-      input.addEventListener("keydown", (event) => { if (event.key === "Escape") { input.blur(); show(knob.name); } });
+      input.addEventListener("keydown", (event) => {
+        if (event.key === "Escape") { input.blur(); show(knob.name); }
+        const turn = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+        if (turn && !knob.choices && Number.isFinite(knob.step)) {
+          event.preventDefault();  // the browser's own step goes to a multiple of it, and not on from where the knob is
+          input.value = Number((Number(input.value) + turn * knob.step).toPrecision(12));
+          input.dispatchEvent(new Event("change"));
+        }
+      });
       input.addEventListener("blur", () => show(knob.name));
       cell(row, input);
       cell(row, knob.unit);
