@@ -216,7 +216,8 @@ def note_runs(
     note(Row(title, f"{who}: came within 0.1 of the optimum", reached, "%", wanted=REACHED.get(case), more=True))
     if not np.isnan(share):
         note(Row(title, f"{who}: evaluations to get there, of those without a prior", share, wanted=least))
-        note(Row(title, f"{who}: regret added at the end, upper 95 %", added, wanted=ADDED.get(case)))
+        bound = ADDED.get(case) if not who.startswith("fixed") else None  # without trust it is there to show the harm
+        note(Row(title, f"{who}: regret added at the end, upper 95 %", added, wanted=bound))
     if scales:
         note(Row(title, f"{who}: error of the scales at 10 points", statistics.mean(scales), wanted=SCALES.get(case)))
 
