@@ -11,7 +11,9 @@ from _rows import Row
 
 TIMES = ("s", "ms", "us")
 #: Scripts that compare with other packages; the others compare with a part of ours.
-AGAINST_OTHERS = ("lines", "particles", "reconstruction", "ioc", "prior_mean")
+AGAINST_OTHERS = ("lines", "particles", "reconstruction", "ioc")
+#: What is a floor, and nothing that anybody could use instead.
+FLOORS = ("bare p4p",)
 HEAD = """\
 # Benchmarks
 
@@ -33,10 +35,13 @@ def write_page(docs: Path, stored: Mapping[str, dict[str, Any]], missing: Sequen
     """
     parts = [HEAD]
     pictured = {name: one for name, one in stored.items() if name in AGAINST_OTHERS}
-    compared = {name: [row for row in rows_of(one) if row.peer and row.unit in TIMES] for name, one in pictured.items()}
+    compared = {
+        name: [row for row in rows_of(one) if row.peer and row.peer not in FLOORS and row.unit in TIMES]
+        for name, one in pictured.items()
+    }
     if any(compared.values()):
         draw(compared, docs / "images" / "benchmark_ratios.svg")
-        parts.append("![How many times as fast as Cheetah, ParticleGroup and gpsr](images/benchmark_ratios.svg)\n")
+        parts.append("![How many times as fast as Cheetah, ParticleGroup, gpsr and lume-pva](images/benchmark_ratios.svg)\n")
     common = circumstances(next(iter(stored.values()))) if stored else ""
     parts.append(f"{common}\n")
     parts += [section(docs, name, one, common) for name, one in stored.items()]

@@ -179,6 +179,10 @@ def latency(count: int, rounds: int) -> None:
                 f"{ratios[0]:8.2f} {ratios[1]:6.2f} {trip.cpu():16.2f} {trip.cpu() / trips[0].cpu():8.2f}"
             )
             trip.client.close()
+        ours, theirs = trips[2], trips[-1]
+        if theirs.one.kind == "lume-pva":
+            times = [p(trip.times[3:], 50) for trip in (ours, theirs)]
+            note(Row(f"put to {count} output monitors", str(ours.one), times[0], "ms", "lume-pva", times[1]))
 
 
 def lume_pva(count: int) -> list[tuple[str, str, str]]:
