@@ -41,7 +41,9 @@ def write_page(docs: Path, stored: Mapping[str, dict[str, Any]], missing: Sequen
     }
     if any(compared.values()):
         draw(compared, docs / "images" / "benchmark_ratios.svg")
-        parts.append("![How many times as fast as Cheetah, ParticleGroup, gpsr and lume-pva](images/benchmark_ratios.svg)\n")
+        parts.append(
+            "![How many times as fast as Cheetah, ParticleGroup, gpsr and lume-pva](images/benchmark_ratios.svg)\n"
+        )
     common = circumstances(next(iter(stored.values()))) if stored else ""
     parts.append(f"{common}\n")
     parts += [section(docs, name, one, common) for name, one in stored.items()]
