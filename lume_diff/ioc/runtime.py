@@ -331,7 +331,7 @@ class Runtime(Board):
         now, self.last_error = time.time(), sendable(str(error))
         self.cycle += 1
         if isinstance(error, LumeDiffError):
-            LOG.warning("evaluation failed: %s", error)
+            LOG.warning("evaluation failed: %s", self.last_error)
         else:
             LOG.error("evaluation failed", exc_info=error)
         found = {name: replace(self._readings[name], time=now, cycle=self.cycle) for name in written(requests)}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lume_diff.control.readings import sendable
 from lume_diff.ioc.json_lines import FACTS, JSONLines
 
 LOG = logging.getLogger("lume_diff.ioc.writes")
@@ -87,5 +88,5 @@ def _short(value: Any) -> Any:
         return value.item()
     if value is None or isinstance(value, bool | int | float):
         return value
-    text = str(value)
+    text = sendable(str(value))
     return text if len(text) <= _MOST_LETTERS else text[:_MOST_LETTERS] + "..."

@@ -113,13 +113,16 @@ def test_what_cannot_be_carried_is_invalid_and_the_rest_is_right(
     assert place.shown("count") == [(4, FINE)] * 2
 
 
-def test_an_error_in_odd_words_is_told_and_the_server_serves_on(place: Place) -> None:
+def test_an_error_in_odd_words_is_told_and_the_server_serves_on(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     pva = place.clients["pva"]
     pva.put({"O:x": 2.0})
     with pytest.raises(ControlError, match=r"no \? such \? thing"):
         pva.put({"O:kind": "fail"})
     assert place.shown("y") == [(4.0, INVALID)] * 2
     assert all("no ? such ? thing" in text for text, _ in place.shown("SERVER:LAST_ERROR"))
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("lume_diff.ioc")]
+    assert [text for text in told if "no ? such ? thing" in text]
+    assert "".join(told).encode()  # a file takes it
     pva.put({"O:kind": "plain"})
     assert place.shown("y") == [(4.0, FINE)] * 2
 
