@@ -7,13 +7,13 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
-import gpytorch
 import pytest
 import torch
 
 pytest.importorskip("xopt")
 
 import botorch
+import gpytorch
 from botorch.acquisition.objective import ScalarizedPosteriorTransform
 from botorch.models import SingleTaskGP
 from botorch.models.transforms import Normalize, Standardize
