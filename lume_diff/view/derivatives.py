@@ -81,7 +81,7 @@ def differentiate(model: LUMEModel, outputs: Sequence[str], knobs: Sequence[str]
     """
     if takes_runs(model):
         return _by_runs(model, outputs, knobs, at)
-    # A pass backward costs about a forward run, and one forward some runs: with 10 000 particles ten times as much.
+    # There are often more knobs than outputs here, and a pass backward takes half of one forward.
     refused: dict[str, str] = {}
     try:
         found = model.jacobian(list(outputs), list(knobs), at=at, mode="reverse")
