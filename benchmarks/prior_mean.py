@@ -31,7 +31,15 @@ from xopt.generators.bayesian.models.standard import StandardModelConstructor
 from xopt.numerical_optimizer import LBFGSOptimizer
 
 from lume_diff import CheetahModel
-from lume_diff.calibration import ModelMean, Normal, PriorMeanModelConstructor, Scale, vocs_from_model, xopt_evaluator
+from lume_diff.calibration import (
+    ModelMean,
+    Normal,
+    ParallelLBFGSOptimizer,
+    PriorMeanModelConstructor,
+    Scale,
+    vocs_from_model,
+    xopt_evaluator,
+)
 from lume_diff.calibration.prior_mean.model_mean import Response
 
 D = torch.float64
@@ -40,6 +48,9 @@ CASES = ("near", "far", "offsets", "negated")
 #: No prior; the model in Xopt's constructor; in ours without trust, and with; learning scales without trust, and with.
 ARMS = ("none", "xopt", "fixed", "trust", "unjudged", "learned")
 OBJECTIVE = "log_size"
+#: Searches of the acquisition function, with limits of time that are never reached, so that the load does not count.
+XOPTS, OURS = "Xopt's search", "ParallelLBFGSOptimizer"
+SEARCHES = {XOPTS: LBFGSOptimizer(max_time=600.0), OURS: ParallelLBFGSOptimizer(max_time=600.0)}
 #: What is wanted: share of runs that arrive [%] and of evaluations, error of scales, regret added by a model that
 #: misleads, cost of a step.
 REACHED, LEAST, SCALES = {"near": 95.0, "far": 90.0}, {"near": 0.2}, {"far": 0.06}
@@ -126,11 +137,8 @@ def vocs_of(model: CheetahModel, names: Sequence[str]) -> VOCS:
     return vocs_from_model(model, ranges, {OBJECTIVE: "MINIMIZE"}, outputs={OBJECTIVE: (sizes, log_size)})
 
 
-def generator_of(
-    vocs: VOCS, gp: StandardModelConstructor, max_time: float | None = None
-) -> UpperConfidenceBoundGenerator:
-    """Return Xopt's generator as it is, but that no clock ends its search: runs do not depend on the load."""
-    optimizer = LBFGSOptimizer(max_time=max_time)
+def generator_of(vocs: VOCS, gp: StandardModelConstructor, optimizer: LBFGSOptimizer) -> UpperConfidenceBoundGenerator:
+    """Return Xopt's generator as it is, but for its search."""
     return UpperConfidenceBoundGenerator(vocs=vocs, gp_constructor=gp, numerical_optimizer=optimizer)
 
 
@@ -150,7 +158,8 @@ def run(case: str, arm: str, seed: int, quadrupoles: int, steps: int, stop: bool
     gp = constructor(arm, model, names, case)
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - what Xopt and botorch draw from
-    X = Xopt(evaluator=evaluator, generator=generator_of(vocs, gp))
+    optimizer = LBFGSOptimizer(max_time=None)  # no clock ends it: runs do not depend on the load
+    X = Xopt(evaluator=evaluator, generator=generator_of(vocs, gp, optimizer))
     random = np.random.default_rng([seed, 2])
     X.evaluate_data([dict(zip(names, row, strict=True)) for row in random.uniform(-LIMIT, LIMIT, (FIRST, len(names)))])
     seconds, decisions = [], []
@@ -256,28 +265,37 @@ def show(rows: Sequence[dict]) -> None:
 def show_cost(sizes: Sequence[int] = (5, 10, 20), machines: int = 10) -> None:
     """Print the CPU time of one step, training and proposal, of all arms on the same data, in turn."""
     model = line(5)
-    # With a limit, even one that is never reached, botorch takes all starts together, which takes more steps. How many
-    # depends on the data, by a factor of ten without a prior: the mean over several machines is shown.
-    for title, limit in (("without a time limit", None), ("with a time limit, Xopt's default", 60.0)):
-        ratios: dict[str, list[float]] = {arm: [] for arm in ARMS}
-        for points in sizes:
-            spent: dict[str, list[float]] = {arm: [] for arm in ARMS}
-            for seed in range(machines):
-                data = random_data(Machine(model, "near", seed), points, seed)
-                for arm in ARMS:
-                    spent[arm].append(seconds_of_step(model, arm, data, limit, seed))
-            plain = statistics.mean(spent["none"])
-            print(f"CPU time of a step at {points} points, {title}: [s], and as a multiple of that without a prior")
-            for arm, seconds in spent.items():
-                mean, what = statistics.mean(seconds), f"{arm}, {points} points"
-                if arm != "none":
-                    note(Row(f"CPU time of a step, {title}", what, mean, "s", "without a prior", plain, COST.get(arm)))
-                ratios[arm].append(mean / plain)
-                print(f"  {arm:10} {mean:6.2f} {mean / plain:6.2f}", flush=True)
-        for arm, found in ratios.items():
-            if arm != "none":
-                what = f"{arm}, mean of {', '.join(map(str, sizes))} points, times without a prior"
-                note(Row(f"CPU time of a step, {title}", what, statistics.mean(found), wanted=COST.get(arm)))
+    # How many steps a search takes depends on the data, by a factor of ten without a prior: the mean over several
+    # machines is shown.
+    ratios: dict[tuple[str, str, str], list[float]] = {}
+    rows: dict[str, list[Row]] = {search: [] for search in SEARCHES}
+    for points in sizes:
+        spent: dict[tuple[str, str], list[float]] = {(search, arm): [] for search in SEARCHES for arm in ARMS}
+        for seed in range(machines):
+            data = random_data(Machine(model, "near", seed), points, seed)
+            for search, arm in spent:
+                spent[search, arm].append(seconds_of_step(model, arm, data, SEARCHES[search], seed))
+        means = {key: statistics.mean(seconds) for key, seconds in spent.items()}
+        for search in SEARCHES:
+            print(f"CPU time of a step at {points} points, {search}: [s], and as a multiple of that without a prior,")
+            print("with the same search and with Xopt's")
+            for arm in ARMS:
+                mean, title = means[search, arm], f"CPU time of a step, {search}"
+                multiples = {plain: mean / means[plain, "none"] for plain in dict.fromkeys((search, XOPTS))}
+                print(f"  {arm:10} {mean:6.3f}", *(f"{multiple:6.2f}" for multiple in multiples.values()), flush=True)
+                for plain, multiple in multiples.items():
+                    ratios.setdefault((search, arm, plain), []).append(multiple)
+                    if arm != "none":
+                        what, beside = f"{arm}, {points} points", f"without a prior, {plain}"
+                        row = Row(title, what, mean, "s", beside, means[plain, "none"], COST.get(arm))
+                        rows[search].append(row)
+    for (search, arm, plain), found in ratios.items():
+        if arm != "none":
+            what = f"{arm}, mean of {', '.join(map(str, sizes))} points, times without a prior, {plain}"
+            row = Row(f"CPU time of a step, {search}", what, statistics.mean(found), wanted=COST.get(arm))
+            rows[search].append(row)
+    for row in (row for found in rows.values() for row in found):
+        note(row)
 
 
 def random_data(machine: Machine, points: int, seed: int) -> pd.DataFrame:
@@ -286,10 +304,10 @@ def random_data(machine: Machine, points: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(x, columns=machine.names).assign(**{OBJECTIVE: machine(torch.as_tensor(x)).numpy()})
 
 
-def seconds_of_step(model: CheetahModel, arm: str, data: pd.DataFrame, limit: float | None, seed: int) -> float:
+def seconds_of_step(model: CheetahModel, arm: str, data: pd.DataFrame, optimizer: LBFGSOptimizer, seed: int) -> float:
     """Return the CPU time [s] of one step of an arm: a new generator that knows the data and proposes a point."""
     names = [name for name in data if name != OBJECTIVE]
-    generator = generator_of(vocs_of(model, names), constructor(arm, model, names, "near"), limit)
+    generator = generator_of(vocs_of(model, names), constructor(arm, model, names, "near"), optimizer)
     generator.add_data(data)
     torch.manual_seed(seed)
     start = time.process_time()

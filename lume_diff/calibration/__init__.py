@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lume_diff.calibration.prior_mean.emulator import Emulator
     from lume_diff.calibration.prior_mean.evaluator import xopt_evaluator
     from lume_diff.calibration.prior_mean.model_mean import ModelMean
+    from lume_diff.calibration.prior_mean.optimizer import ParallelLBFGSOptimizer
     from lume_diff.calibration.prior_mean.vocs import vocs_from_model
     from lume_diff.calibration.reconstruction.reconstruction import BeamReconstruction
     from lume_diff.calibration.reconstruction.result import Reconstruction
@@ -58,6 +59,7 @@ _HOME_OF = {
     "Offset": "fit.parameters",
     "OutputOffset": "prior_mean",
     "OutputScale": "prior_mean",
+    "ParallelLBFGSOptimizer": "prior_mean",
     "Parameter": "fit.parameters",
     "Prior": "fit.priors",
     "PriorMeanModelConstructor": "prior_mean",
@@ -99,6 +101,7 @@ __all__ = [
     "Offset",
     "OutputOffset",
     "OutputScale",
+    "ParallelLBFGSOptimizer",
     "Parameter",
     "Prior",
     "PriorMeanModelConstructor",

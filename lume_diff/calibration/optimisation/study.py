@@ -20,6 +20,7 @@ from xopt.generators.bayesian.models.standard import StandardModelConstructor
 
 from lume_diff.calibration.optimisation.process_variables import ProcessVariables
 from lume_diff.calibration.prior_mean.constructor import PriorMeanModelConstructor
+from lume_diff.calibration.prior_mean.optimizer import ParallelLBFGSOptimizer
 from lume_diff.calibration.prior_mean.vocs import units_of
 from lume_diff.errors import LumeDiffError
 
@@ -198,7 +199,9 @@ class Study:
 
     def _optimised(self, name: str, constructor: Any, show: Show | None) -> Arm:
         began = time.perf_counter()
-        generator = get_generator(self._generator)(vocs=self.vocs, gp_constructor=constructor)
+        generator = get_generator(self._generator)(
+            vocs=self.vocs, gp_constructor=constructor, numerical_optimizer=ParallelLBFGSOptimizer()
+        )
         X = Xopt(evaluator=self._evaluator, generator=generator, serialize_torch=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lume_diff.calibration.prior_mean.emulator import Emulator
     from lume_diff.calibration.prior_mean.evaluator import xopt_evaluator
     from lume_diff.calibration.prior_mean.model_mean import ModelMean
+    from lume_diff.calibration.prior_mean.optimizer import ParallelLBFGSOptimizer
     from lume_diff.calibration.prior_mean.vocs import vocs_from_model
 
 _HOME_OF = {
@@ -23,6 +24,7 @@ _HOME_OF = {
     "ModelMean": "model_mean",
     "OutputOffset": "calibrated",
     "OutputScale": "calibrated",
+    "ParallelLBFGSOptimizer": "optimizer",
     "PriorMeanModelConstructor": "constructor",
     "vocs_from_model": "vocs",
     "xopt_evaluator": "evaluator",
@@ -33,6 +35,7 @@ __all__ = [
     "ModelMean",
     "OutputOffset",
     "OutputScale",
+    "ParallelLBFGSOptimizer",
     "PriorMeanModelConstructor",
     "vocs_from_model",
     "xopt_evaluator",

@@ -49,8 +49,7 @@ class PriorMeanModelConstructor(StandardModelConstructor):
     the machine does so soon, and one that is no better than a constant misleads near the optimum. The middle of the
     last three builds counts.
 
-    A step is faster with ``LBFGSOptimizer(max_time=None)`` as the generator's ``numerical_optimizer``: with a limit,
-    which is Xopt's default, BoTorch searches from all its starts as one large problem, in about three times the steps.
+    A step takes about half the time with ``ParallelLBFGSOptimizer`` as the generator's ``numerical_optimizer``.
 
     Attributes:
         trust: whether models are judged; without, they are always the mean.
