@@ -68,7 +68,7 @@ PLANS = {
     "import_time": Plan(),
     "machine_files": Plan(),
     "facility": Plan(),
-    "differences": Plan(("--cases", "240", "--points", "10")),
+    "differences": Plan(("--cases", "1920", "--points", "60")),
     "workers": Plan(("--rounds", "3")),
     "reconstruction": Plan(("--epochs", "200"), peers=("gpsr",)),
     "ioc": Plan(is_quick=False, peers=("lume_pva",)),
