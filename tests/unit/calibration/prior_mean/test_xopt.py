@@ -20,7 +20,13 @@ from xopt.numerical_optimizer import LBFGSOptimizer
 from xopt.vocs import VOCS
 
 from lume_diff.blackbox import BlackBoxModel
-from lume_diff.calibration import ModelMean, PriorMeanModelConstructor, vocs_from_model, xopt_evaluator
+from lume_diff.calibration import (
+    ModelMean,
+    ParallelLBFGSOptimizer,
+    PriorMeanModelConstructor,
+    vocs_from_model,
+    xopt_evaluator,
+)
 from lume_diff.calibration.prior_mean.storing import loaded_module
 from lume_diff.calibration.prior_mean.vocs import units_of
 from lume_diff.errors import UnknownVariableError, ValidationError
@@ -219,7 +225,7 @@ def test_generators_take_the_mean(
     if "total" in outputs:
         means["total"] = ModelMean(model, NAMES, *total)
     gp = PriorMeanModelConstructor(mean_modules=means)
-    optimizer = LBFGSOptimizer(n_restarts=2, max_iter=10, max_time=None)
+    optimizer = ParallelLBFGSOptimizer(n_restarts=2, max_iter=10, max_time=60.0)
     X = optimised(model, vocs, name, gp_constructor=gp, numerical_optimizer=optimizer, n_monte_carlo_samples=16, **more)
     assert len(X.data) == 6
     assert {decision.objective for decision in gp.decisions} == set(means)
