@@ -25,7 +25,7 @@ import torch
 from _rows import Row, note
 from botorch.generation.gen import gen_candidates_scipy
 from scipy import stats
-from xopt import VOCS, Xopt
+from xopt import VOCS, Evaluator, Xopt
 from xopt.generators.bayesian import UpperConfidenceBoundGenerator
 from xopt.generators.bayesian.models.standard import StandardModelConstructor
 from xopt.numerical_optimizer import LBFGSOptimizer
@@ -38,7 +38,6 @@ from lume_diff.calibration import (
     PriorMeanModelConstructor,
     Scale,
     vocs_from_model,
-    xopt_evaluator,
 )
 from lume_diff.calibration.prior_mean.model_mean import Response
 
@@ -149,12 +148,9 @@ def run(case: str, arm: str, seed: int, quadrupoles: int, steps: int, stop: bool
     best = machine.best()
     names = machine.names
     vocs = vocs_of(model, names)
-    evaluator = xopt_evaluator(model, vocs, readback=None)
-    evaluator.function_kwargs = {}
-    evaluator.vectorized = False
-    evaluator.function = lambda settings: {
-        OBJECTIVE: float(machine(torch.tensor([settings[name] for name in names], dtype=D)))
-    }
+    evaluator = Evaluator(
+        function=lambda settings: {OBJECTIVE: float(machine(torch.tensor([settings[name] for name in names], dtype=D)))}
+    )
     gp = constructor(arm, model, names, case)
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - what Xopt and botorch draw from
