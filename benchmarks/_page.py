@@ -18,8 +18,9 @@ HEAD = """\
 # Benchmarks
 
 What lume_diff costs beside what it replaces, and whether its promises hold. Both sides of a ratio are measured in turns
-in one run; but for servers and workers on one thread and in CPU time, so that other programs on the machine add little.
-`make bench` measures on yours and writes this page; `benchmarks/` has the scripts, which say more.
+in one run: servers and workers by the clock, all others on one thread and in CPU time, to which other programs on the
+machine add little. `make bench` measures on your machine and writes this page; `benchmarks/` has the scripts, which say
+more.
 
 "wanted" is a goal that was set before anything was measured; **a goal that is missed is in bold.**
 """

@@ -165,14 +165,10 @@ def latency(count: int, rounds: int) -> None:
             rest = np.array(times) - np.array(model)
             ratios = [p(rest, q) / p(trips[0].times[3:], q) for q in (50, 99)]
             if trip is not trips[0]:
+                title = f"put to {count} output monitors, without the model's time"
+                goal = LATENCY if trip.one.kind != "lume-pva" else None
                 for q in (50, 99):
-                    title, wanted = (
-                        f"put to {count} output monitors, without the model's time",
-                        LATENCY if trip.one.kind != "lume-pva" else None,
-                    )
-                    note(
-                        Row(title, f"{trip.one}, {q} %", p(rest, q), "ms", "bare p4p", p(trips[0].times[3:], q), wanted)
-                    )
+                    note(Row(title, f"{trip.one}, {q} %", p(rest, q), "ms", "bare p4p", p(trips[0].times[3:], q), goal))
                 note(Row(title, f"{trip.one}, {BOTH}", trip.cpu(), "ms", "bare p4p", trips[0].cpu()))
             print(
                 f"  {trip.one!s:<32} {p(times, 50):10.2f} {p(times, 99):8.2f} {p(model, 50):7.2f} "
