@@ -1,4 +1,4 @@
-"""Make the files of the demonstration, three lattices and a bunch in lume_diff/data, from nothing but the numbers below.
+"""Make the files of the demonstration in lume_diff/data, three lattices and a bunch, from the numbers below alone.
 
     python tools/make_demo_data.py [FOLDER]
 
