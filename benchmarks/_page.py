@@ -18,8 +18,9 @@ HEAD = """\
 # Benchmarks
 
 What lume_diff costs beside what it replaces, and whether its promises hold. Both sides of a ratio are measured in turns
-in one run; but for servers and workers on one thread and in CPU time, so that other programs on the machine add little.
-`make bench` measures on yours and writes this page; `benchmarks/` has the scripts, which say more.
+in one run: servers and workers by the clock, all others on one thread and in CPU time, to which other programs on the
+machine add little. `make bench` measures on your machine and writes this page; `benchmarks/` has the scripts, which say
+more.
 
 "wanted" is a goal that was set before anything was measured; **a goal that is missed is in bold.**
 """
@@ -75,7 +76,7 @@ def circumstances(one: Mapping[str, Any]) -> str:
 def section(docs: Path, name: str, one: Mapping[str, Any], common: str) -> str:
     """Return what is said of one script; of its circumstances what differs from those at the head of the page."""
     low, high = one["load"]
-    lines = [f"## {name.replace('_', ' ').capitalize()}", "", summary(name), ""]
+    lines = [f"## {heading(name)}", "", summary(name), ""]
     if circumstances(one) != common:
         lines += [circumstances(one), ""]
     lines += [f"`{one['command']}` took {one['seconds']} s; the load was {low} at its start and {high} at its end.", ""]
@@ -87,6 +88,11 @@ def section(docs: Path, name: str, one: Mapping[str, Any], common: str) -> str:
     for title, rows in groupby(rows_of(one), key=lambda row: row.table):
         lines += [table(title, list(rows)), ""]
     return "\n".join(lines)
+
+
+def heading(name: str) -> str:
+    """Return what a script is called on the page."""
+    return "IOC" if name == "ioc" else name.replace("_", " ").capitalize()
 
 
 def table(title: str, rows: Sequence[Row]) -> str:

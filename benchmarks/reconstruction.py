@@ -148,10 +148,10 @@ def memory(data: ScreenDataset, model: CheetahModel, epochs: int) -> tuple[float
     """Return the largest memory [MiB] that the process had after a tenth of the epochs and after all of them."""
     peaks: list[float] = []
 
-    def note(member: int, epoch: int, loss: float) -> None:
+    def watch(member: int, epoch: int, loss: float) -> None:
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0)
 
-    Training(BeamReconstruction(model, data, PARTICLES), Options(epochs), None, note).members()
+    Training(BeamReconstruction(model, data, PARTICLES), Options(epochs), None, watch).members()
     return peaks[epochs // 10], peaks[epochs - 1]
 
 

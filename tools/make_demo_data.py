@@ -1,4 +1,4 @@
-"""Make the files of lume_diff/data: three lattices and a bunch, from nothing but the numbers below.
+"""Make the files of the demonstration in lume_diff/data, three lattices and a bunch, from the numbers below alone.
 
     python tools/make_demo_data.py [FOLDER]
 
@@ -129,7 +129,7 @@ def main(folder: Path = FOLDER) -> None:
             str(folder / f"{name}.json"), title=f"lume_diff demo: {name}", info="made by tools/make_demo_data.py"
         )
     bunch().to_openpmd(folder / "beam.h5")
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
         print(f"{path.stat().st_size:8d} bytes  {path}")
 
 

@@ -35,10 +35,8 @@ WIDTH, ADAM_STEPS, LBFGS_STEPS = 48, 500, 3500
 MASS = 510998.95069  # [eV]
 GUN_ENERGY, GUN_SPREAD = 6.0e6, 5.0e3  # total energy and its spread [eV]
 TYPICAL_SPOT, TYPICAL_CHARGE = 0.3e-3, 250e-12  # [m], [C]
-THERMAL, SPACE_CHARGE = (
-    0.9e-3,
-    0.36,
-)  # normalised emittance: over the spot size [m/m]; times it, over the charge [m^2/C]
+THERMAL = 0.9e-3  # normalised emittance over the spot size [m/m]
+SPACE_CHARGE = 0.36  # normalised emittance times the spot size, over the charge [m^2/C]
 GUN_SIZE = 0.25e-3  # rms, of the beam that leaves the gun at the typical spot size [m]
 DIVERGENCE = 2.5  # of the beam that leaves the gun, over its size [1/m]
 FREQUENCY = 2.856e9  # [Hz]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import threading
 from collections.abc import Callable
@@ -99,14 +100,14 @@ def law_atomic(trial: Trial) -> None:
     bad: dict[str, tuple[Values, type[Exception]]] = {
         "an unknown name": ({**good, "no such variable": 1.0}, UnknownVariableError),
         "a read-only name": ({**good, trial.outputs[0]: 1.0}, ReadOnlyError),
-        "NaN": ({**good, name: float("nan")}, ValueError),
-        "infinity": ({**good, name: float("inf")}, ValueError),
+        "NaN": ({**good, name: math.nan}, ValueError),
+        "infinity": ({**good, name: math.inf}, ValueError),
         "a string": ({**good, name: "three"}, ValueError),
         "a complex number": ({**good, name: 1.0 + 2.0j}, ValueError),
     }
-    _, high = trial.variable(name).value_range or (None, None)
+    _, high = trial.variable(name).value_range or (-math.inf, math.inf)
     policy = trial.model._policy(name) or trial.variable(name).default_validation_config
-    if policy == "error" and high is not None and high != float("inf"):
+    if policy == "error" and high != math.inf:
         bad["a value above the limit"] = ({**good, name: high + abs(high) + 1.0}, ValueError)
     if len(trial.inputs) > 1:
         shapes = {trial.inputs[0]: torch.zeros(2) + good[name], trial.inputs[1]: torch.zeros(3)}

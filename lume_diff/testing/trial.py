@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,17 +63,14 @@ class Trial:
         return max((e.noise or 0.0 for e in entries if (e.output, e.input) == (output, name)), default=0.0)
 
     def somewhere(self) -> Values:
-        """Return values near the set-points, inside the limits."""
+        """Return values near the set-points, inside the limits and not on them."""
         values: Values = {}
         for name in self.inputs:
             shift = self.scale(name) * (0.5 + torch.rand((), generator=self.generator, dtype=torch.float64).item())
             here = float(self.model.get(name).detach().reshape(-1)[0])
-            low, high = self.variable(name).value_range or (None, None)
-            if high is not None and here + shift > high:
-                shift = -shift
-            if low is not None and here + shift < low:
-                shift = 0.5 * (low - here)
-            values[name] = here + shift
+            low, high = self.variable(name).value_range or (-math.inf, math.inf)
+            up, down = 0.9 * (high - here), 0.9 * (here - low)  # what is left lets a difference be taken there
+            values[name] = here + shift if shift <= up else here + up if up >= down else here - min(shift, down)
         return values
 
     def tensor(self, value: float) -> torch.Tensor:

@@ -10,8 +10,6 @@ import lume_diff as ld
 pytestmark = pytest.mark.gradient
 
 IMAGE = "OTRS:DIAG0:420:IMAGE"
-
-
 PARTICLES = "OTRDG02.particles"
 
 

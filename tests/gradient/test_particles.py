@@ -13,6 +13,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from lume_diff.particles import TorchMoments, TorchParticleGroup, sample_bunch
 
+pytestmark = pytest.mark.gradient
+
 N = 7
 # Each input in units of its spread, so that one step fits all.
 SCALES = {"x": 1e-4, "y": 2e-4, "z": 1e-4, "px": 1e3, "py": 1e3, "pz": 1e6, "t": 1e-12, "weight": 1e-13, "alive": 1.0}
@@ -77,7 +79,6 @@ def normalised(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda *units: function(*units) / scale
 
 
-@pytest.mark.gradient
 @pytest.mark.parametrize("living", [False, True], ids=["all", "alive_only"])
 @pytest.mark.parametrize("key", KEYS)
 def test_statistics(key: str, living: bool) -> None:
@@ -96,14 +97,12 @@ def test_statistics(key: str, living: bool) -> None:
     )
 
 
-@pytest.mark.gradient
 @pytest.mark.parametrize("key", ["sigma_x", "norm_emit_4d", "twiss_beta_x", "cov_t__energy"])
 def test_second_derivatives(key: str) -> None:
     function = normalised(lambda *units: build(*units)[key])
     assert gradgradcheck(function, unit_inputs(), eps=1e-5, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.gradient
 @pytest.mark.parametrize("output", ["x", "t", "z"])
 def test_drift(output: str) -> None:
     def value(*units: Tensor) -> Tensor:
@@ -113,14 +112,12 @@ def test_drift(output: str) -> None:
     assert gradcheck(value, unit_inputs(), eps=1e-6, atol=1e-6, check_forward_ad=True)
 
 
-@pytest.mark.gradient
 def test_drift_target() -> None:
     target = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     bunch = build(*unit_inputs()).detach()
     assert gradcheck(lambda z: bunch.drift_to_z(z).x * 1e4, (target,), check_forward_ad=True)
 
 
-@pytest.mark.gradient
 def test_to_cheetah() -> None:
     size = torch.tensor([1e-4, 1e-4, 2e-4, 1e-4, 1e-4, 0.1, 1.0], dtype=torch.float64)
 
@@ -131,7 +128,6 @@ def test_to_cheetah() -> None:
     assert gradcheck(value, unit_inputs(), eps=1e-6, atol=1e-5, check_forward_ad=True)
 
 
-@pytest.mark.gradient
 def test_cheetah_and_back() -> None:
     def value(*units: Tensor) -> tuple[Tensor, ...]:
         bunch = build(*units)
@@ -153,7 +149,6 @@ def moment_inputs() -> tuple[Tensor, Tensor]:
     return torch.randn(6, generator=generator, dtype=torch.float64).requires_grad_(), root.requires_grad_()
 
 
-@pytest.mark.gradient
 @pytest.mark.parametrize(
     "key", ["mean_x", "sigma_px", "sigma_t", "sigma_pz", "norm_emit_4d", "twiss_beta_x", "sigma_xp"]
 )
@@ -164,7 +159,6 @@ def test_moment_statistics(key: str) -> None:
     assert gradcheck(function, moment_inputs(), eps=1e-6, atol=1e-6, check_forward_ad=True, check_batched_grad=True)
 
 
-@pytest.mark.gradient
 @pytest.mark.parametrize("key", ["sigma_x", "norm_emit_x", "mean_energy", "percentile_80_x"])
 def test_sampled_bunch(key: str) -> None:
     with torch.no_grad():
@@ -173,7 +167,6 @@ def test_sampled_bunch(key: str) -> None:
     assert gradcheck(function, moment_inputs(), eps=1e-6, atol=1e-6, check_forward_ad=True)
 
 
-@pytest.mark.gradient
 def test_moments_of_particles() -> None:
     def value(*units: Tensor) -> Tensor:
         moments = TorchMoments.from_particles(build(*units))
@@ -183,7 +176,6 @@ def test_moments_of_particles() -> None:
     assert gradcheck(value, unit_inputs(), eps=1e-6, atol=1e-5, check_forward_ad=True)
 
 
-@pytest.mark.gradient
 def test_sampling_without_spread_has_a_finite_gradient() -> None:
     sigma = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
     moments = TorchMoments.from_twiss(
@@ -204,7 +196,6 @@ def scaled(scale: Tensor) -> TorchParticleGroup:
     return BUNCH.replace(x=BUNCH.x * scale, px=BUNCH.px * scale)
 
 
-@pytest.mark.gradient
 @pytest.mark.parametrize(
     "key", ["sigma_x", "norm_emit_4d", "twiss_beta_y", "percentile_60_x", "max_x", "average_current"]
 )
@@ -226,7 +217,6 @@ def test_func_transforms_of_a_scalar_input(key: str) -> None:
     assert torch.isfinite(hessian)
 
 
-@pytest.mark.gradient
 def test_func_transforms_of_a_bunch_argument() -> None:
     bunch = build(*unit_inputs()).detach()
     function = lambda b: b.drift_to_z(0.6)["sigma_x"]  # noqa: E731
@@ -244,7 +234,6 @@ def test_func_transforms_of_a_bunch_argument() -> None:
     assert torch.isfinite(push)
 
 
-@pytest.mark.gradient
 def test_func_transforms_that_return_a_bunch() -> None:
     def make(scale: Tensor) -> TorchParticleGroup:
         return scaled(scale).drift_to_z(0.6)
@@ -261,7 +250,6 @@ def test_func_transforms_that_return_a_bunch() -> None:
     assert torch.isfinite(pull(batch.batch_item(0))[0])
 
 
-@pytest.mark.gradient
 def test_vmap_over_a_batch_of_bunches_and_moments() -> None:
     batch = build(*unit_inputs(batch=(3,))).detach()
     torch.testing.assert_close(torch.func.vmap(lambda b: b["norm_emit_x"])(batch), batch["norm_emit_x"])
@@ -271,7 +259,6 @@ def test_vmap_over_a_batch_of_bunches_and_moments() -> None:
     torch.testing.assert_close(sampled["sigma_x"], moments["sigma_x"])
 
 
-@pytest.mark.gradient
 def test_all_particles_of_one_bunch_lost_spoils_no_other() -> None:
     alive = torch.tensor([[1.0] * N, [0.0] * N], dtype=torch.float64, requires_grad=True)
     bunch = build(*unit_inputs(batch=(2,))).detach().replace(alive=alive)
@@ -284,7 +271,6 @@ def test_all_particles_of_one_bunch_lost_spoils_no_other() -> None:
         assert (gradient[1] == 0.0).all()
 
 
-@pytest.mark.gradient
 def test_an_energy_error_acts_against_a_fixed_reference(shared_data: Path) -> None:
     """All momenta of the measured bunch are scaled; its focusing in a quadrupole must change."""
     bunch = TorchParticleGroup.from_openpmd(shared_data / "lcls_injector_impact_10000.h5").on_z_plane()

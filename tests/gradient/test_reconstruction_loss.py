@@ -9,7 +9,7 @@ import torch
 
 import lume_diff as ld
 from lume_diff.calibration import BeamReconstruction, Blur, LogNormal, Normal, Scale, ScreenDataset
-from lume_diff.calibration.reconstruction.generators import Network, entropy
+from lume_diff.calibration.reconstruction.generators import Network
 from lume_diff.calibration.reconstruction.losses import distances, target_of
 
 pytestmark = pytest.mark.gradient
@@ -92,11 +92,3 @@ def test_bunch_that_is_lost_has_finite_derivatives() -> None:
     sum(part.sum() for part in distances(predicted, target)).backward()
     assert predicted.grad is not None
     assert bool(torch.isfinite(predicted.grad).all())
-
-
-def test_entropy_of_a_linear_map_is_its_volume() -> None:
-    net = Network(4, width=8, dtype=D)
-    with torch.no_grad():
-        net.bend[-1].weight.zero_()
-        net.linear.weight.copy_(torch.diag(torch.tensor([2.0, 3.0, 0.5, 1.0])))
-    assert float(entropy(net, torch.randn(10, 4, dtype=D)).detach()) == pytest.approx(np.log(3.0) / 4.0)

@@ -37,6 +37,8 @@ EXTRAS = {
     "docs/how-to/deployment.md": ("p4p", "caproto"),
     "docs/how-to/live-view.md": ("panel",),
 }
+#: Languages of the blocks that show commands.
+COMMANDS = ("", "bash")
 BLOCK = re.compile(r"^ *```(?P<language>[a-z]*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?P<target>[^)#\s]+)(?:#[^)]*)?\)")
 FETCHED = re.compile(r"""<(?:script|link|img)[^>]*(?:src="|rel="stylesheet"[^>]*href=")https?:[^>]*>""")
@@ -84,9 +86,9 @@ def commands(text: str) -> Iterator[list[str]]:
             yield words[1:]
 
 
-@pytest.mark.parametrize("name", having("", "sh"))
+@pytest.mark.parametrize("name", having(*COMMANDS))
 def test_commands_exist(name: str) -> None:
-    for words in (words for text in blocks(name, "", "sh") for words in commands(text)):
+    for words in (words for text in blocks(name, *COMMANDS) for words in commands(text)):
         command = typer.main.get_command(app)
         while words and hasattr(command, "commands"):
             names = words.pop(0).split("|")

@@ -168,15 +168,18 @@ def test_long_output_is_cut(pool_of: Callable[..., WorkerPool]) -> None:
         for _ in range(100):
             print("x" * 500_000)
             time.sleep(0.002)
+        if a < 0.0:
+            raise ArithmeticError("talked enough")
         return a
 
     pool = pool_of(lambda: FunctionSimulator(talk, ["y"]), workers=1)
-    for _ in range(2):
+    for _ in range(3):
         pool.run_many(points(1), ["y"])
-    pool.run_many(points(1), ["y"])
     (pid,) = pool.pids()
     assert os.stat(f"/proc/{pid}/fd/1").st_size < 60_000_000  # of 150 MB
-    assert all(len(log) <= 4000 for log in pool.logs())
+    (error,) = pool.run_many([{"a": -1.0}], ["y"])
+    assert "talked enough" in error.log
+    assert len(error.log) <= 5000
 
 
 def test_close_ends_simulators_and_their_children(

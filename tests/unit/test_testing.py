@@ -13,7 +13,7 @@ from lume_diff.blackbox import BlackBoxModel
 from lume_diff.errors import LumeDiffError, ValidationError
 from lume_diff.models import LUMEModel
 from lume_diff.models.transforms import in_vmap
-from lume_diff.testing import LAWS, LawViolation, check_model
+from lume_diff.testing import LAWS, LawViolation, Trial, check_model
 from lume_diff.variables import TorchScalarVariable
 
 F64 = torch.float64
@@ -262,3 +262,33 @@ def test_the_gradient_law_allows_for_the_noise_that_a_model_has_measured() -> No
     inputs = [TorchScalarVariable(name=n, default_value=1.0, scale=1e-2) for n in "ab"]
     model = BlackBoxModel.from_function(printed, inputs, [TorchScalarVariable(name="y")])
     assert check_model(model, only=["gradient"], rtol=1e-4)["gradient"] == "passed"
+
+
+class Limited(Good):
+    """The same with other limits."""
+
+    def __init__(self, here: float, limits: tuple[float, float], scale: float | None) -> None:
+        a = TorchScalarVariable(name="a", default_value=here, value_range=limits, scale=scale)
+        b = TorchScalarVariable(name="b", default_value=1.0)
+        LUMEModel.__init__(self, [a, b, *(TorchScalarVariable(name=n, read_only=True) for n in "yz")])
+
+
+@pytest.mark.parametrize(
+    "here, limits, scale",
+    [
+        pytest.param(0.0, (0.0, 1.0), 5.0, id="scale beyond the range"),
+        pytest.param(1.0, (0.0, 1.0), None, id="upper limit"),
+        pytest.param(0.0, (0.0, 1.0), None, id="lower limit"),
+        pytest.param(0.5, (0.0, 1.0), 5.0, id="middle"),
+        pytest.param(2.0, (2.0, float("inf")), 1.0, id="no upper limit"),
+        pytest.param(2.0, (-float("inf"), 2.0), 1.0, id="no lower limit"),
+    ],
+)
+def test_inputs_are_moved_within_their_limits_and_not_onto_them(
+    here: float, limits: tuple[float, float], scale: float | None
+) -> None:
+    trial = Trial(Limited(here, limits, scale), ["a"], ["y"], 1e-6, torch.Generator())
+    values = [trial.somewhere()["a"] for _ in range(50)]
+    assert all(limits[0] < value < limits[1] for value in values)
+    assert all(abs(value - here) > 0.04 for value in values)
+    assert check_model(trial.model, inputs=["a", "b"])["gradient"] == "passed"
