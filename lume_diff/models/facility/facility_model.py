@@ -223,7 +223,10 @@ class FacilityModel(LUMEModel):
         return self.model.simulator
 
     def refresh(self) -> None:
-        """Read again what was changed on the model inside, or its native object; setpoints that were not set follow."""
+        """Read again what was changed on the model inside, or its native object; setpoints that were not set follow.
+
+        A baseline that ``make_baseline`` has made stays.
+        """
         self.model.refresh()
         with self._lock:
             self._replan()
@@ -232,7 +235,8 @@ class FacilityModel(LUMEModel):
             baseline = {}
             for name, value in fresh.items():
                 checked = None if value is None else owned(self._checked_input(name, value), value)
-                baseline[name] = old[name] if is_equal(old[name], checked) else checked
+                stays = name in self._rebased or is_equal(old[name], checked)
+                baseline[name] = old[name] if stays else checked
             self._setpoints = {n: baseline[n] if v is old[n] else v for n, v in self._setpoints.items()}
             self._baseline = {name: baseline[name] for name in old}
             self._evaluation = self._checked = None
