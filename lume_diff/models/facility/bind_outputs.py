@@ -242,9 +242,11 @@ def _bind_limit(binding: Binding, name: str, entry: Limit, placed: Placed, found
         what = f"{entry.of!r} has no {entry.end} limit: give its value_range"
         binding.mistakes.add(placed.where, what, name)
         return
+    if entry.unit not in (None, variable.unit):
+        what = f"its unit is {entry.unit!r} and that of {entry.of!r} is {variable.unit!r}: drop the unit"
+        binding.mistakes.add(placed.where, what, name)
     found.fixed[name] = torch.tensor(float(end), dtype=torch.float64)
-    unit = variable.unit if entry.unit is None else entry.unit
-    fields = {"unit": unit, "description": entry.description, "default_value": float(end)}
+    fields = {"unit": variable.unit, "description": entry.description, "default_value": float(end)}
     binding.add(placed, name, TorchScalarVariable, read_only=True, **fields)
 
 

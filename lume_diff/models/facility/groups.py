@@ -121,8 +121,9 @@ class Groups:
     def _numbers_of(self, group: int, chosen: tuple[int, ...]) -> Mapping[str, Tensor]:
         """Return the numbers of some links of one group."""
         if chosen not in self._chosen:
-            places = torch.tensor([self._place_of[index] for index in chosen])
-            numbers = {key: table[places.to(table.device)] for key, table in self._groups[group][1].items()}
+            with torch.inference_mode(False):  # they outlive the mode of the caller
+                places = torch.tensor([self._place_of[index] for index in chosen])
+                numbers = {key: table[places.to(table.device)] for key, table in self._groups[group][1].items()}
             self._chosen = {**(self._chosen if len(self._chosen) < _KEPT else {}), chosen: numbers}
         return self._chosen[chosen]
 

@@ -58,9 +58,9 @@ class Crop:
     def window(self, inputs: Mapping[str, Any]) -> tuple[int, int, int, int]:
         """Return first row, first column, number of rows and of columns."""
         ny, nx = self.pixels
-        top, left = self._number("min_y", 0, inputs), self._number("min_x", 0, inputs)
+        row, column = self._number("min_y", 0, inputs), self._number("min_x", 0, inputs)
         height, width = self._number("size_y", ny, inputs), self._number("size_x", nx, inputs)
-        return top, left, min(height, ny - top), min(width, nx - left)
+        return row, column, min(height, ny - row), min(width, nx - column)
 
     def _number(self, side: str, otherwise: int, inputs: Mapping[str, Any]) -> int:
         if side not in self.sides:
@@ -74,11 +74,11 @@ class Crop:
 
     def cut(self, image: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         """Return an image of the same size with the region in its first rows and columns, and 0 elsewhere."""
-        top, left, height, width = self.window(inputs)
+        row, column, height, width = self.window(inputs)
         ny, nx = self.pixels
-        if (top, left, height, width) == (0, 0, ny, nx):
+        if (row, column, height, width) == (0, 0, ny, nx):
             return image
-        region = image[..., top : top + height, left : left + width]
+        region = image[..., row : row + height, column : column + width]
         return torch.nn.functional.pad(region, (0, nx - width, 0, ny - height))
 
 

@@ -152,6 +152,21 @@ def test_limits_are_enforced_and_shown() -> None:
     assert model.get("MODE") == "simulation"
 
 
+def test_a_limit_is_shown_in_the_unit_of_its_variable() -> None:
+    assert facility().supported_variables["Q0:BMAX"].unit == "kG"
+    with pytest.raises(ValidationError, match=r"its unit is 'T' and that of 'Q0:BCTRL' is 'kG': drop the unit"):
+        facility(**{"Q0:BMAX": {**VARIABLES["Q0:BMAX"], "unit": "T"}})
+
+
+def test_gradients_after_a_look_in_inference_mode() -> None:
+    model = facility()
+    with torch.inference_mode():
+        model({"Q1:BCTRL": 1.0}, outputs=["B1:X"])
+    strength = t(1.0).requires_grad_()
+    model({"Q1:BCTRL": strength}, outputs=["S1:XRMS"])["S1:XRMS"].backward()
+    assert strength.grad != 0.0
+
+
 def test_equal_set_points_at_other_objects_rest() -> None:
     machine = ld.load_model(ld.example_machine())
     size = "OTRS:DIAG0:420:XRMS"
