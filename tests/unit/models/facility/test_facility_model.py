@@ -161,10 +161,10 @@ def test_a_limit_is_shown_in_the_unit_of_its_variable() -> None:
 def test_gradients_after_a_look_in_inference_mode() -> None:
     model = facility()
     with torch.inference_mode():
-        model({"Q1:BCTRL": 1.0}, outputs=["B1:X"])
-    strength = t(1.0).requires_grad_()
-    model({"Q1:BCTRL": strength}, outputs=["S1:XRMS"])["S1:XRMS"].backward()
-    assert strength.grad != 0.0
+        model({"CAV:ADES": 10.0}, outputs=["S1:XRMS"])
+    voltage = t(10.0).requires_grad_()
+    model({"CAV:ADES": voltage}, outputs=["S1:XRMS"])["S1:XRMS"].backward()
+    assert voltage.grad != 0.0
 
 
 def test_equal_set_points_at_other_objects_rest() -> None:
