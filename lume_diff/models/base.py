@@ -324,7 +324,7 @@ class LUMEModel(Memory, ABC):
             The module; all leading dimensions of its argument are batch dimensions.
 
         Raises:
-            UnknownVariableError: for a name the model does not have.
+            UnknownVariableError, ValidationError: for a name the model does not have, and an input that is there twice.
             GradientError: for a variable that has no components, such as a bunch.
 
         Gradient:
