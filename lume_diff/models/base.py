@@ -353,7 +353,7 @@ class LUMEModel(Memory, ABC):
     def _derivative_cost(self, question: Question) -> DerivativeCost:
         """Return the simulator runs that derivatives take, without making one; none for a differentiable model.
 
-        What a model wraps is asked for it under the same names; who renames writes this anew.
+        What a model wraps is asked under the same names; a model that renames variables overrides this.
         """
         return sum((m._derivative_cost(question.within(m._variables)) for m in self._wrapped()), DerivativeCost())
 

@@ -35,8 +35,8 @@ _POLICIES = ("error", "warn", "none")
 class Memory(nn.Module):
     """Hold the variables of a model, the set-points of its inputs and the baseline that ``reset`` goes back to.
 
-    The values are in dictionaries that are replaced, never changed: who has one sees one transaction. See ``LUMEModel``
-    for the arguments.
+    The values are in dictionaries that are replaced, never changed: whoever holds one sees one whole transaction. See
+    ``LUMEModel`` for the arguments.
 
     Attributes:
         origin: what the model was made from, where that was a file of its own.

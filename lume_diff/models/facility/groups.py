@@ -15,11 +15,11 @@ from lume_diff.models.facility.sources import Source
 from lume_diff.models.stage_state import is_equal
 from lume_diff.models.transforms import in_transform, is_wrapped
 
-#: How many sets of conversions are remembered with what of them can be stacked.
-_REMEMBERED = 64
+#: For how many requests it is remembered which of their conversions can be stacked.
+_LAYOUTS = 64
 
-#: The same for the numbers of the conversions themselves, single ones among them.
-_KEPT = 4096
+#: For how many choices of conversions their numbers are kept side by side.
+_CHOICES = 4096
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Groups:
         return found
 
     def _together(self, chosen: tuple[int, ...], values: Sequence[Tensor], energies: Sequence[Any]) -> list[list[int]]:
-        """Return which positions can be converted together; for single numbers that stays the same."""
+        """Return which positions can be converted together; for single numbers that is always the same."""
         given = [*values, *(energy for energy in energies if energy is not None)]
         is_plain = not any(value.dim() for value in given) and not any_derivative(given)
         if is_plain and chosen in self._layouts:
@@ -105,7 +105,7 @@ class Groups:
             found.setdefault(key, []).append(position)
         layout = list(found.values())
         if is_plain:
-            self._layouts = {**(self._layouts if len(self._layouts) < _REMEMBERED else {}), chosen: layout}
+            self._layouts = {**(self._layouts if len(self._layouts) < _LAYOUTS else {}), chosen: layout}
         return layout
 
     def _apply(
@@ -124,7 +124,7 @@ class Groups:
             with torch.inference_mode(False):  # they outlive the mode of the caller
                 places = torch.tensor([self._place_of[index] for index in chosen])
                 numbers = {key: table[places.to(table.device)] for key, table in self._groups[group][1].items()}
-            self._chosen = {**(self._chosen if len(self._chosen) < _KEPT else {}), chosen: numbers}
+            self._chosen = {**(self._chosen if len(self._chosen) < _CHOICES else {}), chosen: numbers}
         return self._chosen[chosen]
 
 
