@@ -147,7 +147,7 @@ def test_at_a_point_of_the_data_gradient_and_hessian_are_finite() -> None:
 
 
 @pytest.mark.parametrize("nu", [0.5, 1.5, 2.5])
-def test_maternes_series_meets_the_formula(nu: float) -> None:
+def test_the_series_of_materns_covariance_meets_the_formula(nu: float) -> None:
     squares = torch.logspace(-12, 1, 200, dtype=F64)
     a = (2.0 * nu * squares).sqrt()
     factor = {0.5: 1.0 + 0.0 * a, 1.5: 1.0 + a, 2.5: 1.0 + a + a**2 / 3.0}[nu]

@@ -3,6 +3,8 @@
 A positive setpoint is a positive strength in the model for the beam's own particles, whatever their charge: a positive
 integrated gradient focuses electrons horizontally, as LCLS counts BCTRL. ``sign=-1`` turns that round, for fields that
 are counted by their poles in a machine of the other charge.
+
+The strengths are in the unit that the model has for them, such as mrad for an angle; the formulas give them in SI.
 """
 
 from __future__ import annotations
