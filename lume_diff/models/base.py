@@ -246,8 +246,8 @@ class LUMEModel(Memory, ABC):
 
     # -- checks ----------------------------------------------------------------------------------------------
 
-    def _checked_outputs(self, values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """Return outputs as their variables describe them.
+    def _checked_outputs(self, values: Mapping[str, Any], names: Sequence[str], inputs: Any) -> dict[str, Any]:
+        """Return outputs at some inputs as their variables describe them.
 
         Numbers are looked at where the variable has a range, or the variable or the model a policy; NaN is outside.
         """

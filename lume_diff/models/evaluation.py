@@ -146,7 +146,9 @@ class Evaluation:
         if any(name not in self.memo for name in names):
             with self._lock:
                 missing = [name for name in dict.fromkeys(names) if name not in self.memo]
-                values = model._checked_outputs(model._take(self, missing), missing) if missing else {}
+                if not missing:  # another thread has read them meanwhile
+                    return self.memo
+                values = model._checked_outputs(model._take(self, missing), missing, self.inputs)
                 self._watch(values)
                 self.memo.update(values)
                 if self.lasting:

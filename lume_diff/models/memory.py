@@ -118,8 +118,8 @@ class Memory(nn.Module):
             old = self._variable(name)
             if type(variable) is not type(old) or variable.read_only is not old.read_only:
                 raise ValidationError(f"{name!r} cannot become another kind of variable, or an input an output")
-            if getattr(variable, "shape", ()) != getattr(old, "shape", ()):
-                raise ValidationError(f"{name!r} has the shape {old.shape} and cannot be described with another")
+            if (shape := getattr(old, "shape", ())) != getattr(variable, "shape", ()):
+                raise ValidationError(f"{name!r} has the shape {shape} and cannot be described with another")
             if old.unit and conversion_factor(variable.unit, old.unit) != 1.0:
                 raise UnitError(f"{name!r} is in {old.unit!r} and cannot be described in {variable.unit!r}")
         with self._lock:

@@ -260,9 +260,10 @@ class StagedModel(LUMEModel):
                 found[shown] = state[owner.stage].read(self._stage(owner.stage), (owner.name,))[owner.name]
         return found
 
-    def _checked_outputs(self, values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    def _checked_outputs(self, values: Mapping[str, Any], names: Sequence[str], inputs: Any) -> dict[str, Any]:
         """Judge by the chain's own policies; the stages have looked at everything already."""
-        return {**values, **super()._checked_outputs(values, [name for name in names if name in self._validation])}
+        judged = [name for name in names if name in self._validation]
+        return {**values, **super()._checked_outputs(values, judged, inputs)}
 
     # -- what it cost, and the rest --------------------------------------------------------------------------
 

@@ -177,6 +177,12 @@ class FacilityModel(LUMEModel):
         found: dict[str, Any] = guarded(self, evaluation.inputs, reader.read, names)
         return found
 
+    def _checked_outputs(self, values: Mapping[str, Any], names: Sequence[str], inputs: Any) -> dict[str, Any]:
+        """Judge what sees the beam; what does not shows what the mapping says, NaN for instance."""
+        dark = self._outputs.in_the_dark(names, inputs)
+        judged = super()._checked_outputs(values, [name for name in names if name not in dark], inputs)
+        return {**judged, **{name: values[name] for name in dark}}
+
     # -- what it cost, and the rest ------------------------------------------------------------------------------------
 
     def _derivative_cost(self, question: Question) -> DerivativeCost:

@@ -174,6 +174,14 @@ class OutputPlan:
         """Return where there is no beam, None where there is everywhere."""
         return self.stops.dark(inputs) if self.stops else None
 
+    def in_the_dark(self, names: Sequence[str], inputs: Mapping[str, Any]) -> list[str]:
+        """Return those of some names that show, or are derived from, what stands for a reading without beam."""
+        dark = self.dark(inputs)
+        if dark is None:
+            return []
+        behind = {name: [self.shown[reading] for reading in self._readings_behind([name])] for name in names}
+        return [n for n, some in behind.items() if any(s.without is not None and dark.covers(s.place) for s in some)]
+
     def added(self, inputs: Mapping[str, Any], like: Tensor) -> Tensor:
         """Return noise and offsets, ``(*batch, n)``, in the order of ``noisy``."""
         shot = None if self._shot is None else inputs[self._shot]

@@ -37,7 +37,7 @@ def starting_values(
         values[name] = value.detach() if isinstance(value, torch.Tensor) else value
     for name in adds:
         values[name] = torch.zeros((), dtype=model.dtype, device=model.device)
-    where = {"dtype": model.dtype, "device": model.device}
+    where: dict[str, Any] = {"dtype": model.dtype, "device": model.device}
     values |= {name: variables[name].validate_value(value, **where) for name, value in given.items()}
     values = {
         name: variables[name].validate_value(value, **where, config="none") if isinstance(value, int | float) else value

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lume_diff as ld
-from lume_diff.errors import ReadOnlyError, ShapeError, SimulatorError, ValidationError
+from lume_diff.errors import OutOfRangeWarning, ReadOnlyError, ShapeError, SimulatorError, ValidationError
 from lume_diff.models import CheetahModel, FacilityMapping, FacilityModel, LUMEModel, StagedModel, TorchModel
 from lume_diff.models.facility import Place, QuadrupoleField
 from lume_diff.variables import TorchScalarVariable
@@ -99,6 +99,18 @@ def test_an_inserted_screen_stops_the_beam() -> None:
     batch = model({"Q0:BCTRL": torch.ones(3)}, outputs=["B1:X", "S1:IMAGE"])
     assert batch["B1:X"].shape == (3,)
     assert batch["S1:IMAGE"].shape == (3, 30, 40)
+
+
+def test_what_stands_for_a_reading_without_beam_is_not_judged() -> None:
+    limits = {"value_range": [-1.0, 1.0]}
+    area = {**VARIABLES["S1:AREA"], "value_range": [0.0, 1e9]}
+    model = facility(**{"B1:X": {**VARIABLES["B1:X"], **limits}, "S1:AREA": area})
+    model.set({"S0:POS": "IN"})
+    assert bool(model.get("B1:X").isnan())
+    assert bool(model.get("S1:AREA").isnan())
+    model.set({"S0:POS": "OUT", "C0:BCTRL": 0.05})
+    with pytest.warns(OutOfRangeWarning, match="B1:X"):
+        model.get("B1:X")
 
 
 def test_region_of_interest() -> None:
