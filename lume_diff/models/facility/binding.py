@@ -116,7 +116,7 @@ class Binding:
         with self.mistakes.noted(placed.where, name):
             numbers = conversion.numbers(place)
             source = self._source(action.energy or self.mapping.energy, element) if conversion.is_live else None
-            return Link(name, native.name, conversion, numbers, source)
+            return Link(name, native.name, conversion, numbers, source, len(getattr(native, "shape", ())))
         return None
 
     def _length(self, given: float | None, element: str) -> float | None:

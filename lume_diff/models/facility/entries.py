@@ -233,7 +233,8 @@ class State(Described):
     Attributes:
         options: in the order of the control system's indices.
         default: what it starts from; None for the first.
-        settings: values of native inputs, by option; they stand instead of what setpoints ask for.
+        settings: values of native inputs, by option; they stand instead of what setpoints ask for. Where two choices
+            set one input, that which comes first in the mapping decides.
         blocks: options in which the beam ends at ``element``: what lies behind reads as without beam.
         reads: options in which what is read at ``element`` sees the beam; None for those that block it.
         element: name of the element in the model; needed for ``blocks`` and ``reads``.

@@ -32,6 +32,7 @@ class Link:
         conversion: between the two.
         numbers: what the conversion takes.
         energy: where its energy comes from, None where it needs none.
+        dims: how many dimensions one value has; 0 for a single number.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Link:
     conversion: Conversion
     numbers: dict[str, Any] = field(hash=False, compare=False)
     energy: Source | None = None
+    dims: int = 0
 
 
 class Groups:
@@ -56,7 +58,7 @@ class Groups:
         found: dict[Hashable, list[int]] = {}
         for index, link in enumerate(self.links):
             shapes = tuple((key, len(v) if isinstance(v, list | tuple) else 0) for key, v in link.numbers.items())
-            found.setdefault((link.conversion.signature(), shapes), []).append(index)
+            found.setdefault((link.conversion.signature(), shapes, link.dims), []).append(index)
         self._chosen: dict[tuple[int, ...], dict[str, Tensor]] = {}
         self._layouts: dict[tuple[int, ...], list[list[int]]] = {}
         self._group_of, self._place_of = [0] * len(self.links), [0] * len(self.links)
@@ -115,6 +117,8 @@ class Groups:
         conversion, _ = self._groups[group]
         numbers = self._numbers_of(group, tuple(chosen))
         energy = None if energies[0] is None else _side_by_side(energies)
+        if energy is not None and (dims := self.links[chosen[0]].dims):  # one energy for a whole array
+            energy = energy.reshape(*energy.shape[:-1], *[1] * dims, energy.shape[-1])
         convert = conversion.to_native if direction == "to_native" else conversion.to_setpoint
         return convert(_side_by_side(values), numbers, energy).unbind(-1)
 

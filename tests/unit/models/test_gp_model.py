@@ -170,6 +170,12 @@ def test_far_from_the_data_the_prior_is_left() -> None:
     assert wide(far)["y.std"].item() == pytest.approx(float(data()[1].std()), rel=1e-9)
 
 
+@pytest.mark.parametrize("batch", [(), (0,), (4,), (2, 3)], ids=str)
+def test_outputs_have_the_batch_of_the_inputs(batch: tuple[int, ...]) -> None:
+    found = built(single(2))({"a": torch.full(batch, 0.5, dtype=F64)})
+    assert {value.shape for value in found.values()} == {batch}
+
+
 def test_the_model_that_was_given_stays_as_it_is() -> None:
     fitted = single().train()
     before = copy.deepcopy(fitted.state_dict())

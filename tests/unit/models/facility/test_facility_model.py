@@ -11,7 +11,7 @@ import lume_diff as ld
 from lume_diff.errors import OutOfRangeWarning, ReadOnlyError, ShapeError, SimulatorError, ValidationError
 from lume_diff.models import CheetahModel, FacilityMapping, FacilityModel, LUMEModel, StagedModel, TorchModel
 from lume_diff.models.facility import Place, QuadrupoleField
-from lume_diff.variables import TorchScalarVariable
+from lume_diff.variables import TorchNDVariable, TorchScalarVariable
 from tests.unit.models.facility.machines import FIELD, MAPPING, VARIABLES, facility, line, quadrupole, t
 
 
@@ -260,6 +260,20 @@ def test_an_energy_from_a_variable() -> None:
     native = FacilityModel(line(), {"variables": {"Q": of_line}})
     expected = QuadrupoleField().inverse(3.0, 1e8, Place("kG", "1/m^2", 0.1))
     assert torch.allclose(native.get("Q"), expected)
+
+
+def test_an_array_is_converted_by_each_energy_of_a_batch() -> None:
+    strengths = TorchNDVariable(name="K.k1", unit="1/m^2", shape=(2,), default_value=[1.0, 2.0])
+    energy = TorchScalarVariable(name="energy", unit="eV", default_value=1e9)
+    first = TorchScalarVariable(name="first", unit="1/m^2")
+    inner = TorchModel(lambda columns: columns[..., :1], [strengths, energy], [first])
+    entry = {"kind": "setpoint", "native": "K.k1", "unit": "T/m", "conversion": FIELD}
+    mapping = {"variables": {"K:B": entry}, "keep": ["energy", "first"]}
+    model = FacilityModel(inner, {**mapping, "energy": {"kind": "variable", "name": "energy"}})
+    energies = t([1e9, 2e9])
+    found = model({"energy": energies, "K:B": [1.0, 2.0]}, outputs=["first"])["first"]
+    expected = QuadrupoleField().forward(1.0, energies, Place("T/m", "1/m^2"))
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0.0)
 
 
 def test_a_failing_run_is_told_in_the_names_of_the_model_and_changes_nothing() -> None:
