@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from lume_diff.models.facility.templates import as_mapping
 from lume_diff.models.report import GradientReport
 from lume_diff.models.stage_state import is_equal, settled
 from lume_diff.models.transforms import graph_mode, in_transform, marks, owned
+from lume_diff.variables import Variable
 
 
 class FacilityModel(LUMEModel):
@@ -93,6 +94,14 @@ class FacilityModel(LUMEModel):
             for name in self._output_names
             if any(self._outputs.shown[shown].native in asked for shown in self._outputs.readings([name]))
         )
+
+    def describe(self, variables: Iterable[Variable]) -> None:
+        """Describe variables anew, see ``LUMEModel``; outputs that show their limits follow."""
+        fresh = self._assembly.with_limits({variable.name: variable for variable in variables})
+        with self._lock:
+            super().describe(fresh.values())
+            self._assembly.describe(fresh)
+            self._outputs = self._assembly.output_plan(self.model)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -168,6 +169,18 @@ def test_a_limit_is_shown_in_the_unit_of_its_variable() -> None:
     assert facility().supported_variables["Q0:BMAX"].unit == "kG"
     with pytest.raises(ValidationError, match=r"its unit is 'T' and that of 'Q0:BCTRL' is 'kG': drop the unit"):
         facility(**{"Q0:BMAX": {**VARIABLES["Q0:BMAX"], "unit": "T"}})
+
+
+def test_a_limit_that_is_described_anew_is_shown_anew() -> None:
+    model = facility()
+    assert float(model.get("Q0:BMAX")) == 5.0
+    model.describe([model.supported_variables["Q0:BCTRL"].replace(value_range=(-5.0, 4.0))])
+    for each in (model, copy.deepcopy(model)):
+        each.refresh()
+        assert float(each.get("Q0:BMAX")) == each.supported_variables["Q0:BMAX"].default_value == 4.0
+    with pytest.raises(ValidationError, match="'Q0:BCTRL' has no high limit, which another variable shows"):
+        model.describe([model.supported_variables["Q0:BCTRL"].replace(value_range=(-5.0, None))])
+    assert model.supported_variables["Q0:BCTRL"].value_range == (-5.0, 4.0)
 
 
 def test_gradients_after_a_look_in_inference_mode() -> None:
