@@ -124,12 +124,14 @@ class Groups:
 
     def _numbers_of(self, group: int, chosen: tuple[int, ...]) -> Mapping[str, Tensor]:
         """Return the numbers of some links of one group."""
-        if chosen not in self._chosen:
-            with torch.inference_mode(False):  # they outlive the mode of the caller
-                places = torch.tensor([self._place_of[index] for index in chosen])
-                numbers = {key: table[places.to(table.device)] for key, table in self._groups[group][1].items()}
+        if chosen in self._chosen:
+            return self._chosen[chosen]
+        with torch.inference_mode(False):  # they outlive the mode of the caller
+            places = torch.tensor([self._place_of[index] for index in chosen])
+            numbers = {key: table[places.to(table.device)] for key, table in self._groups[group][1].items()}
+        if not in_transform():  # they would carry its wrappers
             self._chosen = {**(self._chosen if len(self._chosen) < _CHOICES else {}), chosen: numbers}
-        return self._chosen[chosen]
+        return numbers
 
 
 def _side_by_side(values: Sequence[Tensor]) -> Tensor:

@@ -120,7 +120,6 @@ class OutputPlan:
         self._shot = shot
         self._known_readings: dict[tuple[str, ...], list[str]] = {}
         self._known_natives: dict[tuple[str, ...], list[str]] = {}
-        self._known_places: dict[tuple[str, ...], Tensor] = {}
         self._known_added: tuple[Tensor | None, Any, Tensor] | None = None
         self.noisy = {name: index for index, name in enumerate({**noise, **offsets})}
         self._draws = Draws(list(self.noisy), seed)
@@ -196,13 +195,9 @@ class OutputPlan:
             self._known_added = shot, now, found
         return found
 
-    def places_in_noise(self, names: Sequence[str]) -> Tensor:
+    def places_in_noise(self, names: Sequence[str]) -> list[int]:
         """Return where variables stand in ``noisy``."""
-        key = tuple(names)
-        if key not in self._known_places:
-            known = self._known_places if len(self._known_places) < _REMEMBERED else {}
-            self._known_places = {**known, key: torch.tensor([self.noisy[name] for name in names])}
-        return self._known_places[key]
+        return [self.noisy[name] for name in names]
 
 
 def no_beam_value(given: float | None, shape: tuple[int, ...]) -> float:

@@ -183,6 +183,27 @@ def test_a_limit_that_is_described_anew_is_shown_anew() -> None:
     assert model.supported_variables["Q0:BCTRL"].value_range == (-5.0, 4.0)
 
 
+def test_a_first_look_inside_a_transform_leaves_nothing_behind() -> None:
+    cubic = {"kind": "polynomial", "coefficients": [0.0, 1.0, 0.0, 0.1], "range": [-2.0, 2.0]}
+    inner = TorchModel(
+        lambda x: x**2, [TorchScalarVariable(name="a", default_value=1.0)], [TorchScalarVariable(name="b")]
+    )
+    reading = {"kind": "reading", "native": "b", "conversion": cubic, "noise": 1e-3}
+    model = FacilityModel(
+        inner, {"variables": {"A": {"kind": "setpoint", "native": "a", "conversion": cubic}, "B": reading}}
+    )
+
+    def read(a: torch.Tensor) -> torch.Tensor:
+        return model({"A": a}, outputs=["B"])["B"]
+
+    second, again = torch.func.hessian(read)(t(0.7)), torch.func.hessian(read)(t(0.7))
+    assert torch.equal(again, second)
+    at = t([0.7 - 1e-4, 0.7, 0.7 + 1e-4])
+    low, middle, high = read(at)
+    assert float(second) == pytest.approx(float(high - 2.0 * middle + low) / 1e-8, rel=1e-4)
+    torch.testing.assert_close(torch.func.vmap(read)(at), read(at))
+
+
 def test_gradients_after_a_look_in_inference_mode() -> None:
     model = facility()
     with torch.inference_mode():
