@@ -124,6 +124,14 @@ def test_gradients_are_right_in_both_modes(make: Callable[[], Any]) -> None:
     assert torch.autograd.gradcheck(lambda x: function(x) / scale, x, check_forward_ad=True, check_batched_grad=True)
 
 
+def test_a_second_hessian_is_the_first() -> None:
+    model = built(single(2, input_transform=transforms.Normalize(3)))
+    function = model.tensor_function(NAMES, ["y"])
+    x = torch.tensor([0.3, 1.1, 0.7], dtype=F64)
+    first, second = (torch.func.hessian(lambda x: function(x)[0])(x) for _ in range(2))
+    assert torch.equal(first, second)
+
+
 def test_at_a_point_of_the_data_gradient_and_hessian_are_finite() -> None:
     fitted = single(covar_module=kernels.MaternKernel(nu=2.5))
     model = built(fitted)
