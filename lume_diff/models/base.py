@@ -150,14 +150,15 @@ class LUMEModel(Memory, ABC):
         """Read variables at the set-points.
 
         An output is computed from the committed run once. The run is made again, and counted, when a backward has freed
-        its graph, when parameters or set-points were changed in place (an optimiser's step) and when gradients were
-        switched on or off. A set-point that such a step has taken out of its limits is treated as if it were written.
+        its graph, parameters or set-points have changed in place (an optimiser's step), or gradients were switched on
+        or off. A set-point that such a step takes out of its limits is treated as if it were written.
 
         Args:
             names: one name, several names, or None for everything.
 
         Returns:
-            The value for one name, a dictionary for several. Inputs without a graph are copies.
+            The value for one name, a dictionary for several; a copy of inputs without a graph. Later reads may give the
+            same tensors: copy an array that shares their memory (``.numpy()``) before you write into it.
 
         Raises:
             UnknownVariableError: for a name the model does not have.
@@ -169,13 +170,12 @@ class LUMEModel(Memory, ABC):
         return self._get(tuple(self._variables) if names is None else self._names(names))
 
     def _get(self, names: tuple[str, ...]) -> dict[str, Any]:
-        inputs: Mapping[str, Any] = self._setpoints
+        self._follow_sources()
+        inputs, values = self._setpoints, dict[Any, Any]()
         outputs = [name for name in names if name not in inputs]
-        values: Mapping[str, Any] = {}
         if outputs:
             for name in outputs:
                 self._variable(name)
-            self._follow_sources()
             evaluation = self._committed(outputs)
             inputs, values = evaluation.inputs, evaluation.read(self, outputs)
         shown = self._shown(inputs, [name for name in names if name in inputs])
@@ -246,8 +246,8 @@ class LUMEModel(Memory, ABC):
 
     # -- checks ----------------------------------------------------------------------------------------------
 
-    def _checked_outputs(self, values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """Return outputs as their variables describe them.
+    def _checked_outputs(self, values: Mapping[str, Any], names: Sequence[str], inputs: Any) -> dict[str, Any]:
+        """Return outputs at some inputs as their variables describe them.
 
         Numbers are looked at where the variable has a range, or the variable or the model a policy; NaN is outside.
         """
@@ -324,7 +324,7 @@ class LUMEModel(Memory, ABC):
             The module; all leading dimensions of its argument are batch dimensions.
 
         Raises:
-            UnknownVariableError: for a name the model does not have.
+            UnknownVariableError, ValidationError: for a name the model does not have, and an input that is there twice.
             GradientError: for a variable that has no components, such as a bunch.
 
         Gradient:
@@ -353,7 +353,7 @@ class LUMEModel(Memory, ABC):
     def _derivative_cost(self, question: Question) -> DerivativeCost:
         """Return the simulator runs that derivatives take, without making one; none for a differentiable model.
 
-        What a model wraps is asked for it under the same names; who renames writes this anew.
+        What a model wraps is asked under the same names; a model that renames variables overrides this.
         """
         return sum((m._derivative_cost(question.within(m._variables)) for m in self._wrapped()), DerivativeCost())
 
@@ -384,7 +384,7 @@ class LUMEModel(Memory, ABC):
     def refresh(self) -> None:
         """Read again what was changed on the native object."""
         with self._lock:
-            self._evaluation = None
+            self._evaluation, self._revision = None, self._revision + 1
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Write back a snapshot as one transaction; inputs that it leaves out go to their baseline.

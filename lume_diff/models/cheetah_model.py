@@ -182,7 +182,8 @@ class CheetahModel(LUMEModel):
                 self._adopted[key] = (position, feature, parameter)
         for name, value in knob_values(self._line).items():
             attribute, positions = self._line.knobs[name]
-            if name in self._input_names and attribute.name in self._line.elements[positions[0]].trained:
+            is_trained = attribute.name in self._line.elements[positions[0]].trained
+            if name in self._input_names and name not in self._rebased and is_trained:
                 if self._setpoints[name] is self._baseline[name]:
                     self._setpoints = {**self._setpoints, name: value}
                 self._baseline = {**self._baseline, name: value}
@@ -220,7 +221,7 @@ class CheetahModel(LUMEModel):
         active: dict[str, bool] = {}
         baseline, knobs = self._baseline, self._line.knobs
         for name, value in inputs.items():
-            if value is baseline[name]:
+            if value is baseline[name] and name not in self._rebased:
                 continue
             if name in knobs:
                 changed[name] = value
@@ -326,6 +327,8 @@ class CheetahModel(LUMEModel):
     def refresh(self) -> None:
         """Read the segment again: what was changed on it becomes the baseline, and knobs that were not set follow.
 
+        A baseline that ``make_baseline`` has made stays.
+
         Raises:
             LatticeError: if elements were added, removed or renamed; build a new model then.
         """
@@ -338,12 +341,13 @@ class CheetahModel(LUMEModel):
             read_again = {
                 name: None if fresh[name] is None else self._checked_input(name, fresh[name])
                 for name in self._input_names
-                if name in fresh
+                if name in fresh and name not in self._rebased
             }
             untouched = [name for name in read_again if self._setpoints[name] is self._baseline[name]]
             self._setpoints = {**self._setpoints, **{name: read_again[name] for name in untouched}}
             self._baseline = {**self._baseline, **read_again}
-            self._line, self._upstream, self._evaluation = line, Upstream(), None
+            self._line, self._upstream = line, Upstream()
+            super().refresh()
             self._adopt_parameters()
 
     def _apply(self, fn: Any, recurse: bool = True) -> CheetahModel:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lume_diff.models.evaluation import Evaluation
 
-#: Ways to a Jacobian, the first of equally cheap ones first: a backward per row, a jvp per column with what black boxes
-#: know of a point by heart, and a jvp per column that pushes whole perturbed bunches through them.
+#: Ways to a Jacobian, of equally cheap ones the preferred one first: a backward per row; a jvp per column, with the
+#: derivatives that black boxes remember of a point; a jvp per column that pushes whole perturbed bunches through them.
 MODES = ("reverse", "forward", "collective")
 
 #: One component of an input that derivatives are taken with respect to: its name and its place.

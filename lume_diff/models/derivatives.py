@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +198,13 @@ class _Point:
     def outputs(self, changed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the outputs, each ``(*batch, *out_shape)``."""
         values = self.model._compute({**self.inputs, **changed}, list(self.out_shapes))
+        for name, shape in self.out_shapes.items():
+            batch = _batch_of(values[name], shape)
+            if torch.broadcast_shapes(batch, self.batch) != self.batch:
+                raise ShapeError(
+                    f"output {name!r} has the batch dimensions {tuple(batch)} and the inputs have {self.batch}: the "
+                    "model has a batch in numbers that are no inputs; make them inputs, or one number each"
+                )
         return {name: values[name].expand((*self.batch, *shape)) for name, shape in self.out_shapes.items()}
 
 
@@ -254,6 +262,9 @@ class TensorFunction(nn.Module):
     def __init__(self, model: LUMEModel, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__()
         _check_names(model, inputs, outputs)
+        twice = [name for name, count in Counter(inputs).items() if count > 1]
+        if twice:
+            raise ValidationError(f"input {twice[0]!r} is named twice: one column cannot be told from the other")
         self.model = model
         self.input_names, self.output_names = list(inputs), list(outputs)
         self._in_shapes = [component_shape(model.supported_variables[name]) for name in inputs]

@@ -13,6 +13,7 @@ from lume_diff.errors import ValidationError
 from lume_diff.models.base import LUMEModel
 from lume_diff.models.surrogates.spread import SUFFIX, root, with_spread
 from lume_diff.models.torch_model import TorchModel
+from lume_diff.variables import TorchNDVariable, Variable
 
 if TYPE_CHECKING:
     from lume_diff.models.surrogates.modules import Allowed
@@ -30,7 +31,8 @@ class EnsembleModel(LUMEModel):
         validation: see ``LUMEModel``.
 
     Raises:
-        ValidationError: for fewer than two members, one model twice, or variables or dtypes that differ.
+        ValidationError: for fewer than two members, one model twice, or names, kinds, units, dtypes or devices of
+            variables that differ.
 
     Gradient:
         Exact.
@@ -121,3 +123,14 @@ def _check(members: Sequence[TorchModel]) -> None:
                 raise ValidationError(
                     f"{word} of member {index} is {mine}, of member 0 {firsts}: they must be the same"
                 )
+        for name, variable in member.supported_variables.items():
+            here, there = _what_it_is(variable), _what_it_is(members[0].supported_variables[name])
+            if here != there:
+                raise ValidationError(
+                    f"{name!r} of member {index} is {here}, of member 0 {there}: they must be the same"
+                )
+
+
+def _what_it_is(variable: Variable) -> str:
+    shape = f" of shape {variable.shape}" if isinstance(variable, TorchNDVariable) else ""
+    return f"a {type(variable).__name__}{shape} in {variable.unit!r}"

@@ -34,22 +34,22 @@ _TRANSFORM_WORDS = ("vmap", "functorch", "forward AD", "forward mode")
 _keep_graph: Callable[[], bool] | None = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
 
 
-class Fingerprint:
+class ModuleMarks:
     """Remember which parameters, buffers and submodules a module has, and in what state.
 
-    An in-place step of an optimiser changes a version, a replaced parameter an identity; ``requires_grad_()`` and
-    ``train()`` count as changes too.
+    An in-place step of an optimiser changes a version, a replaced parameter an identity; ``requires_grad_()``,
+    ``train()`` and the ``refresh()`` of a model count as changes too.
     """
 
     __slots__ = ("_marks", "_modules", "_tensors", "trainable")
 
     def __init__(self, module: torch.nn.Module) -> None:
         found: list[Tensor | None] = []
-        self._modules: list[tuple[int, bool]] = []
+        self._modules: list[tuple[int, bool, int]] = []
         pending = [module]
         while pending:
             current = pending.pop()
-            self._modules.append((id(current), current.training))
+            self._modules.append((id(current), current.training, current.__dict__.get("_revision", 0)))
             found += current._parameters.values()
             found += current._buffers.values()
             pending += [child for child in current._modules.values() if child is not None]
@@ -59,7 +59,7 @@ class Fingerprint:
         self.trainable = any(tensor.requires_grad for tensor in self._tensors)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Fingerprint):
+        if not isinstance(other, ModuleMarks):
             return NotImplemented
         if self._marks != other._marks or self._modules != other._modules:
             return False
@@ -84,7 +84,7 @@ class Evaluation:
     """
 
     __slots__ = (
-        *("__weakref__", "_fingerprint", "_freed", "_lock", "_marks", "_seen"),
+        *("__weakref__", "_freed", "_lock", "_marks", "_module_marks", "_seen"),
         *("asked", "inputs", "lasting", "memo", "mode", "needs_graph", "state"),
     )
 
@@ -109,8 +109,8 @@ class Evaluation:
         self._lock = threading.RLock()
         if self.lasting:
             self._marks = before or marks(inputs.values())
-            self._fingerprint = Fingerprint(model)
-            self.needs_graph = self._fingerprint.trainable or any(
+            self._module_marks = ModuleMarks(model)
+            self.needs_graph = self._module_marks.trainable or any(
                 tensor.requires_grad for value in inputs.values() for tensor in tensors_in(value)
             )
 
@@ -139,14 +139,16 @@ class Evaluation:
             return False
         if in_transform() and len(known) < len(names):
             return False
-        return self._marks == marks(inputs.values()) and self._fingerprint == Fingerprint(model)
+        return self._marks == marks(inputs.values()) and self._module_marks == ModuleMarks(model)
 
     def read(self, model: LUMEModel, names: Sequence[str]) -> dict[Any, Any]:
         """Return outputs, each computed from the state once."""
         if any(name not in self.memo for name in names):
             with self._lock:
                 missing = [name for name in dict.fromkeys(names) if name not in self.memo]
-                values = model._checked_outputs(model._take(self, missing), missing) if missing else {}
+                if not missing:  # another thread has read them meanwhile
+                    return self.memo
+                values = model._checked_outputs(model._take(self, missing), missing, self.inputs)
                 self._watch(values)
                 self.memo.update(values)
                 if self.lasting:

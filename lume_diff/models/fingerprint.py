@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from lume_diff.models.base import LUMEModel
+from lume_diff.models.facility import FacilityModel
 from lume_diff.models.snapshot import _GROUP_FIELDS, _MOMENT_FIELDS
 from lume_diff.particles import TorchMoments, TorchParticleGroup
 
@@ -129,6 +130,10 @@ def _inside_module(module: nn.Module) -> Iterator[Any]:
         runner = getattr(module, "_runner", None)
         if runner is not None:
             yield runner.identity()
+    if isinstance(module, FacilityModel):
+        inner, inputs, outputs = module.model, module._inputs, module._outputs
+        yield inner.get([name for name in inner.input_names if name not in inputs.natives])
+        yield from (inputs.groups.links, inputs.direct, outputs.groups.links, outputs.shown, outputs.follows)
 
 
 def _inside_function(function: Any) -> Iterator[Any]:
@@ -140,11 +145,19 @@ def _inside_function(function: Any) -> Iterator[Any]:
     yield from (function.__qualname__, code, function.__defaults__, function.__kwdefaults__)
     for cell in function.__closure__ or ():
         yield cell.cell_contents
-    for name in code.co_names:
+    for name in _names_in(code):
         value = known.get(name)
         own = isinstance(value, types.FunctionType) and value.__module__ == function.__module__
         if own or isinstance(value, (str, bool, int, float, complex, tuple, list, dict, torch.Tensor, np.ndarray)):
             yield value
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    """Yield the names that a piece of code refers to, also from comprehensions and functions inside of it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names_in(constant)
 
 
 def _own_code(value: Any) -> Iterator[Any]:

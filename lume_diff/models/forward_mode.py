@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-#: How many numbers directions may hold together in one value of the function, some 128 MB; what a function keeps
-#: besides is as often that as it is a single direction's.
+#: How many numbers all directions together may have in one value of the function: some 128 MB. What the function keeps
+#: on its way comes on top, for each direction once.
 _ROOM = 2**24
+#: The most directions that go together.
 _MOST = 32
 
 
@@ -25,8 +26,8 @@ def pushed(
 ) -> tuple[Any, Any]:
     """Return the values of a function, and its derivatives along directions.
 
-    Together they take one pass through the function and what PyTorch adds to each of its steps, which is more than the
-    step itself where a bunch is small: a jvp each takes ten times as long.
+    Together they take one pass through the function. What PyTorch adds to each operation is more than the operation
+    itself where a bunch is small, so that a jvp for every direction takes ten times as long.
 
     Args:
         function: of as many tensors as there are primals; returns a tensor or a table of tensors.

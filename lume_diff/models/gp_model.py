@@ -89,6 +89,6 @@ class GPModel(LUMEModel):
         answers = [part(x.reshape(-1, x.shape[-1])) for part in self.processes]
         found: dict[str, torch.Tensor] = {}
         for suffix, values in zip(("", SUFFIX), zip(*answers, strict=True), strict=True):
-            rows = torch.cat(values).reshape(-1, *x.shape[:-1])
+            rows = torch.cat(values).reshape(len(self._estimates), *x.shape[:-1])
             found |= {name + suffix: row for name, row in zip(self._estimates, rows, strict=True)}
         return found

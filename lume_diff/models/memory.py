@@ -35,8 +35,8 @@ _POLICIES = ("error", "warn", "none")
 class Memory(nn.Module):
     """Hold the variables of a model, the set-points of its inputs and the baseline that ``reset`` goes back to.
 
-    The values are in dictionaries that are replaced, never changed: who has one sees one transaction. See ``LUMEModel``
-    for the arguments.
+    The values are in dictionaries that are replaced, never changed: whoever holds one sees one whole transaction. See
+    ``LUMEModel`` for the arguments.
 
     Attributes:
         origin: what the model was made from, where that was a file of its own.
@@ -73,6 +73,8 @@ class Memory(nn.Module):
         self._copies: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._sources: dict[str, tuple[Any, Any]] = {}
         self._listeners: list[Callable[[], None]] = []
+        self._rebased: frozenset[str] = frozenset()  # inputs whose baseline ``make_baseline`` has made
+        self._revision = 0  # counts ``refresh``: what was computed before does not hold after it
         self.origin: Any = None
         self._baseline = self._first_values(initial or {})
         self._setpoints = dict(self._baseline)
@@ -101,14 +103,14 @@ class Memory(nn.Module):
     def describe(self, variables: Iterable[Variable]) -> None:
         """Describe variables anew: limits, descriptions, alarm and warning ranges.
 
-        Names, kinds, units and directions stay; a chain that the model is a stage of must be told by ``replace``.
+        Names, kinds, shapes, units and directions stay; a chain that has the model as a stage is told by ``replace``.
 
         Args:
             variables: such as ``model.supported_variables["Q1.k1"].replace(value_range=(-5, 5))``.
 
         Raises:
             UnknownVariableError: for a name the model does not have.
-            ValidationError: for another kind or direction, and for limits that the set-point is outside of.
+            ValidationError: for another kind, shape or direction, and for limits that the set-point is outside of.
             UnitError: for another unit, where there was one.
         """
         fresh = {variable.name: variable for variable in variables}
@@ -116,6 +118,8 @@ class Memory(nn.Module):
             old = self._variable(name)
             if type(variable) is not type(old) or variable.read_only is not old.read_only:
                 raise ValidationError(f"{name!r} cannot become another kind of variable, or an input an output")
+            if (shape := getattr(old, "shape", ())) != getattr(variable, "shape", ()):
+                raise ValidationError(f"{name!r} has the shape {shape} and cannot be described with another")
             if old.unit and conversion_factor(variable.unit, old.unit) != 1.0:
                 raise UnitError(f"{name!r} is in {old.unit!r} and cannot be described in {variable.unit!r}")
         with self._lock:
@@ -271,16 +275,20 @@ class Memory(nn.Module):
         return value if value is None else without_graph(copied(value))
 
     def make_baseline(self) -> None:
-        """Let ``reset`` go back to the present set-points from now on."""
+        """Let ``reset`` go back to the present set-points from now on, also after ``refresh``."""
         with self._lock:
-            setpoints, baseline = self._setpoints, self._baseline
-            self._baseline = {n: v if v is baseline[n] else without_graph(copied(v)) for n, v in setpoints.items()}
+            self._follow_sources()
+            baseline = self._baseline
+            moved = {n: without_graph(copied(v)) for n, v in self._setpoints.items() if v is not baseline[n]}
+            self._baseline = {**baseline, **moved}
+            self._rebased |= moved.keys()
 
     def snapshot(self) -> dict[str, Any]:
         """Return the set-points as plain numbers, lists and strings, fit for YAML.
 
         Bunches are written in full only where they are not the baseline's.
         """
+        self._follow_sources()
         setpoints, baseline = self._setpoints, self._baseline
         return {
             name: to_plain(value)
@@ -291,6 +299,7 @@ class Memory(nn.Module):
     def detach_(self) -> Self:
         """Cut the set-points from their graphs, in place; the model's own parameters stay."""
         with self._lock:
+            self._follow_sources()
             self._setpoints = {
                 name: value
                 if isinstance(value, nn.Parameter) and value is self._baseline[name]
@@ -316,6 +325,7 @@ class Memory(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
+            self._follow_sources()
             state = dict(self.__dict__)
         del state["_lock"]
         state.update(_evaluation=None, _checked=None, _copies={}, _sources={}, _listeners=[])

@@ -49,7 +49,7 @@ def is_equal(old: Any, new: Any) -> bool:
 
 
 def settled(checked: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return checked values, each as the object that is known for it where that is equal: what hangs on it rests.
+    """Return checked values, an equal one as the object that is known already: what depends on it is not run again.
 
     Under a transform all stay as they are.
     """

@@ -103,8 +103,9 @@ class StagedModel(LUMEModel):
         return {shown: getattr(stages[owner.stage], table)[owner.name] for shown, owner in owned.items()}
 
     def _follow_baseline(self) -> None:
-        """Take over the stages' baselines where they have new objects; set-points that stood there follow."""
-        old, self._baseline = self._baseline, self._of_stages("_baseline")
+        """Take over the stages' baselines, but for those of the chain's own; set-points that stood there follow."""
+        old = self._baseline
+        self._baseline = {n: old[n] if n in self._rebased else v for n, v in self._of_stages("_baseline").items()}
         self._setpoints = {n: self._baseline[n] if v is old[n] else v for n, v in self._setpoints.items()}
         self._evaluation = self._checked = None
 
@@ -147,6 +148,8 @@ class StagedModel(LUMEModel):
             kept = {name: now[owner] for name, owner in self._owners.items() if owner in now}
             fresh._validation = {kept[name]: how for name, how in self._validation.items() if name in kept}
             fresh._unlimited = fresh._unlimited.difference(fresh._validation)
+            fresh._rebased = frozenset(kept[name] for name in self._rebased if name in kept)
+            fresh._baseline |= {kept[name]: self._baseline[name] for name in self._rebased if name in kept}
             fresh._setpoints |= {kept[name]: value for name, value in self._setpoints.items() if name in kept}
             fresh._sources = {kept[name]: source for name, source in self._sources.items() if name in kept}
             fresh._runs = self._runs + stages[stage].runs - model.runs
@@ -257,9 +260,10 @@ class StagedModel(LUMEModel):
                 found[shown] = state[owner.stage].read(self._stage(owner.stage), (owner.name,))[owner.name]
         return found
 
-    def _checked_outputs(self, values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    def _checked_outputs(self, values: Mapping[str, Any], names: Sequence[str], inputs: Any) -> dict[str, Any]:
         """Judge by the chain's own policies; the stages have looked at everything already."""
-        return {**values, **super()._checked_outputs(values, [name for name in names if name in self._validation])}
+        judged = [name for name in names if name in self._validation]
+        return {**values, **super()._checked_outputs(values, judged, inputs)}
 
     # -- what it cost, and the rest --------------------------------------------------------------------------
 
@@ -360,7 +364,10 @@ class StagedModel(LUMEModel):
         return MappingProxyType({name: stage.simulator for name, stage in self.stages.items()})
 
     def refresh(self) -> None:
-        """Read again what was changed on the native objects of all stages."""
+        """Read again what was changed on the native objects of all stages.
+
+        A baseline that ``make_baseline`` has made stays.
+        """
         with self._lock:
             for stage in self.stages.values():
                 stage.refresh()
@@ -384,7 +391,7 @@ class StagedModel(LUMEModel):
 #: What ``replace`` changes: everything that follows from the stages.
 _REPLACED = (
     *("_variables", "_input_names", "_output_names", "_unlimited", "_validation", "dtype", "device"),
-    *("_baseline", "_setpoints", "_evaluation", "_checked", "_copies", "_sources", "_runs"),
+    *("_baseline", "_rebased", "_setpoints", "_evaluation", "_checked", "_copies", "_sources", "_runs"),
     *("_joined", "_owners", "_known", "_on_request", "_homes", "_stage_keys", "_modules"),
 )
 _BEAMS = (ParticleGroupVariable, MomentsVariable)

@@ -12,6 +12,7 @@ from torch import nn
 
 from lume_diff.errors import ShapeError, ValidationError
 from lume_diff.models.base import LUMEModel
+from lume_diff.models.transforms import buffers_kept
 from lume_diff.variables import TorchNDVariable, TorchScalarVariable, Variable
 
 if TYPE_CHECKING:
@@ -244,7 +245,8 @@ class _Transformers(nn.Module):
     def forward(self, values: Any) -> Any:
         for step in self.steps:
             undone = getattr(step, "untransform", None) if self.undo else None
-            values = step(values) if undone is None else undone(values)
+            with buffers_kept(step):
+                values = step(values) if undone is None else undone(values)
             if isinstance(values, tuple):  # BoTorch's outcome transforms give variances as well
                 values = values[0]
         return values

@@ -1,8 +1,9 @@
-"""Questions about torch.func transforms and about values that may be tensors or bunches."""
+"""What torch.func transforms need, and questions about values that may be tensors or bunches."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,23 @@ from lume_diff.particles.bundle import TensorBundle
 def in_transform() -> bool:
     """Tell whether the caller runs inside ``torch.func.grad``, ``vmap``, ``jvp`` and the like."""
     return _functorch.peek_interpreter_stack() is not None
+
+
+@contextmanager
+def buffers_kept(module: torch.nn.Module) -> Iterator[None]:
+    """Put a module's buffers back after a call inside a transform, whose wrappers must not outlive it.
+
+    BoTorch's input transforms assign theirs anew at every call.
+    """
+    if not in_transform():
+        yield
+        return
+    kept = [(part._buffers, dict(part._buffers)) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for buffers, old in kept:
+            buffers.update(old)
 
 
 def in_vmap(value: torch.Tensor) -> bool:

@@ -31,10 +31,11 @@ class CodeModel(BlackBoxModel):
     def refresh(self) -> None:
         """Read the inputs from the native object again and forget what was computed before.
 
-        What was changed there becomes the baseline, and inputs that were not set follow.
+        What was changed there becomes the baseline, and inputs that were not set follow; a baseline that
+        ``make_baseline`` has made stays.
         """
         fresh = self._runner.simulator.baseline
-        values = {name: self._checked_input(name, float(fresh[name])) for name in fresh}
+        values = {name: self._checked_input(name, float(fresh[name])) for name in fresh if name not in self._rebased}
         super().refresh()
         with self._lock:
             follow = {n: v for n, v in values.items() if self._setpoints[n] is self._baseline[n]}

@@ -10,7 +10,7 @@ import torch
 
 from lume_diff.models.base import LUMEModel
 from lume_diff.models.facility.bind_inputs import bind_inputs
-from lume_diff.models.facility.bind_outputs import bind_outputs
+from lume_diff.models.facility.bind_outputs import bind_outputs, limit_of
 from lume_diff.models.facility.binding import Binding
 from lume_diff.models.facility.energies import Energies
 from lume_diff.models.facility.groups import Groups
@@ -82,6 +82,25 @@ class Assembly:
             self._mapping.seed,
             self._mapping.shot if out.noise else None,
         )
+
+    def with_limits(self, variables: Mapping[str, Variable]) -> dict[str, Variable]:
+        """Return variables of the facility that are described anew, and the outputs that show their limits.
+
+        Raises:
+            ValidationError: for a variable without the limit that an output shows.
+        """
+        found = dict(variables)
+        for name, (of, end) in self._outputs.limits.items():
+            if of in variables:
+                changes: Mapping[str, Any] = {"default_value": limit_of(variables[of], end)}
+                found[name] = found.get(name, self.variables[name]).replace(**changes)
+        return found
+
+    def describe(self, variables: Mapping[str, Variable]) -> None:
+        """Take over variables that ``with_limits`` has returned."""
+        self.variables |= variables
+        for name in self._outputs.limits.keys() & variables.keys():
+            self._outputs.fixed[name] = torch.tensor(variables[name].default_value, dtype=torch.float64)
 
     def starts(self, model: LUMEModel, plan: InputPlan) -> dict[str, Any]:
         """Return what the inputs start from, by where the model stands."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,13 +33,20 @@ _ONCE = torch.tensor(-1)
 
 @dataclass
 class BoundOutputs:
-    """What the outputs of a facility show."""
+    """What the outputs of a facility show.
+
+    Attributes:
+        links: conversions of readings.
+        shown, follows, derived, fixed, crops, sizes, stops, noise, offsets: as in ``OutputPlan``.
+        limits: the variable whose limit an output shows, and the end of its range; the number stands in ``fixed``.
+    """
 
     links: list[Link] = field(default_factory=list)
     shown: dict[str, Shown] = field(default_factory=dict)
     follows: dict[str, str] = field(default_factory=dict)
     derived: dict[str, Function] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, tuple[str, str]] = field(default_factory=dict)
     crops: dict[str, Crop] = field(default_factory=dict)
     sizes: dict[str, tuple[str, str]] = field(default_factory=dict)
     stops: BeamStops = field(default_factory=lambda: BeamStops(()))
@@ -236,16 +244,30 @@ def _bind_limit(binding: Binding, name: str, entry: Limit, placed: Placed, found
     variable = binding.variables.get(entry.of)
     if variable is None:
         return
-    limits = getattr(variable, "value_range", None)
-    end = None if limits is None else limits[entry.end == "high"]
-    if end is None or abs(end) == float("inf"):
-        what = f"{entry.of!r} has no {entry.end} limit: give its value_range"
-        binding.mistakes.add(placed.where, what, name)
+    try:
+        limit = limit_of(variable, entry.end)
+    except ValidationError as error:
+        binding.mistakes.add(placed.where, str(error), name)
         return
-    found.fixed[name] = torch.tensor(float(end), dtype=torch.float64)
-    unit = variable.unit if entry.unit is None else entry.unit
-    fields = {"unit": unit, "description": entry.description, "default_value": float(end)}
+    if entry.unit not in (None, variable.unit):
+        what = f"its unit is {entry.unit!r} and that of {entry.of!r} is {variable.unit!r}: drop the unit"
+        binding.mistakes.add(placed.where, what, name)
+    found.fixed[name], found.limits[name] = torch.tensor(limit, dtype=torch.float64), (entry.of, entry.end)
+    fields = {"unit": variable.unit, "description": entry.description, "default_value": limit}
     binding.add(placed, name, TorchScalarVariable, read_only=True, **fields)
+
+
+def limit_of(variable: Variable, end: str) -> float:
+    """Return the ``"low"`` or the ``"high"`` limit of a variable.
+
+    Raises:
+        ValidationError: if it has none.
+    """
+    limits = getattr(variable, "value_range", None)
+    limit = None if limits is None else limits[end == "high"]
+    if limit is None or math.isinf(limit):
+        raise ValidationError(f"{variable.name!r} has no {end} limit, which another variable shows: give value_range")
+    return float(limit)
 
 
 def _bind_noise(binding: Binding, found: BoundOutputs) -> None:
@@ -298,4 +320,4 @@ def _bind_stops(binding: Binding, found: BoundOutputs) -> BeamOrder | None:
     return order
 
 
-__all__ = ["BoundOutputs", "bind_outputs"]
+__all__ = ["BoundOutputs", "bind_outputs", "limit_of"]

@@ -24,7 +24,7 @@ from lume_diff.particles.constants import SpeciesConstants, species_constants
 from lume_diff.variables import TorchNDVariable, TorchScalarVariable, Variable, conversion_factor
 
 #: Fields of an entry that its variable has too.
-SHOWN = ("precision", "value_range", "warning_range", "alarm_range", "scale")
+_COMMON = ("precision", "value_range", "warning_range", "alarm_range", "scale")
 
 
 @dataclass
@@ -116,7 +116,7 @@ class Binding:
         with self.mistakes.noted(placed.where, name):
             numbers = conversion.numbers(place)
             source = self._source(action.energy or self.mapping.energy, element) if conversion.is_live else None
-            return Link(name, native.name, conversion, numbers, source)
+            return Link(name, native.name, conversion, numbers, source, len(getattr(native, "shape", ())))
         return None
 
     def _length(self, given: float | None, element: str) -> float | None:
@@ -204,5 +204,5 @@ def is_the_same(link: Link) -> bool:
 
 def fields_of(entry: Any, unit: str) -> dict[str, Any]:
     """Return the fields that the variable of an entry has from it."""
-    found = {key: getattr(entry, key) for key in SHOWN if getattr(entry, key, None) is not None}
+    found = {key: getattr(entry, key) for key in _COMMON if getattr(entry, key, None) is not None}
     return {"unit": unit, "description": entry.description, **found}

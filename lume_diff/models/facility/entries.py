@@ -60,7 +60,7 @@ class Action(Part):
     element: str | None = None
 
 
-class Shown(Part):
+class Described(Part):
     """What every entry may say about how its variable is shown.
 
     Attributes:
@@ -72,7 +72,7 @@ class Shown(Part):
     unit: str | None = None
 
 
-class Ranged(Shown):
+class Ranged(Described):
     """What an entry of numbers may say besides.
 
     Attributes:
@@ -135,7 +135,7 @@ class Setpoint(Ranged):
         )
 
 
-class Noise(Ranged):
+class Measured(Ranged):
     """What an entry of measured numbers may say besides.
 
     Attributes:
@@ -149,7 +149,7 @@ class Noise(Ranged):
     offset_spread: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
 
 
-class Reading(Noise):
+class Reading(Measured):
     """An output of the facility that shows an output, or an input, of the model; images and bunches too.
 
     Attributes:
@@ -170,7 +170,7 @@ class Reading(Noise):
     place: str | None = None
 
 
-class Readback(Noise):
+class Readback(Measured):
     """An output that follows another variable of the facility, as BACT follows BCTRL.
 
     Attributes:
@@ -181,7 +181,7 @@ class Readback(Noise):
     of: str
 
 
-class Limit(Shown):
+class Limit(Described):
     """An output that shows a limit of another variable, as BMIN does of BCTRL.
 
     Attributes:
@@ -194,7 +194,7 @@ class Limit(Shown):
     end: Literal["low", "high"]
 
 
-class Fixed(Shown):
+class Fixed(Described):
     """An output that never changes.
 
     Attributes:
@@ -216,7 +216,7 @@ class Free(Ranged):
     value: bool | int | float | str
 
 
-class Derived(Noise):
+class Derived(Measured):
     """An output computed from other variables of the facility, or outputs of the model, by a registered function.
 
     Attributes:
@@ -227,13 +227,14 @@ class Derived(Noise):
     function: AnyFunction
 
 
-class State(Shown):
+class State(Described):
     """A choice that acts on the model: on and off, in and out.
 
     Attributes:
         options: in the order of the control system's indices.
         default: what it starts from; None for the first.
-        settings: values of native inputs, by option; they stand instead of what setpoints ask for.
+        settings: values of native inputs, by option; they stand instead of what setpoints ask for. Where two choices
+            set one input, that which comes first in the mapping decides.
         blocks: options in which the beam ends at ``element``: what lies behind reads as without beam.
         reads: options in which what is read at ``element`` sees the beam; None for those that block it.
         element: name of the element in the model; needed for ``blocks`` and ``reads``.
@@ -272,7 +273,7 @@ class State(Shown):
         return self
 
 
-class RegionOfInterest(Shown):
+class RegionOfInterest(Described):
     """An input that crops an image: one edge, or one size, in pixels.
 
     Attributes:
@@ -285,7 +286,7 @@ class RegionOfInterest(Shown):
     side: Literal["min_x", "min_y", "size_x", "size_y"]
 
 
-class ArraySize(Shown):
+class ArraySize(Described):
     """An output that tells how many columns (x) or rows (y) of an image are shown.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from lume_diff.models.facility.templates import as_mapping
 from lume_diff.models.report import GradientReport
 from lume_diff.models.stage_state import is_equal, settled
 from lume_diff.models.transforms import graph_mode, in_transform, marks, owned
+from lume_diff.variables import Variable
 
 
 class FacilityModel(LUMEModel):
@@ -93,6 +94,14 @@ class FacilityModel(LUMEModel):
             for name in self._output_names
             if any(self._outputs.shown[shown].native in asked for shown in self._outputs.readings([name]))
         )
+
+    def describe(self, variables: Iterable[Variable]) -> None:
+        """Describe variables anew, see ``LUMEModel``; outputs that show their limits follow."""
+        fresh = self._assembly.with_limits({variable.name: variable for variable in variables})
+        with self._lock:
+            super().describe(fresh.values())
+            self._assembly.describe(fresh)
+            self._outputs = self._assembly.output_plan(self.model)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
@@ -177,6 +186,12 @@ class FacilityModel(LUMEModel):
         found: dict[str, Any] = guarded(self, evaluation.inputs, reader.read, names)
         return found
 
+    def _checked_outputs(self, values: Mapping[str, Any], names: Sequence[str], inputs: Any) -> dict[str, Any]:
+        """Judge what sees the beam; what does not shows what the mapping says, NaN for instance."""
+        dark = self._outputs.in_the_dark(names, inputs)
+        judged = super()._checked_outputs(values, [name for name in names if name not in dark], inputs)
+        return {**judged, **{name: values[name] for name in dark}}
+
     # -- what it cost, and the rest ------------------------------------------------------------------------------------
 
     def _derivative_cost(self, question: Question) -> DerivativeCost:
@@ -223,7 +238,10 @@ class FacilityModel(LUMEModel):
         return self.model.simulator
 
     def refresh(self) -> None:
-        """Read again what was changed on the model inside, or its native object; setpoints that were not set follow."""
+        """Read again what was changed on the model inside, or its native object; setpoints that were not set follow.
+
+        A baseline that ``make_baseline`` has made stays.
+        """
         self.model.refresh()
         with self._lock:
             self._replan()
@@ -232,7 +250,8 @@ class FacilityModel(LUMEModel):
             baseline = {}
             for name, value in fresh.items():
                 checked = None if value is None else owned(self._checked_input(name, value), value)
-                baseline[name] = old[name] if is_equal(old[name], checked) else checked
+                stays = name in self._rebased or is_equal(old[name], checked)
+                baseline[name] = old[name] if stays else checked
             self._setpoints = {n: baseline[n] if v is old[n] else v for n, v in self._setpoints.items()}
             self._baseline = {name: baseline[name] for name in old}
             self._evaluation = self._checked = None

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import lru_cache, reduce
-from operator import or_
-from typing import Annotated, Any, Literal, final
+from typing import Annotated, Literal, final
 
 import torch
-from pydantic import Field, GetCoreSchemaHandler
+from pydantic import Field
 from torch import Tensor
 
+from lume_diff.models.facility.installed import Installed
 from lume_diff.models.facility.part import Part
-from lume_diff.registry import every_plugin
 
 
 class Function(Part, ABC):
@@ -86,17 +84,4 @@ class Product(Function):
         return torch.stack(parts).prod(0) * self.factor
 
 
-@lru_cache(maxsize=1)
-def _installed() -> Any:
-    return Annotated[reduce(or_, every_plugin("functions")), Field(discriminator="kind")]
-
-
-class _Installed:
-    """Make a field take any function that an installed package offers, told apart by ``kind``."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        return handler.generate_schema(_installed())
-
-
-AnyFunction = Annotated[Function, _Installed]
+AnyFunction = Annotated[Function, Installed("functions")]

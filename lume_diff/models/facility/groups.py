@@ -15,11 +15,11 @@ from lume_diff.models.facility.sources import Source
 from lume_diff.models.stage_state import is_equal
 from lume_diff.models.transforms import in_transform, is_wrapped
 
-#: How many sets of conversions are remembered with what of them can be stacked.
-_REMEMBERED = 64
+#: For how many requests it is remembered which of their conversions can be stacked.
+_LAYOUTS = 64
 
-#: The same for the numbers of the conversions themselves, single ones among them.
-_KEPT = 4096
+#: For how many choices of conversions their numbers are kept side by side.
+_CHOICES = 4096
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Link:
         conversion: between the two.
         numbers: what the conversion takes.
         energy: where its energy comes from, None where it needs none.
+        dims: how many dimensions one value has; 0 for a single number.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Link:
     conversion: Conversion
     numbers: dict[str, Any] = field(hash=False, compare=False)
     energy: Source | None = None
+    dims: int = 0
 
 
 class Groups:
@@ -56,7 +58,7 @@ class Groups:
         found: dict[Hashable, list[int]] = {}
         for index, link in enumerate(self.links):
             shapes = tuple((key, len(v) if isinstance(v, list | tuple) else 0) for key, v in link.numbers.items())
-            found.setdefault((link.conversion.signature(), shapes), []).append(index)
+            found.setdefault((link.conversion.signature(), shapes, link.dims), []).append(index)
         self._chosen: dict[tuple[int, ...], dict[str, Tensor]] = {}
         self._layouts: dict[tuple[int, ...], list[list[int]]] = {}
         self._group_of, self._place_of = [0] * len(self.links), [0] * len(self.links)
@@ -91,7 +93,7 @@ class Groups:
         return found
 
     def _together(self, chosen: tuple[int, ...], values: Sequence[Tensor], energies: Sequence[Any]) -> list[list[int]]:
-        """Return which positions can be converted together; for single numbers that stays the same."""
+        """Return which positions can be converted together; for single numbers that is always the same."""
         given = [*values, *(energy for energy in energies if energy is not None)]
         is_plain = not any(value.dim() for value in given) and not any_derivative(given)
         if is_plain and chosen in self._layouts:
@@ -105,7 +107,7 @@ class Groups:
             found.setdefault(key, []).append(position)
         layout = list(found.values())
         if is_plain:
-            self._layouts = {**(self._layouts if len(self._layouts) < _REMEMBERED else {}), chosen: layout}
+            self._layouts = {**(self._layouts if len(self._layouts) < _LAYOUTS else {}), chosen: layout}
         return layout
 
     def _apply(
@@ -115,16 +117,21 @@ class Groups:
         conversion, _ = self._groups[group]
         numbers = self._numbers_of(group, tuple(chosen))
         energy = None if energies[0] is None else _side_by_side(energies)
+        if energy is not None and (dims := self.links[chosen[0]].dims):  # one energy for a whole array
+            energy = energy.reshape(*energy.shape[:-1], *[1] * dims, energy.shape[-1])
         convert = conversion.to_native if direction == "to_native" else conversion.to_setpoint
         return convert(_side_by_side(values), numbers, energy).unbind(-1)
 
     def _numbers_of(self, group: int, chosen: tuple[int, ...]) -> Mapping[str, Tensor]:
         """Return the numbers of some links of one group."""
-        if chosen not in self._chosen:
+        if chosen in self._chosen:
+            return self._chosen[chosen]
+        with torch.inference_mode(False):  # they outlive the mode of the caller
             places = torch.tensor([self._place_of[index] for index in chosen])
             numbers = {key: table[places.to(table.device)] for key, table in self._groups[group][1].items()}
-            self._chosen = {**(self._chosen if len(self._chosen) < _KEPT else {}), chosen: numbers}
-        return self._chosen[chosen]
+        if not in_transform():  # they would carry its wrappers
+            self._chosen = {**(self._chosen if len(self._chosen) < _CHOICES else {}), chosen: numbers}
+        return numbers
 
 
 def _side_by_side(values: Sequence[Tensor]) -> Tensor:

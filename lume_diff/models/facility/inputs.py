@@ -37,7 +37,7 @@ class Natives:
     Attributes:
         inputs: values of the facility.
         marks: of these, in their order.
-        values: native values that differ from nothing the model knows by itself.
+        values: native values by name; what is missing stays where the model has it.
         at_elements: reference energies [eV].
         energies: what each conversion took as its energy [eV].
         mode: of the graph.

@@ -58,9 +58,9 @@ class Crop:
     def window(self, inputs: Mapping[str, Any]) -> tuple[int, int, int, int]:
         """Return first row, first column, number of rows and of columns."""
         ny, nx = self.pixels
-        top, left = self._number("min_y", 0, inputs), self._number("min_x", 0, inputs)
+        row, column = self._number("min_y", 0, inputs), self._number("min_x", 0, inputs)
         height, width = self._number("size_y", ny, inputs), self._number("size_x", nx, inputs)
-        return top, left, min(height, ny - top), min(width, nx - left)
+        return row, column, min(height, ny - row), min(width, nx - column)
 
     def _number(self, side: str, otherwise: int, inputs: Mapping[str, Any]) -> int:
         if side not in self.sides:
@@ -74,11 +74,11 @@ class Crop:
 
     def cut(self, image: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         """Return an image of the same size with the region in its first rows and columns, and 0 elsewhere."""
-        top, left, height, width = self.window(inputs)
+        row, column, height, width = self.window(inputs)
         ny, nx = self.pixels
-        if (top, left, height, width) == (0, 0, ny, nx):
+        if (row, column, height, width) == (0, 0, ny, nx):
             return image
-        region = image[..., top : top + height, left : left + width]
+        region = image[..., row : row + height, column : column + width]
         return torch.nn.functional.pad(region, (0, nx - width, 0, ny - height))
 
 
@@ -120,7 +120,6 @@ class OutputPlan:
         self._shot = shot
         self._known_readings: dict[tuple[str, ...], list[str]] = {}
         self._known_natives: dict[tuple[str, ...], list[str]] = {}
-        self._known_places: dict[tuple[str, ...], Tensor] = {}
         self._known_added: tuple[Tensor | None, Any, Tensor] | None = None
         self.noisy = {name: index for index, name in enumerate({**noise, **offsets})}
         self._draws = Draws(list(self.noisy), seed)
@@ -174,6 +173,14 @@ class OutputPlan:
         """Return where there is no beam, None where there is everywhere."""
         return self.stops.dark(inputs) if self.stops else None
 
+    def in_the_dark(self, names: Sequence[str], inputs: Mapping[str, Any]) -> list[str]:
+        """Return those of some names that show, or are derived from, what stands for a reading without beam."""
+        dark = self.dark(inputs)
+        if dark is None:
+            return []
+        behind = {name: [self.shown[reading] for reading in self._readings_behind([name])] for name in names}
+        return [n for n, some in behind.items() if any(s.without is not None and dark.covers(s.place) for s in some)]
+
     def added(self, inputs: Mapping[str, Any], like: Tensor) -> Tensor:
         """Return noise and offsets, ``(*batch, n)``, in the order of ``noisy``."""
         shot = None if self._shot is None else inputs[self._shot]
@@ -188,13 +195,9 @@ class OutputPlan:
             self._known_added = shot, now, found
         return found
 
-    def places_in_noise(self, names: Sequence[str]) -> Tensor:
+    def places_in_noise(self, names: Sequence[str]) -> list[int]:
         """Return where variables stand in ``noisy``."""
-        key = tuple(names)
-        if key not in self._known_places:
-            known = self._known_places if len(self._known_places) < _REMEMBERED else {}
-            self._known_places = {**known, key: torch.tensor([self.noisy[name] for name in names])}
-        return self._known_places[key]
+        return [self.noisy[name] for name in names]
 
 
 def no_beam_value(given: float | None, shape: tuple[int, ...]) -> float:

@@ -37,11 +37,10 @@ def starting_values(
         values[name] = value.detach() if isinstance(value, torch.Tensor) else value
     for name in adds:
         values[name] = torch.zeros((), dtype=model.dtype, device=model.device)
-    values |= {name: variables[name].validate_value(value, dtype=model.dtype) for name, value in given.items()}
+    where: dict[str, Any] = {"dtype": model.dtype, "device": model.device}
+    values |= {name: variables[name].validate_value(value, **where) for name, value in given.items()}
     values = {
-        name: variables[name].validate_value(value, dtype=model.dtype, device=model.device, config="none")
-        if isinstance(value, int | float | bool)
-        else value
+        name: variables[name].validate_value(value, **where, config="none") if isinstance(value, int | float) else value
         for name, value in values.items()
     }
     with torch.no_grad():

@@ -161,7 +161,7 @@ def _filled(data: Any, row: Row, missing: list[str]) -> Any:
     whole = _PLACEHOLDER.fullmatch(data)
     if whole is not None:
         return _cell(whole, row, missing)
-    return _PLACEHOLDER.sub(lambda match: str(_cell(match, row, missing) or ""), data)
+    return _PLACEHOLDER.sub(lambda match: _text(_cell(match, row, missing)), data)
 
 
 def _cell(match: re.Match[str], row: Row, missing: list[str]) -> Cell:
@@ -170,6 +170,10 @@ def _cell(match: re.Match[str], row: Row, missing: list[str]) -> Cell:
     if value is None and not is_optional:
         missing.append(column)
     return value
+
+
+def _text(cell: Cell) -> str:
+    return "" if cell is None else str(cell)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -187,9 +191,8 @@ def _rows(table: ElementTable, folder: Path | str | None, mistakes: Mistakes) ->
         except (OSError, ValidationError, UnicodeDecodeError, csv.Error) as error:
             mistakes.add(("elements", "file"), f"{table.file!r} cannot be read: {error}")
             return []
-    renamed = {columns.element: "element", columns.name: "name", columns.template: "class"}
-    renamed |= {column: name for name, column in columns.rename.items()}
-    needed = {*renamed, *table.select}
+    column_of = {"element": columns.element, "name": columns.name, "class": columns.template, **columns.rename}
+    needed = {*column_of.values(), *table.select}
     absent = sorted(needed - {column for row in rows for column in row}) if rows else []
     for column in absent:
         known = list(dict.fromkeys(column for row in rows for column in row))
@@ -201,13 +204,14 @@ def _rows(table: ElementTable, folder: Path | str | None, mistakes: Mistakes) ->
     for number, row in enumerate(rows, 1):
         if any(row.get(column) not in wanted for column, wanted in table.select.items()):
             continue
-        given = {**row, **{name: row.get(column) for column, name in renamed.items()}}
+        given = {**row, **{name: row.get(column) for name, column in column_of.items()}}
         if given["class"] is not None and str(given["class"]) in table.ignore:
             continue
-        empty = [column for column, key in renamed.items() if key in ("element", "name", "class") and not given[key]]
+        empty = [key for key in ("element", "name", "class") if given[key] in (None, "")]
         if empty:
-            label = str(given["element"] or f"row {number}")
-            mistakes.add(("elements",), f"nothing stands in column {empty[0]!r} of these elements", label)
+            label = f"row {number}" if "element" in empty else str(given["element"])
+            what = f"nothing stands in column {column_of[empty[0]]!r} of these elements"
+            mistakes.add(("elements",), what, label)
             continue
         for key in ("element", "name"):
             text = f"{key} {given[key]!r}"
@@ -239,10 +243,15 @@ def _read(path: Path) -> Sequence[Mapping[str, Any]]:
 
 
 def _number(text: str | None) -> Cell:
-    """Return a cell of a CSV file as a number where it is one, None where it is empty."""
+    """Return a cell of a CSV file as a number where it is one, None where it is empty.
+
+    Digits behind a zero, such as ``0420``, are part of a name.
+    """
     text = (text or "").strip()
     if not text:
         return None
+    if "_" in text or re.match(r"[+-]?0\d", text):
+        return text
     for kind in (int, float):
         try:
             number = kind(text)

@@ -7,6 +7,9 @@ after the cavity (gamma = cosh eta) they are, exactly,
 
 and alike for the second-order terms T566, T556, T555; see :func:`longitudinal_terms`.
 
+As in Cheetah 0.8.4, the energy that a particle gains beside the reference, and the second-order terms, follow V itself
+and not -q V: right for electrons, but positive particles get a chirp of the other sign than `cavity_matrix` gives them.
+
 Conventions: `phase` in degrees, the crest at 0; the energy gain of the reference particle is -q V cos(phase) with q
 the charge number (-1 for electrons); `energy` and `mass` in eV; coordinates as in :mod:`.linear`.
 """

@@ -176,7 +176,7 @@ def track_dipole(
 
     Args:
         particles: coordinates, shape `(*batch, n, 7)`.
-        length: arc length, not zero [m], shape `(*batch)`.
+        length: arc length, above zero [m], shape `(*batch)`.
         angle: bending angle, below pi in size [rad], shape `(*batch)`.
         energy: reference energy [eV], shape `(*batch)`.
         mass: rest energy [eV], scalar.

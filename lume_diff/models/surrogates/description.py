@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lume_diff.errors import LumeDiffError, PhysicsWarning, UnitError, ValidationError, nearest_names
+from lume_diff.models.surrogates.modules import file_error
 from lume_diff.variables import TorchNDVariable, TorchScalarVariable, Variable, parse_unit
 from lume_diff.variables.serialization import from_dict
 
@@ -58,11 +59,7 @@ class Description:
 
     def error(self, problem: str) -> ValidationError:
         """Return an error that names the file."""
-        return description_error(self.path, problem)
-
-
-def description_error(path: Path, problem: str) -> ValidationError:
-    return ValidationError(f"surrogate file {str(path)!r}: {problem}")
+        return file_error(self.path, problem)
 
 
 def read_description(path: Path) -> Description:
@@ -78,13 +75,13 @@ def read_description(path: Path) -> Description:
     data = _inner(path, _mapping(path))
     kind = data.get("model_class")
     if kind == "GPModel":
-        raise description_error(
+        raise file_error(
             path,
             "is a GPModel, which lume-torch keeps as a pickle that runs code when it is opened. If you trust it, load "
             "it with lume_torch, and give what it loads to lume_diff.GPModel(lume_model.model, inputs, outputs)",
         )
     if kind not in ("TorchModel", "NNEnsemble"):
-        raise description_error(
+        raise file_error(
             path, f"model_class is {kind!r}; expected 'TorchModel', 'TorchModule' or 'NNEnsemble' of lume-torch"
         )
     mistakes = [f"{key!r} is not known{nearest_names(key, _KEYS)}" for key in data if key not in _KEYS]
@@ -104,7 +101,7 @@ def read_description(path: Path) -> Description:
         mistakes.append("models is empty; expected the names of the members' files")
     before, after = (_files(data, key, mistakes, dict) for key in ("input_transformers", "output_transformers"))
     if mistakes:
-        raise description_error(path, "; ".join(mistakes))
+        raise file_error(path, "; ".join(mistakes))
     single = precision == "single"
     return Description(path, kind, inputs, outputs, validation, single, module, members, before, after)
 
@@ -113,10 +110,10 @@ def _mapping(path: Path) -> dict[str, Any]:
     from lume_diff.variables.text import load_yaml
 
     if not path.is_file():
-        raise description_error(path, "does not exist")
+        raise file_error(path, "does not exist")
     data = load_yaml(path)
     if not isinstance(data, dict):
-        raise description_error(path, f"is a {type(data).__name__}; expected a mapping with model_class")
+        raise file_error(path, f"is a {type(data).__name__}; expected a mapping with model_class")
     return data
 
 
@@ -125,10 +122,10 @@ def _inner(path: Path, data: dict[str, Any]) -> dict[str, Any]:
     model = data.get("model")
     if data.get("model_class") == "TorchModule":
         if not isinstance(model, dict):
-            raise description_error(path, f"model of a TorchModule is {model!r:.60}; expected a mapping")
+            raise file_error(path, f"model of a TorchModule is {model!r:.60}; expected a mapping")
         return {"model_class": "TorchModel"} | model
     if isinstance(model, dict) and "model_class" in model:
-        raise description_error(
+        raise file_error(
             path,
             "is of a lume-model before version 1.0, whose files name Python classes; load it with that version and "
             "dump it with a later one",

@@ -64,9 +64,9 @@ def load_module(path: Path, allow: Iterable[Allowed] = (), allow_torchscript: bo
         Linear(in_features=2, out_features=1, bias=True)
     """
     if not path.is_file():
-        raise _error(path, "does not exist")
+        raise file_error(path, "does not exist")
     if not zipfile.is_zipfile(path):
-        raise _error(path, "is no file of torch.save, version 1.6 or later: load it there and save it again")
+        raise file_error(path, "is no file of torch.save, version 1.6 or later: load it there and save it again")
     if _is_torchscript(path):
         return _load_torchscript(path, allow_torchscript)
     layers = [getattr(nn, name) for name in LAYERS]
@@ -75,9 +75,9 @@ def load_module(path: Path, allow: Iterable[Allowed] = (), allow_torchscript: bo
             refused = sorted(get_unsafe_globals_in_checkpoint(path))
             module = None if refused else torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged file makes the reader stumble over
-            raise _error(path, f"cannot be read: {_first_line(error)}") from error
+            raise file_error(path, f"cannot be read: {_first_line(error)}") from error
     if refused:
-        raise _error(
+        raise file_error(
             path,
             f"holds {', '.join(refused)}, which is not among the classes that are read without running code; expected "
             "PyTorch's layers and BoTorch's input transforms. If you know these classes and trust the file, name them: "
@@ -85,7 +85,7 @@ def load_module(path: Path, allow: Iterable[Allowed] = (), allow_torchscript: bo
             "read that with allow_torchscript=True",
         )
     if not isinstance(module, nn.Module):
-        raise _error(
+        raise file_error(
             path, f"holds a {type(module).__name__}; expected a whole module, as torch.save(module, path) writes it"
         )
     return module
@@ -98,7 +98,7 @@ def _is_torchscript(path: Path) -> bool:
 
 def _load_torchscript(path: Path, allowed: bool) -> nn.Module:
     if not allowed:
-        raise _error(
+        raise file_error(
             path,
             "is TorchScript, a program that runs when the model does; read it with allow_torchscript=True if you trust "
             "it, or have the module written by torch.save",
@@ -113,7 +113,7 @@ def _load_torchscript(path: Path, allowed: bool) -> nn.Module:
         try:
             module: Any = torch.jit.load(str(path), map_location="cpu")
         except Exception as error:
-            raise _error(path, f"cannot be read: {_first_line(error)}") from error
+            raise file_error(path, f"cannot be read: {_first_line(error)}") from error
     return module
 
 
@@ -121,5 +121,6 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.200}"
 
 
-def _error(path: Path, problem: str) -> ValidationError:
+def file_error(path: Path, problem: str) -> ValidationError:
+    """Return an error that names the file of a surrogate."""
     return ValidationError(f"surrogate file {str(path)!r}: {problem}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lume_diff.errors import ValidationError
 from lume_diff.models.surrogates.kernels import covariance
 from lume_diff.models.surrogates.spread import root
+from lume_diff.models.transforms import buffers_kept
 
 _JITTERS = (0.0, 1e-10, 1e-8, 1e-6)  # shares of the variance
 
@@ -74,7 +75,8 @@ class Process(nn.Module):
         Gradient: exact.
         """
         if self.transform is not None:
-            x = self.transform(x)
+            with buffers_kept(self.transform):
+                x = self.transform(x)
         points = x.expand(*self._x.shape[:-2], *x.shape[-2:])
         cross = covariance(self.kernel, points, self._x)
         mean = self.mean(points) + (cross @ self._weights.unsqueeze(-1)).squeeze(-1)

@@ -64,7 +64,7 @@ def survey_of(model: LUMEModel, at: Mapping[str, Any] | None = None) -> Survey |
     return survey_at(model, inputs)
 
 
-#: What models were looked at with last: an equal value stays the same object, and what hangs on it at rest.
+#: The inputs of each model's last survey: an equal value stays the same object, so that what depends on it is kept.
 _SEEN: WeakKeyDictionary[LUMEModel, dict[str, Any]] = WeakKeyDictionary()
 
 

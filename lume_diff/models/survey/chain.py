@@ -92,7 +92,7 @@ def _handed_over(model: LUMEModel, inputs: Mapping[str, Any]) -> TorchParticleGr
     return found if not found.batch_shape else None
 
 
-#: The last evaluation of chains that are looked at: of stages that nothing has changed since, it is used again.
+#: The last evaluation of each surveyed chain: stages whose inputs have not changed since are not run again.
 _LAST: WeakKeyDictionary[StagedModel, Evaluation] = WeakKeyDictionary()
 
 

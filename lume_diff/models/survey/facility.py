@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from lume_diff.models.base import LUMEModel
-from lume_diff.models.evaluation import Fingerprint
+from lume_diff.models.evaluation import ModuleMarks
 from lume_diff.models.facility import FacilityModel
 from lume_diff.models.facility.inputs import Natives
 from lume_diff.models.survey.base import QUANTITIES, BeamAlong, BeamStop, LineElement, Survey
@@ -56,18 +56,18 @@ class FacilitySurvey(Survey):
 
 def facility_survey(facility: FacilityModel, inputs: Mapping[str, Any], ask: Ask) -> FacilitySurvey | None:
     """Return the survey of a facility, None where the model inside has no line."""
-    parameters = Fingerprint(facility)
+    now = ModuleMarks(facility)
     known, natives = _LAST.get(facility, (None, None))
     rest = facility._resting()
     with torch.no_grad():
-        natives = facility._inputs.compute(facility.model, inputs, natives if known == parameters else rest, rest)
-        _LAST[facility] = parameters, natives
+        natives = facility._inputs.compute(facility.model, inputs, natives if known == now else rest, rest)
+        _LAST[facility] = now, natives
         inside = ask(facility.model, facility.model._merged(natives.values))
     return None if inside is None else FacilitySurvey(facility, inputs, inside)
 
 
-#: The native inputs of facilities that are looked at, and the parameters that these go with.
-_LAST: WeakKeyDictionary[FacilityModel, tuple[Fingerprint, Natives]] = WeakKeyDictionary()
+#: The native inputs of facilities that are looked at, and the state of the model that they go with.
+_LAST: WeakKeyDictionary[FacilityModel, tuple[ModuleMarks, Natives]] = WeakKeyDictionary()
 
 
 def _devices(facility: FacilityModel) -> dict[str, str]:

@@ -10,7 +10,7 @@ from lume_diff.models.line.elements import Element
 
 #: Classes whose map is a product of the maps of their slices.
 _SLICED = ("Drift", "Quadrupole", "Solenoid")
-#: Slices of a line, about.
+#: About how many slices a line gets.
 _WANTED = 160
 
 

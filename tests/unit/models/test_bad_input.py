@@ -227,12 +227,9 @@ def test_an_element_that_is_not_there(kind: str) -> None:
         MODELS[kind][0]().reference_energy(None, ["Q9"])
 
 
-@EACH
-@pytest.mark.parametrize("names", [["final_particles"], ["final_moments"]], ids=["particles", "moments"])
-def test_a_beam_has_no_table_of_derivatives(kind: str, names: list[str]) -> None:
-    model, name = MODELS[kind][0](), MODELS[kind][1]
-    if kind == "network":
-        assert names[0] not in model.output_names
-        return
-    with pytest.raises(GradientError, match=f"'{names[0]}'.*backpropagate"):
-        model.jacobian(names, [name])
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "network"])
+@pytest.mark.parametrize("beam", ["final_particles", "final_moments"])
+def test_a_beam_has_no_table_of_derivatives(kind: str, beam: str) -> None:
+    make, name, _ = MODELS[kind]
+    with pytest.raises(GradientError, match=f"'{beam}'.*backpropagate"):
+        make().jacobian([beam], [name])

@@ -247,6 +247,19 @@ def test_a_failing_run_is_not_hidden_by_the_other_mode() -> None:
         Failing().jacobian(["image"], ["a"])
 
 
+def test_a_batch_of_numbers_that_are_no_inputs_is_refused() -> None:
+    x, y = TorchScalarVariable(name="x", default_value=1.0), TorchScalarVariable(name="y", read_only=True)
+    slopes = torch.tensor([1.0, 2.0, 3.0], dtype=F64)
+
+    class Slopes(LUMEModel):
+        def _run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+            return {"y": slopes * inputs["x"]}
+
+    for mode in ("reverse", "forward"):
+        with pytest.raises(ShapeError, match=r"'y' has the batch dimensions \(3,\) and the inputs have \(\)"):
+            Slopes([x, y]).jacobian(["y"], ["x"], mode=mode)
+
+
 # -- tensor_function
 
 
@@ -271,6 +284,11 @@ def test_outputs_are_brought_to_one_batch(model: Mixed) -> None:
 def test_a_wrong_number_of_columns_is_refused(model: Mixed, shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match=r"expected \(\.\.\., 7\) for \['a', 'w'\]"):
         model.tensor_function(["a", "w"], ["y"])(torch.zeros(shape, dtype=F64))
+
+
+def test_an_input_that_is_named_twice_is_refused(model: Mixed) -> None:
+    with pytest.raises(ValidationError, match="input 'a' is named twice"):
+        model.tensor_function(["a", "w", "a"], ["y"])
 
 
 def test_it_follows_the_set_points_and_keeps_parameters(model: Mixed) -> None:

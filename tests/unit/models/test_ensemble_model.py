@@ -70,6 +70,12 @@ def test_it_is_a_stage_like_any_other() -> None:
     assert gradient.item() != 0.0
 
 
+def in_micrometres(model: TorchModel) -> TorchModel:
+    variables = model.supported_variables
+    outputs = [variables[name].replace(unit="um") for name in model.output_names]
+    return TorchModel(model.module, [variables[name] for name in model.input_names], outputs)
+
+
 @pytest.mark.parametrize(
     "members, match",
     [
@@ -79,8 +85,9 @@ def test_it_is_a_stage_like_any_other() -> None:
         ([member(0), member(1, dtype=torch.float32)], "dtype of member 1"),
         ([member(0), 3], "member 1 is a int"),
         ([(same := member(0)), same], "one model twice"),
+        ([member(0), in_micrometres(member(1))], "'y' of member 1 is a TorchScalarVariable in 'um', of member 0"),
     ],
-    ids=["none", "one", "other inputs", "other precision", "no model", "twice"],
+    ids=["none", "one", "other inputs", "other precision", "no model", "twice", "other unit"],
 )
 def test_members_that_do_not_fit_are_refused(members: list[Any], match: str) -> None:
     with pytest.raises(ValidationError, match=match):

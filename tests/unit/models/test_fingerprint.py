@@ -72,7 +72,32 @@ def box(code: Callable[[float], float] = squared) -> ld.LUMEModel:
     return ld.BlackBoxModel.from_function(code, *variables())
 
 
-MODELS = {"chain": chain, "surrogate": surrogate, "function": function, "black box": box}
+SLOPE = 2.0
+
+
+def looped(a: torch.Tensor) -> torch.Tensor:
+    return sum(SLOPE * a for _ in range(2))
+
+
+def facility(unit: str = "kG", strength: float = 0.0, unnamed: float = 0.0) -> ld.LUMEModel:
+    """Return a line under other names, of whose two quadrupoles the mapping names one."""
+    elements = [cheetah.Quadrupole(number(0.1), number(0.0), name=name) for name in ("Q1", "Q2")]
+    start = ld.BunchFromMoments(100, **TWISS).get("final_particles")
+    line = ld.CheetahModel(cheetah.Segment(elements, name="line"), start, controls=["Q1.k1", "Q2.k1"])
+    line.set({"Q2.k1": unnamed})
+    field = {
+        "kind": "setpoint",
+        "native": "Q1.k1",
+        "unit": unit,
+        "length": 0.1,
+        "conversion": {"kind": "quadrupole_field"},
+    }
+    model = ld.FacilityModel(line, {"variables": {"Q1:BCTRL": field}, "keep": ["final.*"]})
+    model.set({"Q1:BCTRL": strength})
+    return model
+
+
+MODELS = {"facility": facility, "chain": chain, "surrogate": surrogate, "function": function, "black box": box}
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
@@ -109,11 +134,20 @@ def test_none_is_made_for_it() -> None:
         (surrogate, {"width": 4}),
         (function, {"slope": 2.1}),
         (box, {"code": cubed}),
+        (facility, {"unit": "T"}),
+        (facility, {"strength": 0.1}),
+        (facility, {"unnamed": 1.0}),
     ],
     ids=lambda value: value.__name__ if callable(value) else "-".join(value),
 )
 def test_other_predictions_have_another_one(make: Callable[..., ld.LUMEModel], changes: dict[str, Any]) -> None:
     assert fingerprint(make(**changes)) != fingerprint(make())
+
+
+def test_a_number_inside_of_a_comprehension_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint(ld.TorchModel(looped, *variables()))
+    monkeypatch.setitem(globals(), "SLOPE", 3.0)
+    assert fingerprint(ld.TorchModel(looped, *variables())) != before
 
 
 def test_set_points_count_unless_left_out() -> None:

@@ -124,6 +124,14 @@ def test_gradients_are_right_in_both_modes(make: Callable[[], Any]) -> None:
     assert torch.autograd.gradcheck(lambda x: function(x) / scale, x, check_forward_ad=True, check_batched_grad=True)
 
 
+def test_a_second_hessian_is_the_first() -> None:
+    model = built(single(2, input_transform=transforms.Normalize(3)))
+    function = model.tensor_function(NAMES, ["y"])
+    x = torch.tensor([0.3, 1.1, 0.7], dtype=F64)
+    first, second = (torch.func.hessian(lambda x: function(x)[0])(x) for _ in range(2))
+    assert torch.equal(first, second)
+
+
 def test_at_a_point_of_the_data_gradient_and_hessian_are_finite() -> None:
     fitted = single(covar_module=kernels.MaternKernel(nu=2.5))
     model = built(fitted)
@@ -147,7 +155,7 @@ def test_at_a_point_of_the_data_gradient_and_hessian_are_finite() -> None:
 
 
 @pytest.mark.parametrize("nu", [0.5, 1.5, 2.5])
-def test_maternes_series_meets_the_formula(nu: float) -> None:
+def test_the_series_of_materns_covariance_meets_the_formula(nu: float) -> None:
     squares = torch.logspace(-12, 1, 200, dtype=F64)
     a = (2.0 * nu * squares).sqrt()
     factor = {0.5: 1.0 + 0.0 * a, 1.5: 1.0 + a, 2.5: 1.0 + a + a**2 / 3.0}[nu]
@@ -168,6 +176,12 @@ def test_far_from_the_data_the_prior_is_left() -> None:
         model(far)
     wide = GPModel(model.simulator, scalars(*NAMES), results("y"), validation=dict.fromkeys(NAMES, "none"))
     assert wide(far)["y.std"].item() == pytest.approx(float(data()[1].std()), rel=1e-9)
+
+
+@pytest.mark.parametrize("batch", [(), (0,), (4,), (2, 3)], ids=str)
+def test_outputs_have_the_batch_of_the_inputs(batch: tuple[int, ...]) -> None:
+    found = built(single(2))({"a": torch.full(batch, 0.5, dtype=F64)})
+    assert {value.shape for value in found.values()} == {batch}
 
 
 def test_the_model_that_was_given_stays_as_it_is() -> None:

@@ -270,3 +270,20 @@ def test_a_step_out_of_the_limits_on_what_was_converted_is_refused(machine: Mach
     with torch.no_grad():
         leaf.fill_(1.0)
     assert machine.get("y").item() == 19.0
+
+
+def test_what_follows_a_converted_parameter_follows_its_steps(machine: Machine) -> None:
+    weight = torch.nn.Parameter(torch.tensor(2.0))  # single precision: the set-point is a conversion of it
+    machine.set({"a": weight})
+    steps = []
+    for read in (
+        lambda: machine.get("a"),
+        lambda: machine.snapshot()["a"],
+        lambda: copy.deepcopy(machine).get("a"),
+        lambda: machine.make_baseline() or machine.baseline("a"),
+        lambda: machine.detach_().get("a"),
+    ):
+        with torch.no_grad():
+            weight += 1.0
+        steps.append(torch.as_tensor(read()).item())
+    assert steps == [3.0, 4.0, 5.0, 6.0, 7.0]

@@ -220,3 +220,33 @@ def test_other_classes_can_tell_too():
     x = TorchScalarVariable(name="x", default_value=1.0)
     y = TorchScalarVariable(name="y")
     assert isinstance(survey_of(Ours(lambda value: 2.0 * value, [x], [y])), Told)
+
+
+def test_what_was_changed_by_hand_upstream_is_seen_after_refresh():
+    first = line(controls=["Q1.k1"])
+    drift = cheetah.Segment([cheetah.Drift(number(1.0), name="D9")], name="line2")
+    chain = StagedModel([first, CheetahModel(drift, first.get("final_particles"), controls=[])])
+    survey_of(chain).along(["sigma_x"])
+    first.simulator.Q2.k1 = number(9.0)
+    chain.refresh()
+    along = survey_of(chain).along(["sigma_x"])
+    assert along.values["sigma_x"][-1] == pytest.approx(float(chain.get("final.sigma_x")), rel=1e-12)
+
+
+def test_the_knobs_of_a_facility_follow_its_energy_after_refresh():
+    cavity = cheetah.Cavity(number(1.0), voltage=number(1e6), frequency=number(2.856e9), name="C1")
+    segment = cheetah.Segment([cavity, cheetah.Quadrupole(number(0.2), number(4.0), name="Q1")], name="line")
+    model = CheetahModel(segment, line().get("initial_particles"), controls=["Q1.k1"])
+    field = {
+        "kind": "setpoint",
+        "native": "Q1.k1",
+        "unit": "kG",
+        "length": 0.2,
+        "conversion": {"kind": "quadrupole_field"},
+    }
+    facility = ld.FacilityModel(model, {"variables": {"Q1:BCTRL": field}})
+    facility.set({"Q1:BCTRL": 0.3})
+    before = survey_of(facility).find("Q1").strength
+    segment.C1.voltage = number(1e8)
+    facility.refresh()
+    assert survey_of(facility).find("Q1").strength == pytest.approx(before * 101.0 / 200.0, rel=1e-3)

@@ -231,6 +231,29 @@ def test_transforms_of_inputs_are_applied_and_those_of_outputs_undone(kind: type
     assert inputs.learned == 0
 
 
+def test_transforms_that_assign_their_buffers_keep_them_from_a_transform_of_torch() -> None:
+    class Assigning(Normalize):
+        def forward(self, x: Tensor) -> Tensor:
+            self.low = self.low.to(x)  # as BoTorch's do
+            return super().forward(x)
+
+        def untransform(self, x: Tensor) -> Tensor:
+            self.width = self.width.to(x)
+            return super().untransform(x)
+
+    steps = [Assigning(doubles(1.0), doubles(3.0)) for _ in range(2)]
+    model = TorchModel(SumOfCubes(), scalars("a"), scalars("y"), *steps)
+    at = torch.tensor(0.5, dtype=F64)
+    hessians = [torch.func.hessian(lambda a: model({"a": a})["y"])(at) for _ in range(2)]
+    assert hessians[0].item() == hessians[1].item() == pytest.approx(2.0 * 6.0 * (-0.25) / 4.0, rel=1e-14)
+    assert not any(torch._C._functorch.is_functorch_wrapped_tensor(buffer) for buffer in model.buffers())
+
+
+class SumOfCubes(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x**3).sum(-1)
+
+
 def test_functions_are_transformers_and_apply_in_their_order() -> None:
     steps = [lambda x: x + 1.0, lambda x: x * 10.0]
     model = TorchModel(nn.Identity(), scalars("a"), scalars("y"), steps, [lambda y: y - 0.5, torch.square])

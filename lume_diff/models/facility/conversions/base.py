@@ -5,17 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, reduce
-from operator import or_
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, GetCoreSchemaHandler
 from torch import Tensor
 
 from lume_diff.errors import ValidationError
+from lume_diff.models.facility.installed import Installed
 from lume_diff.models.facility.part import Part
-from lume_diff.registry import every_plugin
 
 Numbers = Mapping[str, Tensor]
 
@@ -134,11 +131,12 @@ class Conversion(Part, ABC):
         return energy
 
     def _alone(self, convert: Any, value: Any, energy: Any, place: Place | None) -> Tensor:
-        value = torch.as_tensor(value) if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            value = torch.as_tensor(value, dtype=torch.float64)
         if self.is_live:
             energy = self.known(energy)
         if energy is not None:
-            energy = torch.as_tensor(energy, dtype=value.dtype).unsqueeze(-1)
+            energy = torch.as_tensor(energy, dtype=value.dtype, device=value.device).unsqueeze(-1)
         numbers = stacked([self.numbers(place or Place())], value.dtype, value.device)
         return convert(value.unsqueeze(-1), numbers, energy).squeeze(-1)
 
@@ -150,17 +148,4 @@ def stacked(
     return {key: torch.tensor([table[key] for table in tables], dtype=dtype, device=device) for key in tables[0]}
 
 
-@lru_cache(maxsize=1)
-def _installed() -> Any:
-    return Annotated[reduce(or_, every_plugin("conversions")), Field(discriminator="kind")]
-
-
-class _Installed:
-    """Make a field take any conversion that an installed package offers, told apart by ``kind``."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        return handler.generate_schema(_installed())
-
-
-AnyConversion = Annotated[Conversion, _Installed]
+AnyConversion = Annotated[Conversion, Installed("conversions")]

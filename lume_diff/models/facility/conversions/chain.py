@@ -44,7 +44,10 @@ class Chain(Conversion):
         """Return the numbers of all steps."""
         found = {}
         for index, step in enumerate(self.steps):
-            found.update({f"{index}.{key}": number for key, number in step.numbers(place).items()})
+            # A strength in the middle is not the model's number yet.
+            is_inner = step.is_live and index + 1 < len(self.steps)
+            here = replace(place, native_unit="") if is_inner else place
+            found.update({f"{index}.{key}": number for key, number in step.numbers(here).items()})
             place = replace(place, value_range=None)
         return found
 

@@ -3,6 +3,8 @@
 A positive setpoint is a positive strength in the model for the beam's own particles, whatever their charge: a positive
 integrated gradient focuses electrons horizontally, as LCLS counts BCTRL. ``sign=-1`` turns that round, for fields that
 are counted by their poles in a machine of the other charge.
+
+The strengths are in the unit that the model has for them, such as mrad for an angle; the formulas give them in SI.
 """
 
 from __future__ import annotations
@@ -49,10 +51,13 @@ class _OverRigidity(Conversion):
     integrated: ClassVar[str | None]
     local: ClassVar[str | None]
 
+    #: Unit of the strength that ``share`` is for; a model that has another one gets its multiple.
+    strength: ClassVar[str]
+
     #: Whether the length matters for an integrated field (True), for a local one (False), or never (None).
     length_matters: ClassVar[bool | None]
 
-    #: Native unit times T m per SI unit of the setpoint, for an element of 1 m.
+    #: ``strength`` times T m per SI unit of the setpoint, for an element of 1 m.
     share: ClassVar[float] = 1.0
 
     sign: Literal[1, -1] = 1
@@ -70,15 +75,17 @@ class _OverRigidity(Conversion):
             )
         form = fitting[0]
         is_integrated = form == self.integrated
-        is_over_length = self.length_matters is is_integrated
-        if place.length is None and is_over_length:
+        needs_length = self.length_matters is is_integrated
+        if place.length is None and needs_length:
             raise ValidationError(
                 f"conversion {self.kind!r} of a setpoint in {unit!r} needs the length of the element: give length [m], "
                 "or expose '<element>.length' in the model"
             )
         share = self.share
-        if place.length and is_over_length:
+        if place.length and needs_length:
             share = share / place.length if is_integrated else share * place.length
+        if place.native_unit:
+            share = share * conversion_factor(self.strength, place.native_unit)
         return {
             "factor": self.sign * conversion_factor(unit, form) * share,
             "mass": place.mass,
@@ -110,6 +117,7 @@ class QuadrupoleField(_OverRigidity):
     """
 
     kind: Literal["quadrupole_field"] = "quadrupole_field"
+    strength: ClassVar[str] = "1/m^2"
     integrated: ClassVar[str | None] = "T"
     local: ClassVar[str | None] = "T/m"
     length_matters: ClassVar[bool | None] = True
@@ -128,6 +136,7 @@ class SextupoleField(_OverRigidity):
     """
 
     kind: Literal["sextupole_field"] = "sextupole_field"
+    strength: ClassVar[str] = "1/m^3"
     integrated: ClassVar[str | None] = "T/m"
     local: ClassVar[str | None] = "T/m^2"
     length_matters: ClassVar[bool | None] = True
@@ -146,6 +155,7 @@ class SolenoidField(_OverRigidity):
     """
 
     kind: Literal["solenoid_field"] = "solenoid_field"
+    strength: ClassVar[str] = "1/m"
     integrated: ClassVar[str | None] = "T*m"
     local: ClassVar[str | None] = "T"
     length_matters: ClassVar[bool | None] = True
@@ -165,6 +175,7 @@ class CorrectorField(_OverRigidity):
     """
 
     kind: Literal["corrector_field"] = "corrector_field"
+    strength: ClassVar[str] = "rad"
     integrated: ClassVar[str | None] = "T*m"
     local: ClassVar[str | None] = None
     length_matters: ClassVar[bool | None] = None
@@ -183,6 +194,7 @@ class BendField(_OverRigidity):
     """
 
     kind: Literal["bend_field"] = "bend_field"
+    strength: ClassVar[str] = "rad"
     integrated: ClassVar[str | None] = "T*m"
     local: ClassVar[str | None] = "T"
     length_matters: ClassVar[bool | None] = False

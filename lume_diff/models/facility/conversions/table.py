@@ -64,11 +64,10 @@ class Table(Conversion):
 
     def to_native(self, setpoint: Tensor, numbers: Numbers, energy: Tensor | None) -> Tensor:
         """Return the spline's value."""
-        x, y = numbers["x"], numbers["y"]
+        x = numbers["x"]
         inside = setpoint.clamp(x[..., 0], x[..., -1])
         piece = _Piece(numbers, _interval(inside.detach(), x))
         value, slope = piece.value_and_slope(inside)
-        del y
         return value + slope * (setpoint - inside)
 
     def to_setpoint(self, native: Tensor, numbers: Numbers, energy: Tensor | None) -> Tensor:
@@ -96,7 +95,7 @@ class _Piece:
         self._d0, self._d1 = at(numbers["slope"], index), at(numbers["slope"], index + 1)
 
     def value_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cubic and its derivative, from the nearer end for the sake of the last digits."""
+        """Return the cubic and its derivative."""
         width, rise = self.x1 - self.x0, self._y1 - self._y0
         t = (x - self.x0) / width
         c, b = width * self._d0, 3.0 * rise - width * (2.0 * self._d0 + self._d1)

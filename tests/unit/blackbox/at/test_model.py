@@ -59,6 +59,11 @@ def test_refresh_reads_what_was_changed_by_hand(fodo: Make, optics_of: Make) -> 
     other = pickle.loads(pickle.dumps(model))
     assert torch.equal(other.get("tune_x"), model.get("tune_x"))
     assert other.simulator["QF"][0].K == 0.52
+    model.set({"QF.k1": 0.54})
+    model.make_baseline()
+    model.refresh()
+    model.reset()
+    assert model.get("QF.k1").item() == 0.54
 
 
 def test_identity_tells_lattices_apart(fodo: Make) -> None:

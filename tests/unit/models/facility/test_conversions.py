@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,41 @@ def test_wrong_units_are_refused() -> None:
         CorrectorField().numbers(Place("T", "rad"))
     with pytest.raises(UnitError, match="dimensions differ"):
         Linear().numbers(Place("T", "m"))
+
+
+def test_whole_numbers_are_taken_as_numbers() -> None:
+    for three in (3, torch.tensor(3), np.int64(3)):
+        assert float(Linear(scale=0.5, offset=0.25).forward(three)) == 1.75
+        assert float(Linear(scale=0.5, offset=0.25).inverse(three)) == 5.5
+
+
+@pytest.mark.parametrize(
+    "conversion, place, other, factor",
+    [
+        (QuadrupoleField(), KG, "1/cm^2", 1e-4),
+        (SextupoleField(), Place("kG/m", "1/m^3", 0.1), "1/cm^3", 1e-6),
+        (SolenoidField(), Place("T", "1/m"), "1/cm", 1e-2),
+        (CorrectorField(), Place("kG*m", "rad"), "mrad", 1e3),
+        (BendField(), Place("T", "rad", 0.5), "deg", 180.0 / np.pi),
+        (Chain(steps=(CURRENT, CorrectorField(unit="T*m"))), Place("A", "rad"), "mrad", 1e3),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Conversion) else None,
+)
+def test_a_strength_is_in_the_models_unit(conversion: Conversion, place: Place, other: str, factor: float) -> None:
+    there = replace(place, native_unit=other)
+    expected = factor * conversion.forward(1.5, 1.35e8, place)
+    assert torch.allclose(conversion.forward(1.5, 1.35e8, there), expected, rtol=1e-14)
+    assert float(conversion.inverse(expected, 1.35e8, there)) == pytest.approx(1.5, rel=1e-14)
+    with pytest.raises(UnitError, match="dimensions differ"):
+        conversion.numbers(replace(place, native_unit="s"))
+
+
+def test_a_strength_in_the_middle_of_a_chain_is_not_the_models_number() -> None:
+    chain = Chain(steps=(QuadrupoleField(), Linear(scale=0.1)))  # k1 times a length
+    place = Place("kG", "1/m", 0.1)
+    assert torch.allclose(
+        chain.forward(1.5, 1.35e8, place), 0.1 * QuadrupoleField().forward(1.5, 1.35e8, KG), rtol=1e-14
+    )
 
 
 def test_an_energy_must_be_given() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 
 import lume_diff as ld
-from lume_diff.errors import ReadOnlyError, ShapeError, SimulatorError, ValidationError
+from lume_diff.errors import OutOfRangeWarning, ReadOnlyError, ShapeError, SimulatorError, ValidationError
 from lume_diff.models import CheetahModel, FacilityMapping, FacilityModel, LUMEModel, StagedModel, TorchModel
 from lume_diff.models.facility import Place, QuadrupoleField
-from lume_diff.variables import TorchScalarVariable
+from lume_diff.variables import TorchNDVariable, TorchScalarVariable
 from tests.unit.models.facility.machines import FIELD, MAPPING, VARIABLES, facility, line, quadrupole, t
 
 
@@ -101,6 +102,18 @@ def test_an_inserted_screen_stops_the_beam() -> None:
     assert batch["S1:IMAGE"].shape == (3, 30, 40)
 
 
+def test_what_stands_for_a_reading_without_beam_is_not_judged() -> None:
+    limits = {"value_range": [-1.0, 1.0]}
+    area = {**VARIABLES["S1:AREA"], "value_range": [0.0, 1e9]}
+    model = facility(**{"B1:X": {**VARIABLES["B1:X"], **limits}, "S1:AREA": area})
+    model.set({"S0:POS": "IN"})
+    assert bool(model.get("B1:X").isnan())
+    assert bool(model.get("S1:AREA").isnan())
+    model.set({"S0:POS": "OUT", "C0:BCTRL": 0.05})
+    with pytest.warns(OutOfRangeWarning, match="B1:X"):
+        model.get("B1:X")
+
+
 def test_region_of_interest() -> None:
     model = facility()
     whole = model.get("S1:IMAGE").clone()
@@ -150,6 +163,54 @@ def test_limits_are_enforced_and_shown() -> None:
     with pytest.raises(ReadOnlyError):
         model.set({"Q0:BMAX": 6.0})
     assert model.get("MODE") == "simulation"
+
+
+def test_a_limit_is_shown_in_the_unit_of_its_variable() -> None:
+    assert facility().supported_variables["Q0:BMAX"].unit == "kG"
+    with pytest.raises(ValidationError, match=r"its unit is 'T' and that of 'Q0:BCTRL' is 'kG': drop the unit"):
+        facility(**{"Q0:BMAX": {**VARIABLES["Q0:BMAX"], "unit": "T"}})
+
+
+def test_a_limit_that_is_described_anew_is_shown_anew() -> None:
+    model = facility()
+    assert float(model.get("Q0:BMAX")) == 5.0
+    model.describe([model.supported_variables["Q0:BCTRL"].replace(value_range=(-5.0, 4.0))])
+    for each in (model, copy.deepcopy(model)):
+        each.refresh()
+        assert float(each.get("Q0:BMAX")) == each.supported_variables["Q0:BMAX"].default_value == 4.0
+    with pytest.raises(ValidationError, match="'Q0:BCTRL' has no high limit, which another variable shows"):
+        model.describe([model.supported_variables["Q0:BCTRL"].replace(value_range=(-5.0, None))])
+    assert model.supported_variables["Q0:BCTRL"].value_range == (-5.0, 4.0)
+
+
+def test_a_first_look_inside_a_transform_leaves_nothing_behind() -> None:
+    cubic = {"kind": "polynomial", "coefficients": [0.0, 1.0, 0.0, 0.1], "range": [-2.0, 2.0]}
+    inner = TorchModel(
+        lambda x: x**2, [TorchScalarVariable(name="a", default_value=1.0)], [TorchScalarVariable(name="b")]
+    )
+    reading = {"kind": "reading", "native": "b", "conversion": cubic, "noise": 1e-3}
+    model = FacilityModel(
+        inner, {"variables": {"A": {"kind": "setpoint", "native": "a", "conversion": cubic}, "B": reading}}
+    )
+
+    def read(a: torch.Tensor) -> torch.Tensor:
+        return model({"A": a}, outputs=["B"])["B"]
+
+    second, again = torch.func.hessian(read)(t(0.7)), torch.func.hessian(read)(t(0.7))
+    assert torch.equal(again, second)
+    at = t([0.7 - 1e-4, 0.7, 0.7 + 1e-4])
+    low, middle, high = read(at)
+    assert float(second) == pytest.approx(float(high - 2.0 * middle + low) / 1e-8, rel=1e-4)
+    torch.testing.assert_close(torch.func.vmap(read)(at), read(at))
+
+
+def test_gradients_after_a_look_in_inference_mode() -> None:
+    model = facility()
+    with torch.inference_mode():
+        model({"CAV:ADES": 10.0}, outputs=["S1:XRMS"])
+    voltage = t(10.0).requires_grad_()
+    model({"CAV:ADES": voltage}, outputs=["S1:XRMS"])["S1:XRMS"].backward()
+    assert voltage.grad != 0.0
 
 
 def test_equal_set_points_at_other_objects_rest() -> None:
@@ -235,7 +296,21 @@ def test_an_energy_from_a_variable() -> None:
     assert torch.allclose(native.get("Q"), expected)
 
 
-def test_a_failing_run_names_the_setpoints() -> None:
+def test_an_array_is_converted_by_each_energy_of_a_batch() -> None:
+    strengths = TorchNDVariable(name="K.k1", unit="1/m^2", shape=(2,), default_value=[1.0, 2.0])
+    energy = TorchScalarVariable(name="energy", unit="eV", default_value=1e9)
+    first = TorchScalarVariable(name="first", unit="1/m^2")
+    inner = TorchModel(lambda columns: columns[..., :1], [strengths, energy], [first])
+    entry = {"kind": "setpoint", "native": "K.k1", "unit": "T/m", "conversion": FIELD}
+    mapping = {"variables": {"K:B": entry}, "keep": ["energy", "first"]}
+    model = FacilityModel(inner, {**mapping, "energy": {"kind": "variable", "name": "energy"}})
+    energies = t([1e9, 2e9])
+    found = model({"energy": energies, "K:B": [1.0, 2.0]}, outputs=["first"])["first"]
+    expected = QuadrupoleField().forward(1.0, energies, Place("T/m", "1/m^2"))
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0.0)
+
+
+def test_a_failing_run_is_told_in_the_names_of_the_model_and_changes_nothing() -> None:
     def broken(x: torch.Tensor) -> torch.Tensor:
         if bool((x > 1).any()):
             raise RuntimeError("no beam today")
@@ -243,7 +318,7 @@ def test_a_failing_run_names_the_setpoints() -> None:
 
     inner = TorchModel(broken, [TorchScalarVariable(name="a", default_value=0.0)], [TorchScalarVariable(name="b")])
     model = FacilityModel(inner, {"variables": {"A": {"kind": "setpoint", "native": "a"}}, "keep": ["b"]})
-    with pytest.raises(SimulatorError, match="no beam today"):
+    with pytest.raises(SimulatorError, match=r"no beam today.*a=2\.0"):
         model.set({"A": 2.0})
     assert float(model.get("A")) == 0.0
 

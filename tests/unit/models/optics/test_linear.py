@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lume_diff.errors import ValidationError
 from lume_diff.models import optics
 
 F64 = torch.float64
@@ -161,9 +160,3 @@ def test_halves_make_the_whole(random_settings):
     ):
         scale = part.abs().amax((-2, -1), keepdim=True) ** 2
         assert ((part @ part - whole).abs() / scale).max() < 1e-13
-
-
-def test_cavity_type_is_checked():
-    one = torch.tensor(1.0, dtype=F64)
-    with pytest.raises(ValidationError, match="cavity_type = 'ring'"):
-        optics.cavity_matrix(one, one, one, one, 1e8 * one, MASS, -1.0, "ring")

@@ -4,6 +4,7 @@ import mpmath
 import pytest
 import torch
 
+from lume_diff.errors import ValidationError
 from lume_diff.models import optics
 
 F64 = torch.float64
@@ -11,12 +12,12 @@ MASS = 510998.95069
 TYPES = ["standing_wave", "traveling_wave"]
 
 
-def cheetahs_terms(length, voltage, phase, frequency, energy, mass=MASS, charge=-1.0):
+def cheetahs_terms(length, voltage, phase, frequency, energy):
     """Evaluate T566, T556, T555 and r55 as Cheetah writes them, in high precision; needs an energy gain."""
-    length, voltage, frequency, energy, mass = map(mpmath.mpf, (length, voltage, frequency, energy, mass))
+    length, voltage, frequency, energy, mass = map(mpmath.mpf, (length, voltage, frequency, energy, MASS))
     phi = mpmath.mpf(phase) * mpmath.pi / 180
     g0 = energy / mass
-    g1 = g0 - voltage * mpmath.mpf(charge) * mpmath.cos(phi) / mass
+    g1 = g0 + voltage * mpmath.cos(phi) / mass
     b0, b1 = (mpmath.sqrt(1 - 1 / g**2) for g in (g0, g1))
     k, dg = 2 * mpmath.pi * frequency / 299792458, voltage / mass
     t566 = length * (b0**3 * g0**3 - b1**3 * g1**3) / (2 * b0 * b1**3 * g0 * (g0 - g1) * g1**3)
@@ -151,6 +152,12 @@ def test_zero_length_cavity_is_finite():
                 zero, voltage * one, 10.0 * one, 1e9 * one, 5e6 * one, MASS, -1.0, cavity_type
             )
             assert matrix.isfinite().all()
+
+
+def test_an_unknown_type_is_refused():
+    one = torch.tensor(1.0, dtype=F64)
+    with pytest.raises(ValidationError, match="cavity_type = 'ring'"):
+        optics.cavity_matrix(one, one, one, one, 1e8 * one, MASS, -1.0, "ring")
 
 
 def test_vmap_equals_batch(cavities, random_settings):
