@@ -110,12 +110,13 @@ def threshold(
     if len(chosen) != 1:
         raise ValidationError(f"threshold: received {chosen or 'nothing'}; give one of level, n_sigma, fraction")
     ((name, value),) = chosen.items()
-    if value != "otsu" and (isinstance(value, str) or not np.isfinite(value)):
+    is_otsu = name == "level" and value == "otsu"
+    if not is_otsu and (isinstance(value, str) or not np.isfinite(value)):
         raise ValidationError(f"threshold: {name} is {value!r}; expected a number" + " or 'otsu'" * (name == "level"))
     if name == "fraction" and not 0.0 < float(value) < 1.0:
         raise ValidationError(f"threshold: fraction is {value!r}; expected between 0 and 1")
     valid, images = data.mask, data.images
-    if value == "otsu":
+    if is_otsu:
         levels = np.array(
             [[_otsu(image[ok]) for image, ok in zip(*shots, strict=True)] for shots in zip(images, valid, strict=True)]
         )
@@ -212,7 +213,10 @@ def mask_dead(data: ScreenDataset, mask: Any = None) -> ScreenDataset:
 def _found_dead(data: ScreenDataset) -> np.ndarray:
     from scipy import ndimage
 
-    images = np.where(data.mask, data.images, data.noise.level).reshape(-1, *data.shape[2:]).astype(np.float64)
+    counted = (data.weights > 0.0) & data.mask.any((-2, -1))
+    if not counted.any():
+        return np.zeros(data.shape[2:], dtype=bool)
+    images = np.where(data.mask[counted], data.images[counted], data.noise.level).astype(np.float64)
     around = ndimage.median_filter(images, (1, 3, 3))
     # What a steep flank of the beam does to a pixel is allowed for by the spread of its neighbours.
     steep = ndimage.maximum_filter(around, (1, 3, 3)) - ndimage.minimum_filter(around, (1, 3, 3))

@@ -131,7 +131,7 @@ def estimate_noise(images: np.ndarray, valid: np.ndarray, method: str = "local")
         The model; at least 1e-4 of the brightest pixel is taken for noise, and the source says so.
 
     Raises:
-        CalibrationError: ``"shots"`` with a single shot.
+        CalibrationError: ``"shots"`` with a single shot, or no valid pixel.
         ValidationError: another method.
 
     Source:
@@ -142,6 +142,8 @@ def estimate_noise(images: np.ndarray, valid: np.ndarray, method: str = "local")
         raise ValidationError(f"noise: method is {method!r}; expected 'local' or 'shots'")
     levels, scatters, _ = background_levels(images, valid)
     known = valid.any((-2, -1))
+    if not known.any():
+        raise CalibrationError("noise: no image that counts has a valid pixel; give noise=, a standard deviation")
     sigma, level = float(np.sqrt(np.mean(scatters[known] ** 2))), float(levels[known].mean())
     source = f"estimated: background of dark corners, light by {method!r}"
     rounding = _quantum(images, valid) / np.sqrt(12.0)
@@ -208,6 +210,8 @@ def _shot_pairs(images: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.n
 def _binned(means: np.ndarray, squares: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Return light and trimmed variance in bins that are even in the root of the light, from dark to bright."""
     light = np.maximum(means - level, 0.0)
+    if not light.size:
+        return light, light
     root = np.sqrt(light)
     place = np.minimum((root / (root.max() or 1.0) * _BINS).astype(int), _BINS - 1)
     found = []
