@@ -199,8 +199,8 @@ class Bounded(Prior):
             )
 
     def _shares(self) -> tuple[float, float]:
-        edges = torch.tensor([(self.low - self.mean) / self.std, (self.high - self.mean) / self.std]).double()
-        low, high = torch.special.ndtr(edges).tolist()
+        ends = [(end - self.mean) / self.std for end in (self.low, self.high)]
+        low, high = torch.special.ndtr(torch.tensor(ends, dtype=torch.float64)).tolist()
         return low, high
 
     def at(self, u: Tensor) -> Tensor:

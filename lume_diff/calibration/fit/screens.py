@@ -11,6 +11,7 @@ from torch import Tensor
 from lume_diff.calibration.fit.parameters import Parameter
 from lume_diff.calibration.fit.priors import Prior
 from lume_diff.calibration.likelihoods.measures import axes
+from lume_diff.errors import ValidationError
 
 
 class Blur(Parameter):
@@ -56,6 +57,9 @@ class Magnification(Parameter):
         axis: ``"x"``, ``"y"``, or both by default.
         name: in reports.
 
+    Raises:
+        ValidationError: for another axis.
+
     Gradient:
         Exact, of the image interpolated between pixels.
 
@@ -67,6 +71,8 @@ class Magnification(Parameter):
 
     def __init__(self, prior: Prior, *, axis: str = "xy", name: str = "magnification") -> None:
         super().__init__(name, prior, "")
+        if axis not in ("x", "y", "xy"):
+            raise ValidationError(f"axis of {name!r} is {axis!r}; expected 'x', 'y' or 'xy'")
         self.axis = axis
 
     def acts(self) -> dict[str, Any]:

@@ -45,6 +45,15 @@ def test_quantiles_are_those_of_the_distribution() -> None:
     assert float(values.mean()) == pytest.approx(math.sqrt(2.0 / math.pi), rel=5e-3)
 
 
+def test_truncated_normal_is_that_of_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    prior = Bounded(0.1, 0.3, 0.0, 1.0)
+    exact = stats.truncnorm((0.0 - 0.1) / 0.3, (1.0 - 0.1) / 0.3, loc=0.1, scale=0.3)
+    for u in (-4.0, -1.0, 0.5, 3.0):
+        share = float(torch.special.ndtr(torch.tensor(u, dtype=D)))
+        assert float(prior.at(torch.tensor(u, dtype=D))) == pytest.approx(float(exact.ppf(share)), rel=1e-11)
+
+
 @pytest.mark.parametrize(
     "build, message",
     [
