@@ -9,9 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lume_diff.calibration.fit.priors import Prior
 from lume_diff.calibration.likelihoods.measures import moments
 
 _STARTS = 16  # of thin bunches
+_FAR = 3.0  # standard deviations of a prior
 _FREE = 5  # parameters of a centroid that follows the start
 
 
@@ -37,6 +39,14 @@ class Aim(NamedTuple):
             Exact.
         """
         return (width.square() - self.variance) / self.error
+
+
+def width_coordinate(prior: Prior, width: float) -> float:
+    """Return the coordinate of a blur's ``width`` [m], or far out on its side if the prior does not allow it."""
+    low, high = prior.support
+    if low < width < high:
+        return prior.coordinate(width)
+    return _FAR if width >= high else -_FAR
 
 
 def point_spread(images: Callable[[Tensor], Tensor], scale: Tensor, pixel_size: tuple[float, float]) -> float:
