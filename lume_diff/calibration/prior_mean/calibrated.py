@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gpytorch
 import torch
@@ -116,6 +117,10 @@ class MeanParameters(gpytorch.Module):
 
     def _pairs(self, coordinates: Tensor) -> list[tuple[Parameter, Tensor]]:
         return [(p, p.prior.at(coordinates[..., i, None])) for i, p in enumerate(self.described)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was remembered: a copy counts the versions of its coordinates anew."""
+        return {**self.__dict__, "_settled": None}
 
     def learned(self) -> list[Learned]:
         """Return the parameters as they stand, in their units."""
