@@ -94,7 +94,7 @@ class Frame:
         )
 
     def view(self, images: Any) -> Any:
-        """Return of images of the full frame what this frame shows of them.
+        """Cut images of the full frame to what this frame shows, and add up its blocks of pixels.
 
         Args:
             images: an array or tensor, ``(..., *full)``.

@@ -48,7 +48,7 @@ class Sampling(NamedTuple):
         noise: covariance of the slope from the noise of the data and the width of the prior, ``(p, p)``.
         granularity: its covariance from where the particles of one bunch happen to be, ``(p, p)``.
         slope: its mean over bunches other than the model's own, ``(p,)``.
-        chi_square: what the noise of data and particles makes of the sum of the squared deviations, ``()``.
+        chi_square: the sum of the squared deviations that noise of data and particles alone would make, ``()``.
     """
 
     precision: Tensor

@@ -36,6 +36,11 @@ class CalibrationResult:
     """The estimates of a fit with their standard errors, and everything to judge them by; see ``Calibration.run``.
 
     Attributes:
+        parameters: what was unknown, in the order of all arrays here.
+        u: the estimates in coordinates in which every prior is a standard normal distribution, ``(p,)``.
+        laplace: the normal distribution around them, in these coordinates.
+        cost: minus the log posterior, but for a constant, at the best point that the optimiser has found.
+        optima: where each start ended, and what it costs there.
         converged: whether the optimiser found that nothing more is to be gained.
         message: why it stopped.
         method: which optimiser.
@@ -43,6 +48,7 @@ class CalibrationResult:
         runs: simulator runs that the fit took.
         evaluations: how often model and data were compared; those from a checkpoint not counted.
         seconds: that the fit took.
+        seed: of random starts.
     """
 
     def __init__(
@@ -175,8 +181,13 @@ class CalibrationResult:
 
         Args:
             model: the model to calibrate; that of the fit if None.
+
+        Raises:
+            UnknownVariableError, ReadOnlyError, UnitError, ValidationError: for a model without these inputs.
         """
         chosen = self.calibration.model if model is None else model
+        for parameter in self.parameters:
+            parameter.check(chosen)
         return CalibratedModel(chosen, self.parameters, self._values, self._pixel_sizes)
 
     @property

@@ -29,7 +29,7 @@ class Aim(NamedTuple):
         return self._replace(variance=self.variance + self.error * float(torch.randn((), generator=random)))
 
     def width(self) -> float:
-        """Return the standard deviation [m], a tenth of its error at least."""
+        """Return the standard deviation [m], at least a tenth of the root of the variance's error."""
         return math.sqrt(max(self.variance, 0.01 * self.error))
 
     def misfit(self, width: Tensor) -> Tensor:
@@ -52,8 +52,8 @@ def width_coordinate(prior: Prior, width: float) -> float:
 def point_spread(images: Callable[[Tensor], Tensor], scale: Tensor, pixel_size: tuple[float, float]) -> float:
     """Return the variance of the image of a point in each plane, pixels and all [m^2].
 
-    Thin bunches start at different places: what their images are wide, and what their centroids jump by because of
-    the pixels, add up.
+    Thin bunches start at different places. The variance of their images, and that of the jumps of their centroids
+    from pixel to pixel, add up.
 
     Args:
         images: ``(settings, ny, nx)`` of a thin bunch that starts at ``(4,)`` [m], [rad].

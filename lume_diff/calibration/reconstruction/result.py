@@ -293,7 +293,7 @@ class Reconstruction:
 
     @property
     def conditional_on(self) -> list[str]:
-        """What emittances and Twiss parameters are true under the condition of, since the scan cannot tell it."""
+        """On what emittances and Twiss parameters depend that the scan itself cannot tell, in words."""
         if self.ambiguity is None:
             return ["the strength of the settings and the camera's orientation as given (not checked)"]
         names = ", ".join(self.task.scanned)

@@ -236,6 +236,8 @@ def test_starts_are_reproducible_and_counted(model: ld.StagedModel, data: Screen
 
 def test_applied_result_predicts_the_machine(model: ld.StagedModel, data: ScreenDataset) -> None:
     result = Calibration(model, data, parameters()).run(progress=False)
+    with pytest.raises(UnknownVariableError, match=r"'Q1\.k1'"):
+        result.apply(ld.TorchModel(Root(), [ld.TorchScalarVariable(name="a")], [ld.TorchScalarVariable(name="y")]))
     twin = result.apply()
     assert twin.input_names == model.input_names
     assert float(twin.get("norm_emit_x")) == result.values["beam/norm_emit_x"]

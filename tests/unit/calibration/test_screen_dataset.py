@@ -316,6 +316,11 @@ def test_noise_of_images_of_which_strips_are_left() -> None:
     assert ScreenDataset(K1, images, "S", PIXEL, mask=mask).noise.sigma == pytest.approx(2.0, rel=0.2)
 
 
+def test_gain_by_many_shots_is_that_of_the_camera(make_scan: Make) -> None:
+    data = make_scan(n=6, shots=20, noise=3.0, gain=0.5)
+    assert data.with_noise("shots").noise.gain == pytest.approx(0.5, rel=0.05)
+
+
 def test_jitter_shows_between_shots_only() -> None:
     generator = np.random.default_rng(3)
     light = np.stack([[gaussian_image(peak=p) for p in 800.0 * (1.0 + 0.1 * generator.normal(size=20))]])
