@@ -36,8 +36,9 @@ class Blur(Parameter):
     def on_image(self, image: Tensor, value: Tensor, pixel_size: tuple[float, float]) -> Tensor:
         """Return the smoothed image; what is smoothed over the edge is lost."""
         ny, nx = image.shape[-2:]
-        across = _smoothing(nx, value / pixel_size[0]).to(image.dtype)
-        along = _smoothing(ny, value / pixel_size[1]).to(image.dtype)
+        width = value.double()  # of a number in single precision torch's forward mode makes tangents in double
+        across = _smoothing(nx, width / pixel_size[0]).to(image.dtype)
+        along = _smoothing(ny, width / pixel_size[1]).to(image.dtype)
         return along @ image @ across.mT
 
 
