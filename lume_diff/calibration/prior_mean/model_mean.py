@@ -282,15 +282,16 @@ def _limits(model: LUMEModel, names: Sequence[str]) -> dict[str, tuple[float, fl
 
 def _check_inside(point: Tensor, columns: Sequence[str], limits: Mapping[str, tuple[float, float]]) -> None:
     """Raise for points ``(*batch, n, d)`` outside the model's limits by more than rounding."""
-    if all(limits[name] == _UNLIMITED for name in columns):
+    if not point.numel() or all(limits[name] == _UNLIMITED for name in columns):
         return
     outside = []
     for i, name in enumerate(columns):
         low, high = limits[name]
         if (low, high) == _UNLIMITED:
             continue
-        slack = 1e-6 * max(abs(edge) for edge in (low, high) if math.isfinite(edge))
         value = point[..., i]
+        scale = max(abs(edge) for edge in (low, high) if math.isfinite(edge))
+        slack = 1e-6 * (scale or float(value.detach().abs().max()))
         beyond = (value < low - slack) | (value > high + slack)
         if bool(beyond.any()):
             outside.append(f"{name!r} is {float(value[beyond][0]):g}; its limits are {low:g} and {high:g}")

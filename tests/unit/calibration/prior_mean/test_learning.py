@@ -85,6 +85,14 @@ def test_a_mean_without_noise_in_the_data_predicts_what_it_has_not_seen(
         torch.testing.assert_close(gp.posterior(x).mean[:, 0], expected, rtol=0.0, atol=0.05)
 
 
+def test_parameters_follow_the_precision_that_they_are_brought_to() -> None:
+    parameters = MeanParameters([Scale("a", Normal(1.0, 0.2))]).requires_grad_(False)
+    parameters.coordinates.fill_(0.1)
+    for dtype in (torch.float32, D):
+        ((_, value),) = parameters.to(dtype).pairs(parameters.coordinates)
+        assert value.dtype is dtype
+
+
 def test_a_copy_of_a_mean_answers_with_parameters_of_its_own() -> None:
     first = MeanParameters([Scale("a", Normal(1.0, 0.2))]).requires_grad_(False)
     first.coordinates.fill_(1.0)
