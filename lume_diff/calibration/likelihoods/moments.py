@@ -79,7 +79,9 @@ class Moments(Likelihood):
             variance = torch.maximum(variance, torch.maximum(scatter, pooled) / number)
         chosen = [NAMES.index(name) for name in self.of]
         counted = shots.present.any(1)
-        return MeasuredMoments(shots.output, shots.pixel_size, region, share, values, variance.sqrt(), counted, chosen)
+        # In an image that is one pixel wide a centroid cannot deviate, and has no error to divide by.
+        errors = torch.where(variance > 0.0, variance.sqrt(), 1.0)
+        return MeasuredMoments(shots.output, shots.pixel_size, region, share, values, errors, counted, chosen)
 
     def deviations(self, predicted: Mapping[str, Tensor], target: MeasuredMoments) -> Tensor:
         """Return the deviation of every moment that counts, ``(n,)``."""

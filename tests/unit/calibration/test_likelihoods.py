@@ -181,6 +181,13 @@ def test_scatter_between_shots_counts_for_moments() -> None:
     assert float(target.errors[0, 0]) == pytest.approx(2e-4 / math.sqrt(12), rel=0.5)
 
 
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
+def test_images_one_pixel_wide_are_compared(likelihood: Likelihood) -> None:
+    line = data_of(noisy(spot(), 2, 2.0, 0), 2.0).crop((32, 33, 0, 48))
+    found = likelihood.residuals({"SCR1.image": spot()[None, :, 32:33]}, likelihood.target(line))
+    assert bool(torch.isfinite(found).all())
+
+
 def test_settings_without_a_beam_do_not_count() -> None:
     images = np.stack([noisy(spot(), 1, 1.0, 0)[0], np.random.default_rng(1).normal(0.0, 1.0, (1, *SHAPE))])
     data = data_of(images, 1.0)
