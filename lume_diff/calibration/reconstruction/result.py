@@ -241,7 +241,7 @@ class Reconstruction:
             UnknownVariableError: for another screen.
         """
         screen, checked = self._screen(data.screen), data.check_against(self.task.model)
-        if checked.frame != screen.data.frame:
+        if not checked.frame.agrees(screen.data.frame):
             raise ShapeError(
                 f"{data.screen}: the frame is {checked.frame}; expected that of the fit, {screen.data.frame}"
             )

@@ -102,6 +102,8 @@ def test_hidden_bunch_is_found(found: Reconstruction, scan: ScreenDataset) -> No
         value, error = found.statistic(name)
         assert value == pytest.approx(float(truth[name]), rel=0.15), name
         assert error > 0.0
+    written = ScreenDataset(scan.settings, scan.images, scan.screen, "200.00000001 um")
+    assert found.evaluate(written, 2000).size_error > 0.0
     left_out = found.evaluate(scan.split(every=3, offset=1)[1], 50_000)
     assert float(left_out.image.mean()) < 0.12
     assert left_out.size_error < 0.03

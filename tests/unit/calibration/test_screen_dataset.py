@@ -234,6 +234,11 @@ def test_join_is_the_opposite_of_split(make_scan: Make) -> None:
     joined = ScreenDataset.join([data[:2], data[2:]])
     np.testing.assert_array_equal(joined.images, data.images)
     assert joined.digest == data.digest
+    metres, microns, computed = (ScreenDataset(K1, IMAGES, "S", size) for size in (3e-5, "30 um", 3e-5 * (1.0 + 1e-9)))
+    assert metres.digest == microns.digest
+    assert len(ScreenDataset.join([metres, microns, computed])) == 9
+    with pytest.raises(ShapeError, match="number 2 has Frame"):
+        ScreenDataset.join([metres, ScreenDataset(K1, IMAGES, "S", 3.01e-5)])
     cleaned = ScreenDataset.join([data[:2], data[2:].subtract_background()])
     assert "number 2 was made by: select" in cleaned.history[-1].note
     assert "subtract_background" in cleaned.history[-1].note
