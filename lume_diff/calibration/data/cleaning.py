@@ -260,8 +260,8 @@ def mean_shots(data: ScreenDataset) -> ScreenDataset:
     """Return the weighted mean over the shots of each setting, of those with beam where there are any.
 
     Returns:
-        New data with one shot; its weights are the sums, its noise that of a mean of the usual number of shots.
-
+        New data with one shot; its noise is that of a mean of the usual number of shots, and its weights are the sums
+        over that number: 1, and less for settings with fewer shots.
     """
     weights = data.weights * np.where(data.has_beam.any(1, keepdims=True), data.has_beam, 1.0)
     shares = np.where(data.mask, weights[..., None, None], 0.0)
@@ -273,7 +273,7 @@ def mean_shots(data: ScreenDataset) -> ScreenDataset:
         Step("mean_shots", {"shots": data.shape[1]}, "", {"weights": frozen(weights)}),
         _images=frozen(images.astype(data.images.dtype)),
         _valid=frozen(np.asarray(total > 0.0)),
-        _weights=frozen(weights.sum(1, keepdims=True)),
+        _weights=frozen(weights.sum(1, keepdims=True) / usual),
         _beam=frozen(np.asarray(data.has_beam.any(1, keepdims=True))),
         _noise=data.noise.averaged(usual),
     )

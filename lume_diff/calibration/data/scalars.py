@@ -198,7 +198,12 @@ class Dataset(Scan):
         )
 
     def mean_shots(self) -> Dataset:
-        """Return the weighted mean over the shots of each setting, with its standard error."""
+        """Return the weighted mean over the shots of each setting, with its standard error.
+
+        Returns:
+            New data with one shot, whose weights are the means of those before, each weighted by itself: the error
+            says already how many shots there were.
+        """
         fields: dict[str, dict[str, np.ndarray]] = {"_outputs": {}, "_sigma": {}, "_valid": {}}
         for name, array in self._outputs.items():
             weights = self._weights * self._valid[name]
@@ -208,7 +213,8 @@ class Dataset(Scan):
             fields["_outputs"][name] = frozen((weights * array).sum(1, keepdims=True) / safe)
             fields["_sigma"][name] = frozen(np.where(total > 0.0, error, 1.0))
             fields["_valid"][name] = frozen(total > 0.0)
-        weights = frozen(self._weights.sum(1, keepdims=True))
+        total = self._weights.sum(1, keepdims=True)
+        weights = frozen((self._weights**2).sum(1, keepdims=True) / np.where(total > 0.0, total, 1.0))
         return self._with(Step("mean_shots", {"shots": self.shape[1]}), _weights=weights, **fields)
 
     plot = plots.plot_scalars

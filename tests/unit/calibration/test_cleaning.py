@@ -304,7 +304,7 @@ def test_mean_over_shots_leaves_out_what_does_not_count(make_scan: Make) -> None
     assert mean.shape[1] == 1
     np.testing.assert_allclose(mean.images[0, 0], data.images[0].mean(0))
     np.testing.assert_allclose(mean.images[1, 0], data.images[1, :2].mean(0))
-    assert mean.weights[:, 0].tolist() == [4.0, 2.0, 4.0]
+    assert mean.weights[:, 0].tolist() == [1.0, 0.5, 1.0]
     assert mean.noise.sigma == pytest.approx(data.noise.sigma / 2.0)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from lume_diff.calibration import Dataset, ScreenDataset
+from lume_diff.calibration import Dataset, ScreenDataset, Values
 from lume_diff.errors import (
     CalibrationError,
     LumeDiffError,
@@ -79,6 +80,22 @@ def test_nan_can_be_left_out() -> None:
     mean = data.mean_shots()
     assert mean.outputs[SIZE][:, 0] == pytest.approx([1.1, 2.4, 3.1])
     assert mean.sigma[SIZE][:, 0] == pytest.approx([0.1 / np.sqrt(2), 0.1, 0.1 / np.sqrt(2)])
+
+
+@pytest.mark.parametrize("weights", [1.0, 0.5, [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]], ids=["one", "half", "some"])
+def test_mean_over_shots_tells_a_fit_as_much_as_the_shots(weights: object) -> None:
+    data = readings(sigma={SIZE: 0.1}, weights=weights)
+    shots, mean = (Values().target(part) for part in (data, data.mean_shots()))
+    torch.testing.assert_close(mean.mean[SIZE], shots.mean[SIZE])
+    torch.testing.assert_close(mean.error[SIZE], shots.error[SIZE])
+    assert torch.equal(mean.counted[SIZE], shots.counted[SIZE])
+
+
+def test_sizes_of_mean_images_tell_a_fit_as_much_as_those_of_shots(make_scan: Callable[..., ScreenDataset]) -> None:
+    screens = make_scan(n=3, shots=4, weights=[[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1]]).subtract_background()
+    name = {"mean_x": "SCR1.mean_x"}
+    shots, mean = (Values().target(part.to_dataset(name)) for part in (screens, screens.mean_shots()))
+    torch.testing.assert_close(mean.error["SCR1.mean_x"], shots.error["SCR1.mean_x"], rtol=0.1, atol=0.0)
 
 
 def test_parts() -> None:
