@@ -40,9 +40,9 @@ class ModelMean(Mean):
     """Expect of the objective what a model says.
 
     The columns of what it is called with are the inputs in the order given, in the model's units. Xopt has an order of
-    its own; a mean inside Xopt learns it by name when a GP is built, and refuses where it cannot. Values that the
-    machine may set are the model's business only within the model's limits: beyond them, where a learned scale may
-    lead, the model is asked at its limit.
+    its own; a mean inside Xopt learns it by name when a GP is built, and refuses where it cannot. A point beyond the
+    model's limits is refused; where a learned scale leads from a point inside them beyond, the model is asked at its
+    limit.
 
     The model stays outside the GP: it is neither copied nor trained nor cast with it. What may be learned are
     ``trainable`` parameters, and only while the mean is listed in ``trainable_mean_keys``.

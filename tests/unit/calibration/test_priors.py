@@ -59,6 +59,9 @@ def test_truncated_normal_is_that_of_scipy() -> None:
     [
         (lambda: Normal(0.0, 0.0), "std of Normal"),
         (lambda: Normal(math.nan, 1.0), "mean of Normal"),
+        (lambda: Normal("1.0", 1.0), "mean of Normal is '1.0'; expected a finite number"),  # type: ignore[arg-type]
+        (lambda: Normal(1.0, None), "std of Normal is None; expected a positive number"),  # type: ignore[arg-type]
+        (lambda: Bounded(math.inf, 1.0), "mean of Bounded is inf"),
         (lambda: LogNormal(-1.0, 2.0), "median of LogNormal"),
         (lambda: LogNormal(1.0, 1.0), "more than 1"),
         (lambda: Uniform(1.0, 1.0), "the lower first"),
