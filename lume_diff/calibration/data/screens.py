@@ -39,7 +39,8 @@ class ScreenDataset(Scan):
         units: of the settings; those left out are in the unit of the model's variable.
         mask: True for pixels to be used, of the images' shape or of one image's.
         noise: of the pixels: a `NoiseModel`, a standard deviation [intensity], or None to estimate it from the images.
-        weights: how much each image counts, ``(settings, shots)`` or a number for each setting; 0 for no image.
+        weights: how much each image counts, ``(settings, shots)`` or a number for each setting: in a calibration one of
+            weight 1/4 as one of twice the noise, in a reconstruction among the shots of its setting; 0 for no image.
         has_beam: whether the beam is on the screen, ``(settings, shots)``; None to look for it.
         metadata: anything by name: numbers, strings, lists; ``(63.0, "MeV")`` with a unit.
         orientation: ``"lower"`` where row 0 is at the lowest y, ``"upper"`` for pictures that begin at the top.
