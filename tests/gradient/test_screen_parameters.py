@@ -27,6 +27,25 @@ def test_derivatives_of_what_the_camera_sees(name: str) -> None:
     assert torch.autograd.gradcheck(lambda i, v: parameter.on_image(i, v, PIXEL), given, check_forward_ad=True)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_forward_mode_of_a_model_in_single_precision(name: str) -> None:
+    parameter, start = CASES[name]
+    image = torch.rand(2, 6, 5, dtype=torch.float64)
+    at, direction = torch.tensor(start, dtype=torch.float64), torch.ones((), dtype=torch.float64)
+
+    def seen(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return parameter.on_image(image.to(dtype), value.to(dtype), PIXEL)
+
+    def pushed(dtype: torch.dtype) -> torch.Tensor:
+        found: torch.Tensor = torch.func.jvp(lambda value: seen(value, dtype), (at,), (direction,))[1]
+        return found
+
+    assert seen(at, torch.float32).dtype is torch.float32
+    expected = pushed(torch.float64)
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(pushed(torch.float32).double(), expected, rtol=1e-4, atol=1e-5 * scale)
+
+
 @pytest.mark.parametrize(("parameter", "value"), [CASES["larger"], CASES["rotation"]], ids=["larger", "rotation"])
 def test_camera_interpolates_between_pixels(parameter: Parameter, value: float) -> None:
     image = torch.rand(2, 6, 5, dtype=torch.float64)

@@ -138,6 +138,8 @@ def test_example_is_a_configuration(tmp_path: Path) -> None:
         ),
         ("noise: 2.0", "sigma: {SCR1.image: 2.0}", r"line 5: data\[0\]: 'sigma' is for numbers.*give 'noise'"),
         ("scan.npz", "scan.csv", r"line 5: data\[0\]: a CSV file holds numbers: give 'outputs'"),
+        ("scan.npz, screen: SCR1.image, settings: {k1: Q1.k1}", "scan.csv", r"data\[0\]: a CSV file needs 'settings'"),
+        ("scan.npz, screen: SCR1.image", "scan.csv", r"data\[0\]: 'pixel_size' is for images, but a CSV file holds"),
         ("inputs: Q1.k1", "inputs: Q9.k1", r"'Q9\.k1'.*nearest: 'Q1\.k1'"),
         ("unit: m", "unit: mm", r"'SCR1\.misalignment_x' is in 'm'"),
         ("likelihood: moments", "likelihood: moment", r"'moment' is none of the likelihoods.*'moments'"),

@@ -110,7 +110,7 @@ def _checked_settings(settings: Settings, model: LUMEModel) -> tuple[Settings, l
             variable.validate_value(np.array(values[name]), config="error")
         except LumeDiffError as problem:
             problems.append(problem)
-    is_same = all(np.array_equal(values[name], array) for name, array in settings.values.items())
+    is_same = units == dict(settings.units)
     return settings if is_same else Settings(values, units, settings.count), problems
 
 

@@ -93,7 +93,7 @@ def refuse_joining(parts: Sequence[ScreenDataset]) -> None:
     for i, other in enumerate(parts[1:], 2):
         if other.screen != first.screen:
             problems.append(ValidationError(f"number {i} is of {other.screen!r}, the first of {first.screen!r}"))
-        if other.frame != first.frame:
+        if not other.frame.agrees(first.frame):
             problems.append(ShapeError(f"number {i} has {other.frame}, the first {first.frame}; crop and bin alike"))
         if other.shape[1:] != first.shape[1:]:
             problems.append(

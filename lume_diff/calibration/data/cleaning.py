@@ -110,12 +110,13 @@ def threshold(
     if len(chosen) != 1:
         raise ValidationError(f"threshold: received {chosen or 'nothing'}; give one of level, n_sigma, fraction")
     ((name, value),) = chosen.items()
-    if value != "otsu" and (isinstance(value, str) or not np.isfinite(value)):
+    is_otsu = name == "level" and value == "otsu"
+    if not is_otsu and (isinstance(value, str) or not np.isfinite(value)):
         raise ValidationError(f"threshold: {name} is {value!r}; expected a number" + " or 'otsu'" * (name == "level"))
     if name == "fraction" and not 0.0 < float(value) < 1.0:
         raise ValidationError(f"threshold: fraction is {value!r}; expected between 0 and 1")
     valid, images = data.mask, data.images
-    if value == "otsu":
+    if is_otsu:
         levels = np.array(
             [[_otsu(image[ok]) for image, ok in zip(*shots, strict=True)] for shots in zip(images, valid, strict=True)]
         )
@@ -212,7 +213,10 @@ def mask_dead(data: ScreenDataset, mask: Any = None) -> ScreenDataset:
 def _found_dead(data: ScreenDataset) -> np.ndarray:
     from scipy import ndimage
 
-    images = np.where(data.mask, data.images, data.noise.level).reshape(-1, *data.shape[2:]).astype(np.float64)
+    counted = (data.weights > 0.0) & data.mask.any((-2, -1))
+    if not counted.any():
+        return np.zeros(data.shape[2:], dtype=bool)
+    images = np.where(data.mask[counted], data.images[counted], data.noise.level).astype(np.float64)
     around = ndimage.median_filter(images, (1, 3, 3))
     # What a steep flank of the beam does to a pixel is allowed for by the spread of its neighbours.
     steep = ndimage.maximum_filter(around, (1, 3, 3)) - ndimage.minimum_filter(around, (1, 3, 3))
@@ -256,8 +260,8 @@ def mean_shots(data: ScreenDataset) -> ScreenDataset:
     """Return the weighted mean over the shots of each setting, of those with beam where there are any.
 
     Returns:
-        New data with one shot; its weights are the sums, its noise that of a mean of the usual number of shots.
-
+        New data with one shot; its noise is that of a mean of the usual number of shots, and its weights are the sums
+        over that number: 1, and less for settings with fewer shots.
     """
     weights = data.weights * np.where(data.has_beam.any(1, keepdims=True), data.has_beam, 1.0)
     shares = np.where(data.mask, weights[..., None, None], 0.0)
@@ -269,7 +273,7 @@ def mean_shots(data: ScreenDataset) -> ScreenDataset:
         Step("mean_shots", {"shots": data.shape[1]}, "", {"weights": frozen(weights)}),
         _images=frozen(images.astype(data.images.dtype)),
         _valid=frozen(np.asarray(total > 0.0)),
-        _weights=frozen(weights.sum(1, keepdims=True)),
+        _weights=frozen(weights.sum(1, keepdims=True) / usual),
         _beam=frozen(np.asarray(data.has_beam.any(1, keepdims=True))),
         _noise=data.noise.averaged(usual),
     )

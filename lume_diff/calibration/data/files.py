@@ -21,6 +21,8 @@ A slash in a variable's name is written as ``%2F``.
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 HEADER = "header"
+
+#: What reading a damaged NPZ or NPY file raises.
+UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def pack(data: ScreenDataset | Dataset) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -176,14 +181,14 @@ def open_npz(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValidationError(f"{str(path)!r} is no file; give the path of an NPZ file")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise ValidationError(f"{str(path)!r} holds one array, expected an NPZ file with several")
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError) as problem:
-        if isinstance(problem, ValidationError):
-            raise
+        with path.open("rb") as stream:  # which numpy itself leaves open where it finds no archive
+            file = np.load(stream, allow_pickle=False)
+            arrays = {name: file[name] for name in file.files} if hasattr(file, "files") else None
+    except UNREADABLE as problem:
         raise ValidationError(f"{str(path)!r} cannot be read as an NPZ file without pickle: {problem}") from None
+    if arrays is None:
+        raise ValidationError(f"{str(path)!r} holds one array, expected an NPZ file with several")
+    return arrays
 
 
 def is_own(arrays: Mapping[str, np.ndarray]) -> bool:

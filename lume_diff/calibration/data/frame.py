@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lume_diff.errors import ShapeError, ValidationError
+
+_ROUNDING = 1e-6  # relative
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class Frame:
         (dx, dy), x, y = self.pixel_size, self.x, self.y
         return x[0] - 0.5 * dx, x[-1] + 0.5 * dx, y[0] - 0.5 * dy, y[-1] + 0.5 * dy
 
+    def agrees(self, other: Frame) -> bool:
+        """Tell whether another frame shows the same pixels, whose size is the same but for rounding."""
+        alike = all(math.isclose(a, b, rel_tol=_ROUNDING) for a, b in zip(self.pixel, other.pixel, strict=True))
+        return alike and replace(other, pixel=self.pixel) == self
+
     def crop(self, rows: tuple[int, int], columns: tuple[int, int]) -> Frame:
         """Return the frame of some ``rows`` and ``columns``, ``(first, end)`` in pixels of the image, ends excluded."""
         top, _, left, _ = self.window
@@ -94,7 +102,7 @@ class Frame:
         )
 
     def view(self, images: Any) -> Any:
-        """Return of images of the full frame what this frame shows of them.
+        """Cut images of the full frame to what this frame shows, and add up its blocks of pixels.
 
         Args:
             images: an array or tensor, ``(..., *full)``.

@@ -47,8 +47,8 @@ def crop(
         lengths: Sequence[float] | None
         lengths, parameters = _around_beams(data, n_sigma), {"roi": "auto", "n_sigma": float(n_sigma)}
     else:
-        if len(roi) != 4:
-            raise ValidationError(f"crop: roi has {len(roi)} numbers; expected (x_low, x_high, y_low, y_high)")
+        if len(roi) != 4 or not np.isfinite(roi).all():
+            raise ValidationError(f"crop: roi is {roi!r}; expected four finite numbers (x_low, x_high, y_low, y_high)")
         parameters = {"roi": [float(end) for end in roi], "unit": unit}
         lengths = None if unit == "px" else tuple(float(end) * conversion_factor(unit, "m") for end in roi)
     if lengths is None:
@@ -60,7 +60,7 @@ def crop(
         (x0, _, y0, _) = data.frame.extent
         left, right = math.floor((lengths[0] - x0) / dx + 1e-6), math.ceil((lengths[1] - x0) / dx - 1e-6)
         low, high = math.floor((lengths[2] - y0) / dy + 1e-6), math.ceil((lengths[3] - y0) / dy - 1e-6)
-    if roi == "auto":
+    if isinstance(roi, str):
         left, right, low, high = max(left, 0), min(right, nx), max(low, 0), min(high, ny)
     if not (0 <= left < right <= nx and 0 <= low < high <= ny):
         x_low, x_high, y_low, y_high = (f"{1e3 * end:.4g}" for end in data.frame.extent)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from lume_diff.calibration.data.metadata import plain_value
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,20 @@ def _short(value: Any) -> str:
 def plain_history(history: Iterable[Step]) -> list[dict[str, Any]]:
     """Return steps as JSON has them, without their arrays."""
     return [
-        {"name": s.name, "parameters": dict(s.parameters), "note": s.note, "arrays": list(s.arrays)} for s in history
+        {
+            "name": step.name,
+            "parameters": plain_value(f"parameters of {step.name}", step.parameters),
+            "note": step.note,
+            "arrays": list(step.arrays),
+        }
+        for step in history
     ]
+
+
+def other_histories(histories: Sequence[tuple[Step, ...]]) -> str:
+    """Return in words which steps led to each of several datasets where they differ from those of the first."""
+    shown = ["; ".join(map(str, history)) or "no steps" for history in histories]
+    return "\n".join(f"number {i} was made by: {steps}" for i, steps in enumerate(shown[1:], 2) if steps != shown[0])
 
 
 def share(part: float) -> str:

@@ -27,11 +27,20 @@ def _entry(key: str, value: Any) -> Any:
             parse_unit(value[1])
         except UnitError as problem:
             raise UnitError(f"metadata {key!r}: {problem}") from None
-        return _plain(key, value[0]), value[1]
-    return _plain(key, value)
+        return plain_value(f"metadata {key!r}", value[0]), value[1]
+    return plain_value(f"metadata {key!r}", value)
 
 
-def _plain(key: str, value: Any) -> Any:
+def plain_value(what: str, value: Any) -> Any:
+    """Return a value as JSON has it; numbers and arrays of numpy and torch become Python's.
+
+    Args:
+        what: it is, for messages.
+        value: numbers, strings, lists or mappings of them.
+
+    Raises:
+        ValidationError: something that cannot be written to a file.
+    """
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray | np.generic):
@@ -39,12 +48,11 @@ def _plain(key: str, value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, list | tuple):
-        return [_plain(key, item) for item in value]
+        return [plain_value(what, item) for item in value]
     if isinstance(value, Mapping):
-        return {str(name): _plain(f"{key}.{name}", item) for name, item in value.items()}
+        return {str(name): plain_value(f"{what}, {name!r}", item) for name, item in value.items()}
     raise ValidationError(
-        f"metadata {key!r} is a {type(value).__name__}; expected numbers, strings, lists or mappings of them, or "
-        "(value, unit)"
+        f"{what} is a {type(value).__name__}; expected numbers, strings, lists or mappings of them, or (value, unit)"
     )
 
 

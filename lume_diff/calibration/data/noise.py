@@ -13,12 +13,12 @@ from lume_diff.errors import CalibrationError, ValidationError
 
 _FLOOR = 1e-4  # of the brightest pixel: what an image without any noise is taken to have
 _BINS = 12
-_TRIM, _TRIMMED = 0.99, 0.925  # share of squared residuals kept, and what that leaves of a normal one's variance
+_TRIM = 0.99  # share of the variances that is kept: of the largest ones, something else made most
 
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """Give every pixel a standard deviation: ``sigma² + gain (signal - level) + relative² (signal - level)²``.
+    """Give every pixel a variance: ``sigma² + gain (signal - level) + relative² (signal - level)²``.
 
     Args:
         sigma: standard deviation of a pixel without light [intensity].
@@ -131,7 +131,7 @@ def estimate_noise(images: np.ndarray, valid: np.ndarray, method: str = "local")
         The model; at least 1e-4 of the brightest pixel is taken for noise, and the source says so.
 
     Raises:
-        CalibrationError: ``"shots"`` with a single shot.
+        CalibrationError: ``"shots"`` with a single shot, or no valid pixel.
         ValidationError: another method.
 
     Source:
@@ -142,6 +142,8 @@ def estimate_noise(images: np.ndarray, valid: np.ndarray, method: str = "local")
         raise ValidationError(f"noise: method is {method!r}; expected 'local' or 'shots'")
     levels, scatters, _ = background_levels(images, valid)
     known = valid.any((-2, -1))
+    if not known.any():
+        raise CalibrationError("noise: no image that counts has a valid pixel; give noise=, a standard deviation")
     sigma, level = float(np.sqrt(np.mean(scatters[known] ** 2))), float(levels[known].mean())
     source = f"estimated: background of dark corners, light by {method!r}"
     rounding = _quantum(images, valid) / np.sqrt(12.0)
@@ -178,8 +180,8 @@ def _quantum(images: np.ndarray, valid: np.ndarray) -> float:
     return float(np.median(steps)) if steps else 0.0
 
 
-def _local_pairs(images: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the brightness around inner pixels, and the square of what is finest in it, as a variance."""
+def _local_pairs(images: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the brightness around inner pixels, the square of what is finest in it, and its degrees of freedom, 1."""
     from scipy import ndimage
 
     edge = np.array([1.0, -2.0, 1.0])
@@ -190,11 +192,11 @@ def _local_pairs(images: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.
         inner = ndimage.binary_erosion(ok, np.ones((3, 3)))
         means.append(ndimage.uniform_filter(numbers, 3)[inner])
         squares.append(detail[inner] ** 2)
-    return np.concatenate(means), np.concatenate(squares)
+    return np.concatenate(means), np.concatenate(squares), 1
 
 
-def _shot_pairs(images: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and variance of pixels over shots."""
+def _shot_pairs(images: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return mean and variance of pixels over shots, and the degrees of freedom of most variances."""
     counts = valid.sum(1)
     enough = counts >= 2
     if not enough.any():
@@ -202,19 +204,25 @@ def _shot_pairs(images: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.n
     numbers = np.where(valid, images, 0.0).astype(np.float64)
     mean = numbers.sum(1) / np.maximum(counts, 1)
     squares = np.where(valid, (numbers - mean[:, None]) ** 2, 0.0).sum(1) / np.maximum(counts - 1, 1)
-    return mean[enough], squares[enough]
+    return mean[enough], squares[enough], int(np.median(counts[enough])) - 1
 
 
-def _binned(means: np.ndarray, squares: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+def _binned(means: np.ndarray, squares: np.ndarray, freedom: int, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Return light and trimmed variance in bins that are even in the root of the light, from dark to bright."""
+    from scipy.special import gammainc, gammaincinv
+
     light = np.maximum(means - level, 0.0)
+    if not light.size:
+        return light, light
     root = np.sqrt(light)
     place = np.minimum((root / (root.max() or 1.0) * _BINS).astype(int), _BINS - 1)
+    # What trimming leaves of the mean of variances that follow a chi-square distribution.
+    left = gammainc(0.5 * freedom + 1.0, gammaincinv(0.5 * freedom, _TRIM)) / _TRIM
     found = []
     for i in range(_BINS):
         here = place == i
         if here.sum() >= 20:
             kept = np.sort(squares[here])[: max(int(_TRIM * here.sum()), 1)]
-            found.append((light[here].mean(), kept.mean() / _TRIMMED))
+            found.append((light[here].mean(), kept.mean() / left))
     bins = np.array(found).reshape(-1, 2)
     return bins[:, 0], bins[:, 1]

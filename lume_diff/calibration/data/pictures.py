@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lume_diff.calibration.data.files import UNREADABLE
 from lume_diff.errors import ShapeError, ValidationError
 
 _KEPT = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
@@ -31,7 +32,7 @@ def read_picture(path: str | Path) -> np.ndarray:
     if path.suffix.lower() == ".npy":
         try:
             array = np.load(path, allow_pickle=False)
-        except (ValueError, OSError) as problem:
+        except UNREADABLE as problem:
             raise ValidationError(f"{str(path)!r} cannot be read without pickle: {problem}") from None
     else:
         array = _read_with_pillow(path)

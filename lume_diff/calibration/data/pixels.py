@@ -66,7 +66,8 @@ def _size(part: Any, given: Any) -> tuple[float, bool]:
     if unit is None:
         return size, False
     try:
-        return size * conversion_factor(unit, "m"), True
+        # "200 um" is 2e-4 to the last digit, whose hash is that of the number.
+        return float(f"{size * conversion_factor(unit, 'm'):.12g}"), True
     except UnitError as problem:
         raise UnitError(f"pixel_size: {problem}; give a length, such as '125 um'") from None
 

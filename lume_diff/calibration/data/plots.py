@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lume_diff.calibration.data.moments import ScreenStatistics, statistics
+from lume_diff.errors import ValidationError
 from lume_diff.plotting.lattice import BLUE, VERMILION, new_figure
 from lume_diff.plotting.units import prefixed, pretty_unit
 
@@ -44,9 +45,14 @@ def plot_screens(
     Returns:
         A matplotlib figure; ``figure.savefig(path)`` writes it.
 
+    Raises:
+        ValidationError: another choice of ``shots``.
+
     Gradient:
         None: it draws numbers.
     """
+    if shots not in ("mean", "all"):
+        raise ValidationError(f"plot: shots is {shots!r}; expected 'mean' or 'all'")
     found = statistics(data, aperture)
     order = _in_order(data._settings)
     places: list[tuple[int, int | None]] = []

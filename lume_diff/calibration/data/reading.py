@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lume_diff.calibration.data.arrays import checked_weights
+from lume_diff.calibration.data.checks import checked_mask
 from lume_diff.calibration.data.files import is_own, open_npz, own_npz
 from lume_diff.calibration.data.pictures import is_picture, read_picture
 from lume_diff.errors import ShapeError, UnitError, ValidationError, nearest_names
@@ -121,11 +122,15 @@ def screens_from_images(
         files = [given] if isinstance(given, str | Path) else list(given)
         kinds |= {is_picture(path) for path in files}
         shots.append([image for path in files for image in _pages(read_picture(path))])
-    if orientation is None:
-        if len(kinds) > 1:
-            raise ValidationError("from_images: pictures and NPY files together; give orientation='upper' or 'lower'")
-        orientation = "upper" if kinds == {True} else "lower"
+    orientation = _orientation(kinds) if orientation is None else orientation
     return _ragged(cls, settings, shots, screen, pixel_size, orientation=orientation, **options)
+
+
+def _orientation(kinds: set[bool]) -> str:
+    """Return which row comes first in images of which it is known whether they are pictures."""
+    if len(kinds) > 1:
+        raise ValidationError("images: pictures and NPY files together; give orientation='upper' or 'lower'")
+    return "upper" if kinds == {True} else "lower"
 
 
 def _pages(array: np.ndarray) -> list[np.ndarray]:
@@ -154,9 +159,7 @@ def _ragged(
     if all(len(images) == most for images in shots):
         return cls(settings, numbers, screen, pixel_size, **options)
     taken = np.array([[j < len(images) for j in range(most)] for images in shots])
-    mask = np.broadcast_to(taken[..., None, None], numbers.shape)
-    if options.get("mask") is not None:
-        mask = mask & np.asarray(options["mask"], dtype=bool)
+    mask = checked_mask(screen, options.get("mask"), taken[..., None, None], numbers.shape)
     weights = taken * checked_weights(f"{screen}: weights", options.get("weights"), (len(shots), most))
     return cls(settings, numbers, screen, pixel_size, **{**options, "mask": mask, "weights": weights})
 
@@ -193,18 +196,32 @@ def screens_from_frame(
         ValidationError: a column that is not there.
         ShapeError: images of different shapes.
     """
-    names = dict(settings) if isinstance(settings, Mapping) else {name: name for name in settings}
+    names = column_names(settings)
     groups = grouped_rows(frame, list(names), [images])
-    first = groups[0][1][0][0]
-    is_path = isinstance(first, str | Path)
     shots: list[list[np.ndarray]] = []
+    kinds = set()
     for _, rows in groups:
-        found = [read_picture(Path(folder) / row[0]) if is_path else np.asarray(row[0]) for row in rows]
+        entries = [row[0] for row in rows]
+        kinds |= {isinstance(entry, str | Path) and is_picture(entry) for entry in entries}
+        found = [
+            read_picture(Path(folder) / entry) if isinstance(entry, str | Path) else np.asarray(entry)
+            for entry in entries
+        ]
         shots.append([image for array in found for image in _pages(array)])
-    if orientation is None:
-        orientation = "upper" if is_path and is_picture(first) else "lower"
+    orientation = _orientation(kinds) if orientation is None else orientation
     values = {variable: [key[i] for key, _ in groups] for i, variable in enumerate(names.values())}
     return _ragged(cls, values, shots, screen, pixel_size, orientation=orientation, **options)
+
+
+def column_names(given: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
+    """Return variable names by column.
+
+    Raises:
+        ValidationError: a single string, which would be taken for its letters.
+    """
+    if isinstance(given, str):
+        raise ValidationError(f"received the string {given!r}, expected a list of columns: write [{given!r}]")
+    return dict(given) if isinstance(given, Mapping) else {name: name for name in given}
 
 
 def grouped_rows(

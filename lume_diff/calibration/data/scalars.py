@@ -11,7 +11,7 @@ import numpy as np
 
 from lume_diff.calibration.data import agreement, files, hdf5, plots, tables
 from lume_diff.calibration.data.arrays import checked_weights, digest, frozen, per_shot, raise_all, real_array
-from lume_diff.calibration.data.history import Step
+from lume_diff.calibration.data.history import Step, other_histories
 from lume_diff.calibration.data.metadata import checked_metadata
 from lume_diff.calibration.data.scan import Scan
 from lume_diff.calibration.data.settings import Settings
@@ -91,7 +91,9 @@ class Dataset(Scan):
         self._valid = {name: _finite(name, array, nan) for name, array in found.items()}
         self._outputs = {n: frozen(np.where(self._valid[n], array, 0.0)) for n, array in found.items()}
         self._sigma = {
-            name: _standard_error(name, (sigma or {}).get(name), array, self._valid[name])
+            name: _given_error(name, sigma[name], self._valid[name])
+            if sigma is not None and sigma.get(name) is not None
+            else _scatter(name, array, self._valid[name] & (self._weights > 0.0))
             for name, array in self._outputs.items()
         }
         self._metadata = checked_metadata(metadata)
@@ -188,7 +190,7 @@ class Dataset(Scan):
             for field in ("_outputs", "_sigma", "_valid")
         }
         return first._with(
-            Step("join", {"settings": [len(part) for part in parts]}),
+            Step("join", {"settings": [len(part) for part in parts]}, other_histories([p.history for p in parts])),
             _settings=Settings.joined([part._settings for part in parts]),
             _weights=frozen(np.concatenate([part._weights for part in parts])),
             _metadata={key: value for part in reversed(parts) for key, value in part._metadata.items()},
@@ -196,7 +198,12 @@ class Dataset(Scan):
         )
 
     def mean_shots(self) -> Dataset:
-        """Return the weighted mean over the shots of each setting, with its standard error."""
+        """Return the weighted mean over the shots of each setting, with its standard error.
+
+        Returns:
+            New data with one shot, whose weights are the means of those before, each weighted by itself: the error
+            says already how many shots there were.
+        """
         fields: dict[str, dict[str, np.ndarray]] = {"_outputs": {}, "_sigma": {}, "_valid": {}}
         for name, array in self._outputs.items():
             weights = self._weights * self._valid[name]
@@ -206,7 +213,8 @@ class Dataset(Scan):
             fields["_outputs"][name] = frozen((weights * array).sum(1, keepdims=True) / safe)
             fields["_sigma"][name] = frozen(np.where(total > 0.0, error, 1.0))
             fields["_valid"][name] = frozen(total > 0.0)
-        weights = frozen(self._weights.sum(1, keepdims=True))
+        total = self._weights.sum(1, keepdims=True)
+        weights = frozen((self._weights**2).sum(1, keepdims=True) / np.where(total > 0.0, total, 1.0))
         return self._with(Step("mean_shots", {"shots": self.shape[1]}), _weights=weights, **fields)
 
     plot = plots.plot_scalars
@@ -280,16 +288,21 @@ def _finite(name: str, array: np.ndarray, nan: str) -> np.ndarray:
     return frozen(finite)
 
 
-def _standard_error(name: str, sigma: Any, array: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    if sigma is not None:
-        given = real_array(f"sigma of {name!r}", sigma).astype(np.float64)
-        found = per_shot(f"sigma of {name!r}", given, (array.shape[0], array.shape[1]))
-        if not (np.isfinite(found[valid]).all() and (found[valid] > 0.0).all()):
-            raise ValidationError(f"sigma of {name!r}: expected positive standard errors")
-        return frozen(np.where(valid, found, 1.0))
-    counts = valid.sum(1)
-    mean = np.where(valid, array, 0.0).sum(1) / np.maximum(counts, 1)
-    squares = np.where(valid, (array - mean[:, None]) ** 2, 0.0).sum()
+def _given_error(name: str, sigma: Any, valid: np.ndarray) -> np.ndarray:
+    """Return standard errors as they were given, ``(settings, shots)``."""
+    given = real_array(f"sigma of {name!r}", sigma).astype(np.float64)
+    found = per_shot(f"sigma of {name!r}", given, (valid.shape[0], valid.shape[1]))
+    wrong = found[valid][~(np.isfinite(found[valid]) & (found[valid] > 0.0))]
+    if wrong.size:
+        raise ValidationError(f"sigma of {name!r} has {wrong[0]:g}; expected positive standard errors")
+    return frozen(np.where(valid, found, 1.0))
+
+
+def _scatter(name: str, array: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Return the standard deviation between shots, pooled over all settings, as errors ``(settings, shots)``."""
+    counts = counted.sum(1)
+    mean = np.where(counted, array, 0.0).sum(1) / np.maximum(counts, 1)
+    squares = np.where(counted, (array - mean[:, None]) ** 2, 0.0).sum()
     freedom = int((counts[counts > 1] - 1).sum())
     if freedom == 0 or squares == 0.0:
         why = "a single shot has no scatter" if freedom == 0 else "all shots are the same"

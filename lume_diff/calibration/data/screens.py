@@ -13,7 +13,7 @@ from lume_diff.calibration.data import agreement, cleaning, files, geometry, hdf
 from lume_diff.calibration.data.arrays import checked_weights, digest, frozen, per_shot
 from lume_diff.calibration.data.checks import checked_images, checked_mask, refuse_black, refuse_joining
 from lume_diff.calibration.data.frame import Frame
-from lume_diff.calibration.data.history import Step
+from lume_diff.calibration.data.history import Step, other_histories
 from lume_diff.calibration.data.metadata import checked_metadata
 from lume_diff.calibration.data.noise import NoiseModel, as_noise, estimate_noise, mean_noise
 from lume_diff.calibration.data.pixels import read_pixel_size
@@ -39,7 +39,8 @@ class ScreenDataset(Scan):
         units: of the settings; those left out are in the unit of the model's variable.
         mask: True for pixels to be used, of the images' shape or of one image's.
         noise: of the pixels: a `NoiseModel`, a standard deviation [intensity], or None to estimate it from the images.
-        weights: how much each image counts, ``(settings, shots)`` or a number for each setting; 0 for no image.
+        weights: how much each image counts, ``(settings, shots)`` or a number for each setting: in a calibration one of
+            weight 1/4 as one of twice the noise, in a reconstruction among the shots of its setting; 0 for no image.
         has_beam: whether the beam is on the screen, ``(settings, shots)``; None to look for it.
         metadata: anything by name: numbers, strings, lists; ``(63.0, "MeV")`` with a unit.
         orientation: ``"lower"`` where row 0 is at the lowest y, ``"upper"`` for pictures that begin at the top.
@@ -122,6 +123,11 @@ class ScreenDataset(Scan):
         return np.broadcast_to(self._valid, self._images.shape)
 
     @property
+    def _counted(self) -> np.ndarray:
+        """True for pixels to be used of images that count, ``(settings, shots, ny, nx)``."""
+        return np.asarray(self.mask & (self._weights > 0.0)[..., None, None])
+
+    @property
     def weights(self) -> np.ndarray:
         """How much each image counts, ``(settings, shots)``, read-only."""
         return self._weights
@@ -135,7 +141,7 @@ class ScreenDataset(Scan):
     @cached_property
     def noise(self) -> NoiseModel:
         """Noise of the pixels, estimated from the images where it was not given."""
-        return estimate_noise(self._images, self.mask) if self._noise is None else self._noise
+        return estimate_noise(self._images, self._counted) if self._noise is None else self._noise
 
     @cached_property
     def sigma(self) -> np.ndarray:
@@ -217,7 +223,7 @@ class ScreenDataset(Scan):
         refuse_joining(parts)
         first = parts[0]
         return first._with(
-            Step("join", {"settings": [len(part) for part in parts]}),
+            Step("join", {"settings": [len(part) for part in parts]}, other_histories([p.history for p in parts])),
             _settings=Settings.joined([part._settings for part in parts]),
             _valid=frozen(np.concatenate([part.mask for part in parts])),
             _noise=mean_noise([part.noise for part in parts], [len(part) for part in parts]),
@@ -236,7 +242,7 @@ class ScreenDataset(Scan):
             noise: a `NoiseModel`, a standard deviation [intensity], or ``"local"`` or ``"shots"`` to estimate one from
                 these images; see `estimate_noise`.
         """
-        model = estimate_noise(self._images, self.mask, noise) if isinstance(noise, str) else as_noise(noise)
+        model = estimate_noise(self._images, self._counted, noise) if isinstance(noise, str) else as_noise(noise)
         return self._with(Step("with_noise", {} if model is None else model.plain()), _noise=model)
 
     def with_beam(self, has_beam: Any) -> ScreenDataset:

@@ -63,7 +63,7 @@ def split_positions(
     if every is not None:
         if every < 2 or not 0 <= offset < every:
             raise ValidationError(
-                f"split: received every={every}, offset={offset}; expected every >= 2 > offset >= 0"
+                f"split: received every={every}, expected 2 or more: every other setting, or fewer, is left out"
                 if every < 2
                 else f"split: received offset={offset}, expected 0 to {every - 1} for every={every}"
             )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lume_diff.calibration.data.files import is_own, open_npz, own_npz
-from lume_diff.calibration.data.reading import grouped_rows, noted
-from lume_diff.errors import ValidationError, nearest_names
+from lume_diff.calibration.data.reading import column_names, grouped_rows, noted
+from lume_diff.errors import UnitError, ValidationError, nearest_names
+from lume_diff.variables.units import conversion_factor
 
 if TYPE_CHECKING:
     from lume_diff.calibration.data.scalars import Dataset
@@ -32,7 +33,8 @@ def scalars_from_frame(
         frame: a pandas DataFrame, or a mapping of columns.
         settings: names of the columns that are settings; a mapping of columns to variable names where these differ.
         outputs: likewise of the columns that were measured.
-        sigma: standard error of one reading, by variable name: a number, or the name of a column.
+        sigma: standard error of one reading, by variable name: a number, or the name of a column; with nan='mask'
+            readings without one are left out.
         options: further arguments of `Dataset`.
 
     Returns:
@@ -41,7 +43,7 @@ def scalars_from_frame(
     Raises:
         ValidationError: a column that is not there, or what `Dataset` refuses.
     """
-    keys, measured = _names(settings), _names(outputs)
+    keys, measured = column_names(settings), column_names(outputs)
     of_column = {variable: column for variable, column in (sigma or {}).items() if isinstance(column, str)}
     columns = [*measured, *of_column.values()]
     groups = grouped_rows(frame, list(keys), columns)
@@ -58,7 +60,10 @@ def scalars_from_frame(
                     f"the table has {row} at {dict(zip(keys, key, strict=True))}; expected numbers"
                 ) from None
     present = weights > 0.0
-    if options.get("nan", "raise") == "raise":
+    nan = options.get("nan", "raise")
+    if nan not in ("raise", "mask"):
+        raise ValidationError(f"nan: received {nan!r}, expected 'raise' or 'mask'")
+    if nan == "raise":
         for name, array in zip(columns, numbers, strict=True):
             if not np.isfinite(array[present]).all():
                 raise ValidationError(
@@ -66,10 +71,15 @@ def scalars_from_frame(
                 )
     found = dict(zip(columns, numbers, strict=True))
     errors = {variable: value for variable, value in (sigma or {}).items() if variable not in of_column}
-    errors |= {variable: np.where(np.isfinite(found[c]), found[c], 1.0) for variable, c in of_column.items()}
+    readings = {variable: found[column] for column, variable in measured.items()}
+    for variable, column in of_column.items():
+        known = np.isfinite(found[column])
+        errors[variable] = np.where(known, found[column], 1.0)
+        if variable in readings:  # a reading whose error is not known is left out with it
+            readings[variable] = np.where(known, readings[variable], np.nan)
     return cls(
         {variable: [key[i] for key, _ in groups] for i, variable in enumerate(keys.values())},
-        {variable: found[column] for column, variable in measured.items()},
+        readings,
         **{"weights": weights, "sigma": errors, **options, "nan": "mask"},
     )
 
@@ -91,7 +101,7 @@ def scalars_from_csv(
         path: of the file.
         settings: names of the columns that are settings, without units; see `from_frame`.
         outputs: of those that were measured; None for all others that ``sigma`` does not name.
-        sigma: see `from_frame`.
+        sigma: see `from_frame`; a column with a unit of its own is converted to that of the readings.
         units: by variable name, in place of those of the first line.
         delimiter: between columns.
         options: further arguments of `Dataset`.
@@ -101,6 +111,7 @@ def scalars_from_csv(
 
     Raises:
         ValidationError: no such file or column, or entries that are no numbers.
+        UnitError: units of standard errors that do not fit those of the readings.
     """
     path = Path(path)
     if not path.is_file():
@@ -114,17 +125,24 @@ def scalars_from_csv(
         if len(row) != len(titles):
             raise ValidationError(f"{str(path)!r}: row {i} has {len(row)} entries, expected {len(titles)}")
     names = [name for name, _ in titles]
-    frame = {name: [row[i].strip() or "nan" for row in rows[1:]] for i, name in enumerate(names)}
-    keys = _names(settings)
+    frame: dict[str, list[Any]] = {name: [row[i].strip() or "nan" for row in rows[1:]] for i, name in enumerate(names)}
+    keys = column_names(settings)
     of_column = {value for value in (sigma or {}).values() if isinstance(value, str)}
     if outputs is None:
         measured = {name: name for name in names if name not in keys and name not in of_column}
     else:
-        measured = _names(outputs)
+        measured = column_names(outputs)
     of_variable = {**keys, **measured}
     in_file = {of_variable[name]: unit for name, unit in titles if unit and name in of_variable}
     units = {**in_file, **(units or {})}
-    return scalars_from_frame(cls, frame, keys, measured, sigma=sigma, units=units, **options)
+    unit_of = dict(titles)
+    errors: dict[str, Any] = dict(sigma or {})
+    for variable, column in errors.items():
+        if isinstance(column, str) and unit_of.get(column):
+            factor = _factor(column, unit_of[column], variable, units.get(variable))
+            errors[variable] = f"{column} [{unit_of[column]}] of {variable}"
+            frame[errors[variable]] = [_scaled(entry, factor) for entry in frame[column]]
+    return scalars_from_frame(cls, frame, keys, measured, sigma=errors, units=units, **options)
 
 
 def scalars_from_npz(
@@ -171,11 +189,25 @@ def scalars_from_npz(
     )
 
 
-def _names(given: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
-    """Return variable names by column."""
-    if isinstance(given, str):
-        raise ValidationError(f"received the string {given!r}, expected a list of columns: write [{given!r}]")
-    return dict(given) if isinstance(given, Mapping) else {name: name for name in given}
+def _factor(column: str, unit: str, variable: str, wanted: str | None) -> float:
+    """Return what standard errors of a column are multiplied by to be in the unit of the readings."""
+    if wanted is None:
+        raise UnitError(
+            f"standard errors in column {column!r} are in {unit!r}, but {variable!r} has no unit: write it in the "
+            f"first line, or give units={{{variable!r}: ...}}"
+        )
+    try:
+        return conversion_factor(unit, wanted)
+    except UnitError as problem:
+        raise UnitError(f"standard errors of {variable!r} in column {column!r}: {problem}") from None
+
+
+def _scaled(entry: str, factor: float) -> Any:
+    """Return a number of a file times a factor; what is no number is left for the message that names it."""
+    try:
+        return float(entry) * factor
+    except ValueError:
+        return entry
 
 
 def _title(cell: str) -> tuple[str, str]:

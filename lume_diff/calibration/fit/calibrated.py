@@ -82,6 +82,14 @@ class CalibratedModel(LUMEModel):
         """The native object of the model inside."""
         return self.model.simulator
 
+    def reference_energy(self, inputs: Mapping[str, Any] | None, elements: Sequence[str]) -> dict[str, Tensor]:
+        """Return the reference energy [eV] at elements of the model inside, ``(*batch,)``, errors included."""
+        checked = self._merged(self._checked_inputs({} if inputs is None else inputs))
+        return self.model.reference_energy(acted_inputs(self._pairs, checked, self.model), elements)
+
+    def _reset_simulator(self) -> None:
+        self.model._reset_simulator()
+
     def refresh(self) -> None:
         """Re-read what was changed on the simulator inside."""
         self.model.refresh()

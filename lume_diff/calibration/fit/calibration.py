@@ -15,7 +15,7 @@ from torch import Tensor
 from lume_diff.archive import RunArchive
 from lume_diff.calibration.data.several import data_sets
 from lume_diff.calibration.fit.bunches import effective_particles, is_drawn
-from lume_diff.calibration.fit.objective import Objective, Observation, observed_images
+from lume_diff.calibration.fit.objective import Objective, Observation, holds_images
 from lume_diff.calibration.fit.optimisers import METHODS, STEPS, Optimum
 from lume_diff.calibration.fit.parameters import InputParameter, Parameter
 from lume_diff.calibration.fit.posterior import Laplace
@@ -72,10 +72,10 @@ class Calibration:
             raise ValidationError("there is nothing to fit: parameters is empty")
         check_parameters(self.parameters, model)
         self.data = [part.check_against(model) for part in self.data]
-        if len(self.data) == 1 and observed_images(self.data[0]):
+        if len(self.data) == 1 and holds_images(self.data[0]):
             _require_settings(self.data[0])
         self._observations = []
-        particles = effective_particles(model) if any(map(observed_images, self.data)) else None
+        particles = effective_particles(model) if any(map(holds_images, self.data)) else None
         self._granular = particles if any(chosen.is_granular for chosen in self.likelihoods) else None
         for part, chosen in zip(self.data, self.likelihoods, strict=True):
             target = chosen.target(part)
@@ -146,6 +146,7 @@ class Calibration:
             The estimates with errors, and everything to judge them by.
 
         Raises:
+            ValidationError: for another method, and for less than one step or start.
             CalibrationError: if no starting point can be evaluated, or the data say nothing at all.
             SimulatorError: if the model fails at the centre of the priors.
 
@@ -155,8 +156,9 @@ class Calibration:
         chosen = "levenberg-marquardt" if method == "auto" else method
         if chosen not in METHODS:
             raise ValidationError(f"method is {method!r}; expected 'auto', " + ", ".join(map(repr, METHODS)))
-        if starts < 1:
-            raise ValidationError(f"starts is {starts!r}; expected 1 or more")
+        for name, number in (("steps", steps), ("starts", starts)):
+            if number is not None and number < 1:
+                raise ValidationError(f"{name} is {number!r}; expected 1 or more")
         ledger = None if checkpoint is None else RunArchive(checkpoint)
         objective = self.objective(ledger, seed)
         runs, began = self.model.runs, time.perf_counter()
@@ -242,7 +244,7 @@ def _likelihoods(data: Sequence[Any], likelihood: Any) -> list[Likelihood]:
         raise ValidationError(f"there are {len(data)} data sets and {len(given)} likelihoods; expected one for each")
     found = []
     for part, choice in zip(data, given, strict=True):
-        images = observed_images(part)
+        images = holds_images(part)
         if choice is None:
             choice = "moments" if images else "values"
         chosen = plugin("likelihoods", choice)() if isinstance(choice, str) else choice

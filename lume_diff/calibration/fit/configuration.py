@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from lume_diff.calibration.data.files import UNREADABLE
 from lume_diff.calibration.fit import parameters, priors, screens
 from lume_diff.calibration.fit.yaml_files import Section
 from lume_diff.errors import LumeDiffError, ValidationError, nearest_names
@@ -210,14 +211,19 @@ class DataSection(Section):
     def _one_kind(self) -> DataSection:
         if self.screen is not None and self.outputs is not None:
             raise ValueError("give 'screen' for images or 'outputs' for numbers, not both")
-        foreign = ("images", "pixel_size", "noise", "orientation", "background") if self.outputs is not None else ()
+        is_csv = self.file.suffix.lower() == ".csv"
+        if self.screen is not None and is_csv:
+            raise ValueError("a CSV file holds numbers: give 'outputs' instead of 'screen'")
+        if is_csv and self.settings is None:
+            raise ValueError("a CSV file needs 'settings': variables of the model by column, such as {k1: Q1.k1}")
+        numbers = self.outputs is not None or is_csv
+        foreign = ("images", "pixel_size", "noise", "orientation", "background") if numbers else ()
         wrong = [name for name in foreign if getattr(self, name)]
         if wrong:
-            raise ValueError(f"{wrong[0]!r} is for images, but 'outputs' makes these numbers: leave it out")
+            why = "'outputs' makes these numbers" if self.outputs is not None else "a CSV file holds numbers"
+            raise ValueError(f"{wrong[0]!r} is for images, but {why}: leave it out")
         if self.screen is not None and self.sigma is not None:
             raise ValueError("'sigma' is for numbers, but 'screen' makes these images: give 'noise' instead")
-        if self.screen is not None and self.file.suffix.lower() == ".csv":
-            raise ValueError("a CSV file holds numbers: give 'outputs' instead of 'screen'")
         return self
 
     def build(self, folder: Path) -> Any:
@@ -263,12 +269,16 @@ def _holds_numbers(path: Path) -> bool:
     import h5py
     import numpy as np
 
-    if path.suffix.lower() == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            header = str(arrays["header"]) if "header" in arrays else ""
-    else:
-        with h5py.File(path) as file:
-            header = str(file.attrs.get("format", ""))
+    try:
+        if path.suffix.lower() == ".npz":
+            with path.open("rb") as stream:
+                arrays = np.load(stream, allow_pickle=False)
+                header = str(arrays["header"]) if "header" in getattr(arrays, "files", ()) else ""
+        else:
+            with h5py.File(path) as file:
+                header = str(file.attrs.get("format", ""))
+    except UNREADABLE:
+        return False  # who reads the file says what is wrong with it
     return "lume_diff.Dataset" in header
 
 

@@ -48,7 +48,7 @@ class Sampling(NamedTuple):
         noise: covariance of the slope from the noise of the data and the width of the prior, ``(p, p)``.
         granularity: its covariance from where the particles of one bunch happen to be, ``(p, p)``.
         slope: its mean over bunches other than the model's own, ``(p,)``.
-        chi_square: what the noise of data and particles makes of the sum of the squared deviations, ``()``.
+        chi_square: the sum of the squared deviations that noise of data and particles alone would make, ``()``.
     """
 
     precision: Tensor
@@ -144,7 +144,7 @@ class Objective:
         seen = {}
         for name, value in self.model({**self._given, **inputs}, outputs=list(data.outputs)).items():
             value = value.expand(len(data), *component_shape(self.model.supported_variables[name]))
-            if observed_images(data):
+            if holds_images(data):
                 value = data.frame.view(acted_image(pairs, value, data.frame.pixel))
             seen[name] = value
         return seen
@@ -289,7 +289,7 @@ class Objective:
         return found
 
 
-def observed_images(data: Any) -> bool:
+def holds_images(data: Any) -> bool:
     """Tell whether a data set holds images."""
     return hasattr(data, "pixel_size")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lume_diff.calibration.fit.objective import Linearised, Objective
-from lume_diff.errors import SimulatorError, ValidationError
+from lume_diff.errors import CalibrationError, SimulatorError, ValidationError
 
 #: How far the first step may go, in standard deviations of the priors.
 _REACH = 3.0
@@ -105,7 +105,7 @@ def _length(objective: Objective, u: Tensor, first: np.ndarray) -> float:
     """Return the length of the residuals; infinite, which shortens the step, where the model cannot run."""
     try:
         return math.sqrt(2.0 * objective.cost(u))
-    except (SimulatorError, ValidationError):
+    except (CalibrationError, SimulatorError, ValidationError):
         if np.array_equal(u.numpy(), first):
             raise
         return math.inf

@@ -68,7 +68,9 @@ class Parameter(ABC):  # noqa: B024 - a parameter may act on inputs, on images, 
         return {}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, {self.prior!r})"
+        # What is kept for a fit is found again by this text, so it tells all that the parameter does.
+        acts = "".join(f", {name}={value!r}" for name, value in self.acts().items())
+        return f"{type(self).__name__}({self.name!r}, {self.prior!r}{acts})"
 
 
 #: Parameters with their values, each ``()`` or batched, in the order in which they act.
@@ -254,6 +256,17 @@ class BeamMomentum(InputParameter):
         self.energies = [energy] if isinstance(energy, str) else list(energy or ())
         self.rest_energy = rest_energy
         super().__init__([*self.strengths, *self.energies], prior, "", name)
+
+    def check(self, model: LUMEModel) -> None:
+        """Raise unless all inputs exist and energies are in eV."""
+        super().check(model)
+        for name in self.energies:
+            unit = model.supported_variables[name].unit
+            if unit and unit != "eV":
+                raise UnitError(
+                    f"energy {name!r} of parameter {self.name!r} is in {unit!r}; expected an input in 'eV', as the "
+                    "rest energy is"
+                )
 
     def acts(self) -> dict[str, Any]:
         """Return strengths and energies."""

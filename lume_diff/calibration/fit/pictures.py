@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lume_diff.calibration.fit.objective import observed_images
+from lume_diff.calibration.fit.objective import holds_images
 from lume_diff.plotting.lattice import new_figure
 from lume_diff.plotting.units import prefixed, pretty_unit
 
@@ -33,7 +33,7 @@ def plot_result(
 ) -> Figure:
     """Draw a calibration result; see ``CalibrationResult.plot``."""
     screens = [(data, found) for data, found in zip(result.calibration.data, result.predict(), strict=True)]
-    pictures = [pair for pair in screens if observed_images(pair[0])]
+    pictures = [pair for pair in screens if holds_images(pair[0])]
     rows = 3 if pictures else 0
     below = max(3.4, 1.1 + 0.36 * len(result.parameters))
     figure = new_figure(11.0, 0.4 + below + 1.75 * rows)

@@ -47,9 +47,17 @@ class Prior(ABC):
             raise ValidationError(f"{name} is {value!r}; its prior {self} allows values between {low:g} and {high:g}")
 
 
+def _is_finite(value: float) -> bool:
+    """Tell whether a value is a number, and not an infinite one."""
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False
+
+
 def _positive(prior: Prior, **values: float) -> None:
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0.0):
+        if not (_is_finite(value) and value > 0.0):
             raise ValidationError(f"{name} of {type(prior).__name__} is {value!r}; expected a positive number")
 
 
@@ -74,7 +82,7 @@ class Normal(Prior):
 
     def __post_init__(self) -> None:
         _positive(self, std=self.std)
-        if not math.isfinite(self.mean):
+        if not _is_finite(self.mean):
             raise ValidationError(f"mean of Normal is {self.mean!r}; expected a finite number")
 
     def at(self, u: Tensor) -> Tensor:
@@ -148,7 +156,7 @@ class Uniform(Prior):
     high: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+        if not (_is_finite(self.low) and _is_finite(self.high) and self.low < self.high):
             raise ValidationError(
                 f"bounds of Uniform are {self.low!r} and {self.high!r}; expected finite ones, the lower first"
             )
@@ -193,14 +201,14 @@ class Bounded(Prior):
 
     def __post_init__(self) -> None:
         _positive(self, std=self.std)
-        if not (self.low <= self.mean <= self.high and self.low < self.high):
+        if not (_is_finite(self.mean) and self.low <= self.mean <= self.high and self.low < self.high):
             raise ValidationError(
                 f"mean of Bounded is {self.mean!r}; expected a value between its bounds {self.low!r} and {self.high!r}"
             )
 
     def _shares(self) -> tuple[float, float]:
-        edges = torch.tensor([(self.low - self.mean) / self.std, (self.high - self.mean) / self.std]).double()
-        low, high = torch.special.ndtr(edges).tolist()
+        ends = [(end - self.mean) / self.std for end in (self.low, self.high)]
+        low, high = torch.special.ndtr(torch.tensor(ends, dtype=torch.float64)).tolist()
         return low, high
 
     def at(self, u: Tensor) -> Tensor:

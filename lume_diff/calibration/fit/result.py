@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import torch
 from torch import Tensor
 
+from lume_diff.calibration.data.several import data_sets
 from lume_diff.calibration.fit.calibrated import CalibratedModel
-from lume_diff.calibration.fit.objective import observed_images
+from lume_diff.calibration.fit.objective import holds_images
 from lume_diff.calibration.fit.posterior import Laplace, Unresolved, standard_errors
 from lume_diff.errors import ValidationError, unknown_variable
 
@@ -35,6 +36,11 @@ class CalibrationResult:
     """The estimates of a fit with their standard errors, and everything to judge them by; see ``Calibration.run``.
 
     Attributes:
+        parameters: what was unknown, in the order of all arrays here.
+        u: the estimates in coordinates in which every prior is a standard normal distribution, ``(p,)``.
+        laplace: the normal distribution around them, in these coordinates.
+        cost: minus the log posterior, but for a constant, at the best point that the optimiser has found.
+        optima: where each start ended, and what it costs there.
         converged: whether the optimiser found that nothing more is to be gained.
         message: why it stopped.
         method: which optimiser.
@@ -42,6 +48,7 @@ class CalibrationResult:
         runs: simulator runs that the fit took.
         evaluations: how often model and data were compared; those from a checkpoint not counted.
         seconds: that the fit took.
+        seed: of random starts.
     """
 
     def __init__(
@@ -153,12 +160,18 @@ class CalibrationResult:
         """Return what the calibrated machine should have shown at the settings of data sets.
 
         Args:
-            data: a data set or several; those of the fit if None.
+            data: a data set or several, whose settings are converted to the units of the model; those of the fit if
+                None.
 
         Returns:
             For each data set ``{output: (settings, *shape)}``.
+
+        Raises:
+            ValidationError, UnknownVariableError, UnitError, ShapeError: for data that do not fit the model.
         """
-        sets = self.calibration.data if data is None else list(data) if isinstance(data, (list, tuple)) else [data]
+        sets = self.calibration.data
+        if data is not None:
+            sets = [part.check_against(self.calibration.model) for part in data_sets(data)]
         objective = self.calibration.objective()
         with torch.no_grad():
             return [objective.predict(self._values, part) for part in sets]
@@ -168,14 +181,19 @@ class CalibrationResult:
 
         Args:
             model: the model to calibrate; that of the fit if None.
+
+        Raises:
+            UnknownVariableError, ReadOnlyError, UnitError, ValidationError: for a model without these inputs.
         """
         chosen = self.calibration.model if model is None else model
+        for parameter in self.parameters:
+            parameter.check(chosen)
         return CalibratedModel(chosen, self.parameters, self._values, self._pixel_sizes)
 
     @property
     def _pixel_sizes(self) -> dict[str, tuple[float, float]]:
         """Pixel size [m] of each screen, by output."""
-        return {n: part.frame.pixel for part in self.calibration.data if observed_images(part) for n in part.outputs}
+        return {n: part.frame.pixel for part in self.calibration.data if holds_images(part) for n in part.outputs}
 
     def sample(self, count: int = 1000, *, warmup: int = 300, seed: int = 0) -> Tensor:
         """Draw values from the posterior by the No-U-Turn sampler, ``(count, p)``, each in its unit.
@@ -254,18 +272,23 @@ class CalibrationResult:
         """Read what ``save`` wrote, as ``plain`` has it.
 
         Raises:
-            ValidationError: for a file that is something else.
+            ValidationError: for a file that does not exist or is something else.
         """
         import yaml
 
         found: Any = None
-        if _is_hdf5(path):
-            import h5py
+        if not Path(path).is_file():
+            raise ValidationError(f"{os.fspath(path)!r} does not exist; give what CalibrationResult.save wrote")
+        try:
+            if _is_hdf5(path):
+                import h5py
 
-            with h5py.File(path) as file:
-                found = json.loads(file["result"][()]) if "result" in file else None
-        else:
-            found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+                with h5py.File(path) as file:
+                    found = json.loads(file["result"][()]) if "result" in file else None
+            else:
+                found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ValidationError(f"{os.fspath(path)!r} is no saved calibration: {error}") from error
         if not isinstance(found, dict) or "parameters" not in found:
             raise ValidationError(f"{os.fspath(path)!r} is no saved calibration: it has no 'parameters'")
         return found

@@ -33,7 +33,6 @@ def sample(objective: Objective, u: Tensor, laplace: Laplace, count: int, warmup
         M. D. Hoffman and A. Gelman, J. Mach. Learn. Res. 15, 1593 (2014), arXiv:1111.4246.
     """
     try:
-        import pyro
         from pyro.infer import MCMC, NUTS
     except ImportError as error:
         raise MissingExtraError(
@@ -45,10 +44,11 @@ def sample(objective: Objective, u: Tensor, laplace: Laplace, count: int, warmup
     def energy(position: dict[str, Tensor]) -> Tensor:
         return 0.5 * objective.residuals(u + root @ position["w"]).square().sum()
 
-    pyro.set_rng_seed(seed)
     kernel = NUTS(potential_fn=energy, full_mass=False, jit_compile=False)
     chain = MCMC(
         kernel, num_samples=count, warmup_steps=warmup, initial_params={"w": torch.zeros_like(u)}, disable_progbar=True
     )
-    chain.run()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        chain.run()
     return objective.values(u + chain.get_samples()["w"] @ root.mT)

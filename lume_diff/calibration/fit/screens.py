@@ -11,6 +11,7 @@ from torch import Tensor
 from lume_diff.calibration.fit.parameters import Parameter
 from lume_diff.calibration.fit.priors import Prior
 from lume_diff.calibration.likelihoods.measures import axes
+from lume_diff.errors import ValidationError
 
 
 class Blur(Parameter):
@@ -35,8 +36,9 @@ class Blur(Parameter):
     def on_image(self, image: Tensor, value: Tensor, pixel_size: tuple[float, float]) -> Tensor:
         """Return the smoothed image; what is smoothed over the edge is lost."""
         ny, nx = image.shape[-2:]
-        across = _smoothing(nx, value / pixel_size[0]).to(image.dtype)
-        along = _smoothing(ny, value / pixel_size[1]).to(image.dtype)
+        width = value.double()  # of a number in single precision torch's forward mode makes tangents in double
+        across = _smoothing(nx, width / pixel_size[0]).to(image.dtype)
+        along = _smoothing(ny, width / pixel_size[1]).to(image.dtype)
         return along @ image @ across.mT
 
 
@@ -56,6 +58,9 @@ class Magnification(Parameter):
         axis: ``"x"``, ``"y"``, or both by default.
         name: in reports.
 
+    Raises:
+        ValidationError: for another axis.
+
     Gradient:
         Exact, of the image interpolated between pixels.
 
@@ -67,6 +72,8 @@ class Magnification(Parameter):
 
     def __init__(self, prior: Prior, *, axis: str = "xy", name: str = "magnification") -> None:
         super().__init__(name, prior, "")
+        if axis not in ("x", "y", "xy"):
+            raise ValidationError(f"axis of {name!r} is {axis!r}; expected 'x', 'y' or 'xy'")
         self.axis = axis
 
     def acts(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Detail(NamedTuple):
     def of(cls, data: Any, detail: float) -> Detail:
         """Take mean images and their errors from a data set, and bumps of ``detail`` rms sizes of each beam."""
         shots = screen_shots(data)
-        sizes = beam_moments(shots)[:, 2:4].clamp_min(0.0).sqrt() / torch.tensor(shots.pixel_size)
+        sizes = beam_moments(shots)[:, 2:4].clamp_min(0.0).sqrt() / shots.mean.new_tensor(shots.pixel_size)
         widths = detail * sizes
         variance = smoothed(shots.sigma.square(), _SMOOTHING * widths)
         ny, nx = shots.mean.shape[-2:]

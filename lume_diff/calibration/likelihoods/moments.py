@@ -76,10 +76,13 @@ class Moments(Likelihood):
             several = (number > 1).expand_as(scatter)
             # A few shots tell their scatter badly, so that of all settings stands in where it is larger.
             pooled = (scatter * several).sum(0) / several.sum(0).clamp_min(1)
-            variance = torch.maximum(variance, torch.maximum(scatter, pooled) / number)
+            weight = torch.where(shots.weight > 0.0, shots.weight, 1.0).unsqueeze(-1)
+            variance = torch.maximum(variance, torch.maximum(scatter, pooled) / weight)
         chosen = [NAMES.index(name) for name in self.of]
         counted = shots.present.any(1)
-        return MeasuredMoments(shots.output, shots.pixel_size, region, share, values, variance.sqrt(), counted, chosen)
+        # In an image that is one pixel wide a centroid cannot deviate, and has no error to divide by.
+        errors = torch.where(variance > 0.0, variance.sqrt(), 1.0)
+        return MeasuredMoments(shots.output, shots.pixel_size, region, share, values, errors, counted, chosen)
 
     def deviations(self, predicted: Mapping[str, Tensor], target: MeasuredMoments) -> Tensor:
         """Return the deviation of every moment that counts, ``(n,)``."""

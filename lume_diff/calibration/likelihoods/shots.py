@@ -23,7 +23,8 @@ class Shots(NamedTuple):
         each: every shot less the level of its background, ``(settings, shots, ny, nx)``.
         present: which shots show the beam, ``(settings, shots)``.
         mean: over the shots that do, ``(settings, ny, nx)``.
-        sigma: standard error of that, ``(settings, ny, nx)``.
+        sigma: standard error of that, ``(settings, ny, nx)``: an image of weight 1/4 counts as one of twice the noise.
+        weight: sum of the weights of these shots, ``(settings,)``; as many as they are unless told otherwise.
         valid: 1 for pixels to be used in all shots of a setting, 0 for others, ``(settings, ny, nx)``.
         counted: whether a pixel of a setting with a beam is used, ``(settings, ny, nx)``.
     """
@@ -34,6 +35,7 @@ class Shots(NamedTuple):
     present: Tensor
     mean: Tensor
     sigma: Tensor
+    weight: Tensor
     valid: Tensor
     counted: Tensor
 
@@ -56,7 +58,7 @@ def screen_shots(data: ScreenDataset) -> Shots:
     valid = np.asarray((data.mask | (weights == 0.0)).all(1))
     light = np.where(data.mask, data.images - data.noise.level, 0.0)
     mean = (share * light).sum(1)
-    sigma = np.sqrt((np.square(share * data.sigma)).sum(1))
+    sigma = np.sqrt((share * np.square(data.sigma)).sum(1) / np.where(total > 0.0, total, 1.0))
     seen = np.asarray(present.any(1))
     sigma = np.where(seen[:, None, None], sigma, 1.0)
     as_tensor = lambda array: torch.tensor(np.asarray(array, dtype=np.float64))  # noqa: E731
@@ -67,6 +69,7 @@ def screen_shots(data: ScreenDataset) -> Shots:
         present=torch.tensor(present),
         mean=as_tensor(mean),
         sigma=as_tensor(sigma),
+        weight=as_tensor(total[:, 0, 0]),
         valid=as_tensor(valid & seen[:, None, None]),
         counted=torch.tensor(valid & seen[:, None, None]),
     )

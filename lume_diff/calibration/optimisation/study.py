@@ -191,10 +191,10 @@ class Study:
         before = self._machine.settings()
         try:
             arm = self._optimised(WITH, self.prior, show)
+            self._machine.put(arm.best)
         except BaseException:
             self._machine.put(before)
             raise
-        self._machine.put(arm.best)
         return StudyResult([arm], self._start, units, self.prior)
 
     def _optimised(self, name: str, constructor: Any, show: Show | None) -> Arm:

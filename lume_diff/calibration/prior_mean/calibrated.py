@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gpytorch
 import torch
@@ -89,7 +90,7 @@ class MeanParameters(gpytorch.Module):
     def __init__(self, parameters: Sequence[Parameter]) -> None:
         super().__init__()
         self.described = list(parameters)
-        self._settled: tuple[int, list[tuple[Parameter, Tensor]]] | None = None
+        self._settled: tuple[tuple[Any, ...], list[tuple[Parameter, Tensor]]] | None = None
         self.register_parameter("coordinates", nn.Parameter(torch.zeros(len(self.described), dtype=torch.float64)))
         if self.described:
             # Named functions: a mean is pickled, and gpytorch's own closures cannot be.
@@ -109,13 +110,18 @@ class MeanParameters(gpytorch.Module):
         """Return the parameters with their values [their units], ``(*c, 1)`` for coordinates ``(*c, p)``."""
         if coordinates is self.coordinates and not coordinates.requires_grad and not coordinates.is_inference():
             # An optimiser of the acquisition function asks many times while nothing trains them.
-            if self._settled is None or self._settled[0] != coordinates._version:
-                self._settled = coordinates._version, self._pairs(coordinates)
+            state = coordinates._version, coordinates.dtype, coordinates.device
+            if self._settled is None or self._settled[0] != state:
+                self._settled = state, self._pairs(coordinates)
             return self._settled[1]
         return self._pairs(coordinates)
 
     def _pairs(self, coordinates: Tensor) -> list[tuple[Parameter, Tensor]]:
         return [(p, p.prior.at(coordinates[..., i, None])) for i, p in enumerate(self.described)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was remembered: a copy counts the versions of its coordinates anew."""
+        return {**self.__dict__, "_settled": None}
 
     def learned(self) -> list[Learned]:
         """Return the parameters as they stand, in their units."""

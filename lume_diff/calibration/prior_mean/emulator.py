@@ -135,7 +135,7 @@ class EmulatedObjective:
         limits: of the model, ``{name: (low, high)}``.
 
     Raises:
-        ValidationError: for ranges of what is no input, and inputs without a range.
+        ValidationError: for ranges of what is no input or that are empty, and inputs without a range.
     """
 
     def __init__(
@@ -146,6 +146,11 @@ class EmulatedObjective:
         self._names = list(names)
         given = settings.ranges or {}
         problems = [f"emulate: ranges has {n!r}; the inputs are {self._names}" for n in given if n not in self._names]
+        problems += [
+            f"emulate: range of {name!r} is ({low!r}, {high!r}); expected finite ends, the lower first"
+            for name, (low, high) in given.items()
+            if not (math.isfinite(low) and math.isfinite(high) and low < high)
+        ]
         self._box = {name: (float(low), float(high)) for name, (low, high) in {**limits, **given}.items()}
         self._unbounded = [n for n, edges in self._box.items() if not all(map(math.isfinite, edges))]
         raise_all(problems)

@@ -40,9 +40,9 @@ class ModelMean(Mean):
     """Expect of the objective what a model says.
 
     The columns of what it is called with are the inputs in the order given, in the model's units. Xopt has an order of
-    its own; a mean inside Xopt learns it by name when a GP is built, and refuses where it cannot. Values that the
-    machine may set are the model's business only within the model's limits: beyond them, where a learned scale may
-    lead, the model is asked at its limit.
+    its own; a mean inside Xopt learns it by name when a GP is built, and refuses where it cannot. A point beyond the
+    model's limits is refused; where a learned scale leads from a point inside them beyond, the model is asked at its
+    limit.
 
     The model stays outside the GP: it is neither copied nor trained nor cast with it. What may be learned are
     ``trainable`` parameters, and only while the mean is listed in ``trainable_mean_keys``.
@@ -282,15 +282,16 @@ def _limits(model: LUMEModel, names: Sequence[str]) -> dict[str, tuple[float, fl
 
 def _check_inside(point: Tensor, columns: Sequence[str], limits: Mapping[str, tuple[float, float]]) -> None:
     """Raise for points ``(*batch, n, d)`` outside the model's limits by more than rounding."""
-    if all(limits[name] == _UNLIMITED for name in columns):
+    if not point.numel() or all(limits[name] == _UNLIMITED for name in columns):
         return
     outside = []
     for i, name in enumerate(columns):
         low, high = limits[name]
         if (low, high) == _UNLIMITED:
             continue
-        slack = 1e-6 * max(abs(edge) for edge in (low, high) if math.isfinite(edge))
         value = point[..., i]
+        scale = max(abs(edge) for edge in (low, high) if math.isfinite(edge))
+        slack = 1e-6 * (scale or float(value.detach().abs().max()))
         beyond = (value < low - slack) | (value > high + slack)
         if bool(beyond.any()):
             outside.append(f"{name!r} is {float(value[beyond][0]):g}; its limits are {low:g} and {high:g}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -128,12 +129,18 @@ def _range(model: LUMEModel, name: str, given: tuple[float, float] | None, probl
     limits = model.supported_variables[name].value_range  # type: ignore[attr-defined]
     low, high = limits or (None, None)
     if given is None:
-        if low is None or high is None:
-            problems.append(f"input {name!r} has no value_range: give its range, inputs={{{name!r}: (low, high), ...}}")
+        if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+            lacking = "no value_range" if limits is None else f"the value_range {limits}, which has no end"
+            problems.append(f"input {name!r} has {lacking}: give its range, inputs={{{name!r}: (low, high), ...}}")
             return [0.0, 1.0]
         return [float(low), float(high)]
     least, most = given
-    if (low is not None and least < low) or (high is not None and most > high) or not least < most:
-        problems.append(f"range of {name!r} is {tuple(given)}; expected an increasing one within the model's {limits}")
+    if (
+        (low is not None and least < low)
+        or (high is not None and most > high)
+        or not -math.inf < least < most < math.inf
+    ):
+        within = "" if limits is None else f" within the model's {limits}"
+        problems.append(f"range of {name!r} is {tuple(given)}; expected a finite, increasing one{within}")
         return [0.0, 1.0]
     return [float(least), float(most)]

@@ -44,8 +44,12 @@ class Alternative(NamedTuple):
 
     def __str__(self) -> str:
         verdict = "excluded" if self.decided else "NOT excluded"
+        return self.line(f"({self.excess:+.3f} ± {self.error:.3f}) {verdict}")
+
+    def line(self, judged: str) -> str:
+        """Return it in one line, with what was ``judged`` of it in words."""
         return (
-            f"{self.reading:22}  images {self.distance:.3f} ({self.excess:+.3f} ± {self.error:.3f}) {verdict:12}  "
+            f"{self.reading:22}  images {self.distance:.3f} {judged:29}  "
             f"norm_emit_x {1e6 * self.norm_emit_x:.3g} µm, norm_emit_y {1e6 * self.norm_emit_y:.3g} µm"
         )
 
@@ -67,8 +71,7 @@ class Ambiguity(NamedTuple):
         return [found.reading for found in self.alternatives if not found.decided]
 
     def __str__(self) -> str:
-        first = str(self.given).replace(" (+0.000 ± 0.000) excluded    ", " " * 29)
-        return "\n".join([first, *map(str, self.alternatives)])
+        return "\n".join([self.given.line(""), *map(str, self.alternatives)])
 
     def plain(self) -> dict[str, Any]:
         """Return everything as plain values."""

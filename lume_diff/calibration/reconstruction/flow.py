@@ -59,7 +59,7 @@ class Flow(nn.Module):
             self.splines = NSF(
                 dimensions, transforms=transforms, bins=bins, hidden_features=(width, width), activation=nn.Tanh
             ).to(dtype)
-        self.linear = nn.Linear(dimensions, dimensions, dtype=torch.float64)
+            self.linear = nn.Linear(dimensions, dimensions, dtype=torch.float64)
         with torch.no_grad():
             self.linear.weight.copy_(torch.eye(dimensions))
             self.linear.bias.zero_()

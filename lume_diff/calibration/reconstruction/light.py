@@ -41,8 +41,8 @@ def beam_light(image: Tensor, valid: Tensor, pixel_size: tuple[float, float]) ->
     """Return the light of beams: without background, and within a window if there is noise outside of it.
 
     The window is a rectangle around the centroid, five rms sizes to each side, of the light inside it less the mean of
-    what is outside. It starts at the brightest place and grows until it stays. A prediction is to be looked at through
-    the same window, so that light of the beam beyond it does no harm.
+    what is outside. It starts at the brightest place and is placed anew until it stays the same. A prediction is to be
+    looked at through the same window, so that light of the beam beyond it does no harm.
 
     Args:
         image: ``(settings, ny, nx)`` less the common background.

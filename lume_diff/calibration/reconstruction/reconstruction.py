@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from lume_diff.calibration.reconstruction.light import beam_light, warn_of_noise
 from lume_diff.calibration.reconstruction.linear_view import LinearView
 from lume_diff.calibration.reconstruction.losses import Distance, distances, sizes, target_of
 from lume_diff.calibration.reconstruction.member import Member
-from lume_diff.calibration.reconstruction.resolution import Aim, point_spread
+from lume_diff.calibration.reconstruction.resolution import Aim, point_spread, width_coordinate
 from lume_diff.calibration.reconstruction.result import Reconstruction
 from lume_diff.calibration.reconstruction.scale import fitted_scale, response
 from lume_diff.calibration.reconstruction.training import Listener, Options, Training
@@ -239,7 +238,7 @@ class BeamReconstruction:
                 member.aim = self._aim(member, first, seed + 2, self._blur)
                 if member.aim is not None:
                     prior = self.parameters[self._blur].prior
-                    member.coordinates[self._blur] = prior.coordinate(member.aim.width())
+                    member.coordinates[self._blur] = width_coordinate(prior, member.aim.width())
             for screen in self.screens:
                 lit = (screen.images(member, screen.inputs) * screen.target.valid).sum((-2, -1)) > 0.0
                 if not bool(lit.any()):
@@ -256,7 +255,7 @@ class BeamReconstruction:
             if first is not None and first.aim is not None:
                 return first.aim.drawn(seed)
             # A blur much narrower than a pixel has another variance on pixels.
-            member.coordinates[blur] = self.parameters[blur].prior.coordinate(math.sqrt(screen.grain.variance))
+            member.coordinates[blur] = width_coordinate(self.parameters[blur].prior, screen.grain.variance**0.5)
             images = functools.partial(screen._thin_images, member)
             spread = point_spread(images, self.entrance.scale[:4], screen.target.pixel_size)
             own = spread - float(self.values(member)[blur]) ** 2

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lume_diff.calibration.fit.priors import Prior
 from lume_diff.calibration.likelihoods.measures import moments
 
 _STARTS = 16  # of thin bunches
+_FAR = 3.0  # standard deviations of a prior
 _FREE = 5  # parameters of a centroid that follows the start
 
 
@@ -27,7 +29,7 @@ class Aim(NamedTuple):
         return self._replace(variance=self.variance + self.error * float(torch.randn((), generator=random)))
 
     def width(self) -> float:
-        """Return the standard deviation [m], a tenth of its error at least."""
+        """Return the standard deviation [m], at least a tenth of the root of the variance's error."""
         return math.sqrt(max(self.variance, 0.01 * self.error))
 
     def misfit(self, width: Tensor) -> Tensor:
@@ -39,11 +41,19 @@ class Aim(NamedTuple):
         return (width.square() - self.variance) / self.error
 
 
+def width_coordinate(prior: Prior, width: float) -> float:
+    """Return the coordinate of a blur's ``width`` [m], or far out on its side if the prior does not allow it."""
+    low, high = prior.support
+    if low < width < high:
+        return prior.coordinate(width)
+    return _FAR if width >= high else -_FAR
+
+
 def point_spread(images: Callable[[Tensor], Tensor], scale: Tensor, pixel_size: tuple[float, float]) -> float:
     """Return the variance of the image of a point in each plane, pixels and all [m^2].
 
-    Thin bunches start at different places: what their images are wide, and what their centroids jump by because of
-    the pixels, add up.
+    Thin bunches start at different places. The variance of their images, and that of the jumps of their centroids
+    from pixel to pixel, add up.
 
     Args:
         images: ``(settings, ny, nx)`` of a thin bunch that starts at ``(4,)`` [m], [rad].

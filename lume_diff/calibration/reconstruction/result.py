@@ -17,7 +17,7 @@ from lume_diff.calibration.reconstruction.ambiguity import Ambiguity, check_ambi
 from lume_diff.calibration.reconstruction.generators import even_points, normal_points
 from lume_diff.calibration.reconstruction.light import beam_light
 from lume_diff.calibration.reconstruction.losses import distances, sizes, target_of
-from lume_diff.errors import CalibrationError, ShapeError, ValidationError, unknown_variable
+from lume_diff.errors import ShapeError, ValidationError, unknown_variable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -188,17 +188,20 @@ class Reconstruction:
         """Return the images that the bunch makes, ``(settings, ny, nx)``, each of unit sum.
 
         Args:
-            settings: of the model's inputs by name, numbers or ``(settings,)`` each; or those of a data set.
+            settings: of the model's inputs by name in its units, numbers or ``(settings,)`` each; or those of a data
+                set, which are converted to them.
             n_particles: of the bunch; many make smooth images.
             member: of the ensemble.
             screen: where there are several, which one; by default the data's, or the first.
 
         Raises:
             ShapeError: settings of different lengths.
+            ValidationError: for fewer than one particle, or data that do not fit the model.
             UnknownVariableError: for a screen that was not fitted.
         """
-        if screen is None and isinstance(settings, ScreenDataset):
-            screen = settings.screen
+        if isinstance(settings, ScreenDataset):
+            settings = settings.check_against(self.task.model)
+            screen = settings.screen if screen is None else screen
         return self._predicted(self._screen(screen), settings, n_particles, member)
 
     def _screen(self, name: str | None) -> BeamReconstruction:
@@ -213,8 +216,8 @@ class Reconstruction:
     ) -> Tensor:
         inputs = settings.inputs(self.task.model.dtype) if isinstance(settings, ScreenDataset) else _as_inputs(settings)
         count = len(next(iter(inputs.values())))
-        step = max(_AT_ONCE // n_particles, 1)
         points = self._points(n_particles)
+        step = max(_AT_ONCE // n_particles, 1)
         with torch.no_grad():
             parts = [
                 screen.images(self.members[member], {n: v[first : first + step] for n, v in inputs.items()}, points)
@@ -238,7 +241,7 @@ class Reconstruction:
             UnknownVariableError: for another screen.
         """
         screen, checked = self._screen(data.screen), data.check_against(self.task.model)
-        if checked.frame != screen.data.frame:
+        if not checked.frame.agrees(screen.data.frame):
             raise ShapeError(
                 f"{data.screen}: the frame is {checked.frame}; expected that of the fit, {screen.data.frame}"
             )
@@ -290,7 +293,7 @@ class Reconstruction:
 
     @property
     def conditional_on(self) -> list[str]:
-        """What emittances and Twiss parameters are true under the condition of, since the scan cannot tell it."""
+        """On what emittances and Twiss parameters depend that the scan itself cannot tell, in words."""
         if self.ambiguity is None:
             return ["the strength of the settings and the camera's orientation as given (not checked)"]
         names = ", ".join(self.task.scanned)
@@ -329,13 +332,19 @@ class Reconstruction:
     # -- on disk ---------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write numbers as YAML, and the bunch beside them as openPMD, ``<name>.h5``."""
+        """Write numbers as YAML, and the bunch beside them as openPMD, ``<name>.h5``.
+
+        Raises:
+            ValidationError: for a path that ends with ``.h5``, where the bunch goes.
+        """
         import yaml
 
         from lume_diff.calibration.reconstruction.report import as_plain
 
         file = Path(path)
         bunch = file.with_suffix(".h5")
+        if bunch == file:
+            raise ValidationError(f"path is {str(file)!r}, where the bunch goes; give the name of a YAML file")
         self.beam.to_openpmd(bunch)
         file.write_text(
             yaml.safe_dump({**as_plain(self), "beam": bunch.name}, sort_keys=False, allow_unicode=True),
@@ -347,14 +356,19 @@ class Reconstruction:
         """Read what ``save`` wrote; ``"beam"`` is the bunch.
 
         Raises:
-            ValidationError: for a file that is something else.
+            ValidationError: for a file that does not exist or is something else.
         """
         import yaml
 
         from lume_diff.particles import TorchParticleGroup
 
         file = Path(path)
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not file.is_file():
+            raise ValidationError(f"{str(file)!r} does not exist; give the file that Reconstruction.save wrote")
+        try:
+            found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValidationError(f"{str(file)!r} is no saved reconstruction: {error}") from error
         if not isinstance(found, dict) or "statistics" not in found or "beam" not in found:
             raise ValidationError(f"{str(file)!r} is no saved reconstruction: it has no 'statistics' and 'beam'")
         return {**found, "beam": TorchParticleGroup.from_openpmd(file.with_name(found["beam"]))}
@@ -364,7 +378,7 @@ class Reconstruction:
         if n_particles is None or n_particles == task.n_particles:
             return None
         if n_particles < 1:
-            raise CalibrationError(f"n_particles is {n_particles!r}; expected a positive number")
+            raise ValidationError(f"n_particles is {n_particles!r}; expected a positive number")
         return normal_points(even_points(n_particles, task.dimensions + 2, task.seed + 1))
 
 

@@ -54,7 +54,7 @@ class Epoch(NamedTuple):
 
 
 def optimiser_of(member: Member, rate: float, shape: bool) -> torch.optim.Optimizer:
-    """Return what fits the shape of a member's bunch and the machine, or else its pointing.
+    """Return an optimiser of the shape of a member's bunch and of the machine, or else of its pointing.
 
     Gradients are to be set to zero, not to None.
     """
@@ -131,7 +131,7 @@ class Training:
     # -- epochs ----------------------------------------------------------------------------------------------
 
     def members(self) -> list[Member]:
-        """Fit all members; of those after the first only what was fitted to the end."""
+        """Fit the members and return them; after Ctrl-C the first as it is, and those others that are finished."""
         found: list[Member] = []
         options = self._options
         epochs = [options.epochs] + [max(round(_AGAIN * options.epochs), 1)] * (options.ensemble - 1)

@@ -50,6 +50,8 @@ def test_settings_come_in_the_units_of_the_model(model: CheetahModel) -> None:
     assert found.units["Q1.length"] == "m"
     assert found.history[-1].name == "check_against"
     assert found.check_against(model) is found
+    zero = scan(settings={"Q1.k1": [1.0, 2.0, 3.0], "Q1.length": 0.0}, units={"Q1.length": "cm"}).check_against(model)
+    assert zero.units["Q1.length"] == "m"
 
 
 CASES: dict[str, tuple[dict[str, object], type[LumeDiffError], str]] = {

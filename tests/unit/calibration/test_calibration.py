@@ -14,12 +14,14 @@ import torch
 
 import lume_diff as ld
 from lume_diff.calibration import (
+    BeamMomentum,
     Blur,
     Calibration,
     CalibrationResult,
     Dataset,
     Images,
     LogNormal,
+    Magnification,
     Moments,
     Normal,
     Offset,
@@ -27,7 +29,7 @@ from lume_diff.calibration import (
     ScreenDataset,
     Value,
 )
-from lume_diff.errors import ReadOnlyError, UnitError, UnknownVariableError, ValidationError
+from lume_diff.errors import CalibrationError, ReadOnlyError, UnitError, UnknownVariableError, ValidationError
 
 D = torch.float64
 PIXEL = 1.5e-4
@@ -234,6 +236,8 @@ def test_starts_are_reproducible_and_counted(model: ld.StagedModel, data: Screen
 
 def test_applied_result_predicts_the_machine(model: ld.StagedModel, data: ScreenDataset) -> None:
     result = Calibration(model, data, parameters()).run(progress=False)
+    with pytest.raises(UnknownVariableError, match=r"'Q1\.k1'"):
+        result.apply(ld.TorchModel(Root(), [ld.TorchScalarVariable(name="a")], [ld.TorchScalarVariable(name="y")]))
     twin = result.apply()
     assert twin.input_names == model.input_names
     assert float(twin.get("norm_emit_x")) == result.values["beam/norm_emit_x"]
@@ -242,6 +246,41 @@ def test_applied_result_predicts_the_machine(model: ld.StagedModel, data: Screen
     k1 = number(2.0).requires_grad_()
     twin({"Q1.k1": k1})["final.sigma_x"].backward()
     assert bool(torch.isfinite(k1.grad))
+
+
+def test_predictions_take_settings_in_any_unit(model: ld.StagedModel, data: ScreenDataset) -> None:
+    result = Calibration(model, data, parameters()).run(progress=False)
+    per_mm = ScreenDataset({"Q1.k1": 1e-6 * K1}, data.images, data.screen, PIXEL, units={"Q1.k1": "1/mm^2"})
+    (same,), (found,) = result.predict(), result.predict(per_mm)
+    torch.testing.assert_close(found["SCR1.image"], same["SCR1.image"], rtol=1e-12, atol=1e-20)
+    with pytest.raises(ValidationError, match="expected a ScreenDataset"):
+        result.predict({"Q1.k1": K1})
+
+
+class Root(torch.nn.Module):
+    """A model that has no answer below zero."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sqrt()
+
+
+def test_step_to_where_the_model_has_no_answer_is_made_shorter() -> None:
+    scalar = ld.TorchScalarVariable
+    model = ld.TorchModel(Root(), [scalar(name="a", default_value=1.0)], [scalar(name="y", read_only=True)])
+    data = Dataset({"a": np.zeros(4)}, {"y": np.full(4, 0.1)}, sigma={"y": 1e-3})
+    result = Calibration(model, data, [Value("a", Normal(1.0, 1.0))]).run(progress=False)
+    assert result.converged
+    assert result.values["a"] == pytest.approx(0.01, abs=5e-4)
+    with pytest.raises(CalibrationError, match="is not finite at a = -1: narrow the priors"):
+        Calibration(model, data, [Value("a", Normal(-1.0, 0.1))]).run(progress=False)
+
+
+@pytest.mark.parametrize("name, content", [("no.yaml", None), ("fit.yaml", "a: [1,"), ("fit.h5", "text")])
+def test_files_that_hold_no_result(tmp_path: Path, name: str, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ValidationError, match="does not exist" if content is None else "is no saved calibration"):
+        CalibrationResult.load(tmp_path / name)
 
 
 def test_result_is_written_read_and_drawn(tmp_path: Path, model: ld.StagedModel, data: ScreenDataset) -> None:
@@ -269,6 +308,7 @@ def test_result_is_written_read_and_drawn(tmp_path: Path, model: ld.StagedModel,
         (lambda: [Offset("Q1.k1", Normal(0.0, 0.1), unit="m")], UnitError, r"'Q1\.k1' is in '1/m\^2'"),
         (lambda: [*parameters(), Scale("Q1.k1", Normal(1.0, 0.1))], ValidationError, "two parameters are called"),
         (lambda: [Scale("Q1.k1", 1.0)], ValidationError, "expected a prior"),  # type: ignore[arg-type]
+        (lambda: [Magnification(Normal(1.0, 0.1), axis="z")], ValidationError, "axis of 'magnification' is 'z'"),
     ],
 )
 def test_bad_parameters(
@@ -284,5 +324,15 @@ def test_bad_options(model: ld.StagedModel, data: ScreenDataset) -> None:
     fit = Calibration(model, data, parameters())
     with pytest.raises(ValidationError, match="method is 'newton'"):
         fit.run("newton", progress=False)
-    with pytest.raises(ValidationError, match="starts is 0"):
-        fit.run(starts=0, progress=False)
+    for name in ("starts", "steps"):
+        with pytest.raises(ValidationError, match=f"{name} is 0"):
+            fit.run(**{name: 0}, progress=False)
+
+
+def test_energy_in_other_units_is_refused() -> None:
+    scalar = ld.TorchScalarVariable
+    inputs = [scalar(name="k1", default_value=1.0), scalar(name="energy", unit="MeV", default_value=63.0)]
+    model = ld.TorchModel(torch.nn.Linear(2, 1), inputs, [scalar(name="y", read_only=True)])
+    data = Dataset({"k1": [1.0, 2.0]}, {"y": [1.0, 2.0]}, sigma={"y": 0.1})
+    with pytest.raises(UnitError, match=r"energy 'energy' of parameter 'beam momentum' is in 'MeV'; expected .* 'eV'"):
+        Calibration(model, data, [BeamMomentum("k1", Normal(1.0, 0.02), energy="energy")])

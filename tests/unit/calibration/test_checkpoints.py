@@ -10,7 +10,16 @@ import pytest
 import torch
 
 import lume_diff as ld
-from lume_diff.calibration import BeamReconstruction, Calibration, Dataset, Moments, Normal, Scale, ScreenDataset
+from lume_diff.calibration import (
+    BeamMomentum,
+    BeamReconstruction,
+    Calibration,
+    Dataset,
+    Moments,
+    Normal,
+    Scale,
+    ScreenDataset,
+)
 from lume_diff.errors import ValidationError
 
 PIXEL = 2e-4
@@ -70,6 +79,22 @@ def test_calibration_uses_what_its_own_model_gave(
     found, fresh = fit(chain(**changes), file), fit(chain(**changes), tmp_path / "other.ckpt")
     assert found.values == fresh.values
     assert (found.evaluations, found.runs) == ((0, 0) if used else (fresh.evaluations, fresh.runs))
+
+
+def test_calibration_uses_what_parameters_of_the_same_inputs_gave(tmp_path: Path) -> None:
+    variable = ld.TorchScalarVariable
+    inputs = [variable(name="a", default_value=1.0), variable(name="b", default_value=1.0)]
+    model = ld.TorchModel(torch.nn.Linear(2, 1), inputs, [variable(name="y", read_only=True)])
+    data = Dataset({"a": [1.0, 2.0], "b": [2.0, 1.0]}, {"y": [0.5, -1.0]}, sigma={"y": 0.1})
+
+    def fit(strengths: list[str], checkpoint: Path) -> ld.calibration.CalibrationResult:
+        task = Calibration(model, data, [BeamMomentum(strengths, Normal(1.0, 0.2))])
+        return task.run(checkpoint=checkpoint, progress=False)
+
+    fit(["a"], tmp_path / "fit.ckpt")
+    found, fresh = fit(["a", "b"], tmp_path / "fit.ckpt"), fit(["a", "b"], tmp_path / "other.ckpt")
+    assert found.values == fresh.values
+    assert found.evaluations == fresh.evaluations > 0
 
 
 def test_calibration_uses_what_the_same_code_gave(tmp_path: Path) -> None:

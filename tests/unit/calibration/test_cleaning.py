@@ -117,7 +117,11 @@ def test_otsu_divides_two_classes() -> None:
     assert 13.0 < level < 47.0
 
 
-@pytest.mark.parametrize("way", [{}, {"level": 1.0, "n_sigma": 3.0}, {"level": "median"}, {"fraction": 2.0}], ids=str)
+@pytest.mark.parametrize(
+    "way",
+    [{}, {"level": 1.0, "n_sigma": 3.0}, {"level": "median"}, {"n_sigma": "otsu"}, {"fraction": 2.0}],
+    ids=str,
+)
 def test_threshold_refuses(make_scan: Make, way: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="threshold"):
         make_scan().threshold(**way)  # type: ignore[arg-type]
@@ -148,6 +152,15 @@ def test_dead_hot_and_stuck_pixels(make_scan: Make) -> None:
         data.mask_dead(known[:5])
 
 
+def test_dead_pixels_are_found_where_shots_are_missing(make_scan: Make) -> None:
+    data = make_scan(n=6, shots=4)
+    images, weights = data.images.copy(), np.ones((6, 4))
+    images[..., 10, 10] += 300.0
+    images[1:, 1:], weights[1:, 1:] = 0.0, 0.0
+    cleaned = ScreenDataset(data.settings, images, data.screen, PIXEL, weights=weights).mask_dead()
+    assert np.argwhere(cleaned.history[-1].arrays["dead"]).tolist() == [[10, 10]]
+
+
 def test_healthy_camera_has_no_dead_pixels(make_scan: Make) -> None:
     assert not make_scan(n=6, shots=2).mask_dead().history[-1].arrays["dead"].any()
 
@@ -171,14 +184,15 @@ def test_crop_keeps_places() -> None:
         for name in ("mean_x", "mean_y", "sigma_x", "sigma_y"):
             assert found[name][0, 0] == pytest.approx(whole[name][0, 0], rel=2e-3)
         assert part.history[-1].arrays["removed"][0, 0] < 1e-3
+    assert data.crop(np.array([10, 75, 2, 55])).frame == data.crop((10, 75, 2, 55)).frame
     part = data.crop((-3.0, 3.5, -2.8, 2.5), "mm")
     assert part.frame.extent == pytest.approx((-3.0e-3, 3.5e-3, -2.8e-3, 2.5e-3))
 
 
 @pytest.mark.parametrize(
     "roi",
-    ["middle", (0, 10, 0), (0, 10, 0, 99), (5, 5, 0, 9), (0.5, 9, 0, 9)],
-    ids=("name", "three", "beyond", "empty", "half"),
+    ["middle", (0, 10, 0), (0, 10, 0, 99), (5, 5, 0, 9), (0.5, 9, 0, 9), (0, np.nan, 0, 9)],
+    ids=("name", "three", "beyond", "empty", "half", "nan"),
 )
 def test_crop_refuses(make_scan: Make, roi: object) -> None:
     with pytest.raises(ValidationError, match="crop"):
@@ -290,7 +304,7 @@ def test_mean_over_shots_leaves_out_what_does_not_count(make_scan: Make) -> None
     assert mean.shape[1] == 1
     np.testing.assert_allclose(mean.images[0, 0], data.images[0].mean(0))
     np.testing.assert_allclose(mean.images[1, 0], data.images[1, :2].mean(0))
-    assert mean.weights[:, 0].tolist() == [4.0, 2.0, 4.0]
+    assert mean.weights[:, 0].tolist() == [1.0, 0.5, 1.0]
     assert mean.noise.sigma == pytest.approx(data.noise.sigma / 2.0)
 
 

@@ -84,10 +84,19 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no")
     np.savez(tmp_path / "pickled.npz", a=np.array([{}], dtype=object))
     np.savez(tmp_path / "other.npz", k1=np.ones(3), images=np.ones((3, 9, 9)), header="mine")
+    whole = (tmp_path / "other.npz").read_bytes()
+    (tmp_path / "half.npz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    with (tmp_path / "one.npz").open("wb") as file:
+        np.save(file, np.ones(3))
     for name, message in (
         ("none.npz", "is no file"),
+        ("one.npz", "holds one array"),
         ("text.npz", "without pickle"),
         ("pickled.npz", "without pickle"),
+        ("half.npz", "without pickle"),
+        ("empty.npz", "without pickle"),
     ):
         with pytest.raises(ValidationError, match=message):
             ScreenDataset.from_npz(tmp_path / name, {"k1": "Q1.k1"}, "S")
@@ -101,6 +110,14 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         ScreenDataset.from_hdf5(tmp_path / "text.npz")
     with pytest.raises(ValidationError, match="cannot be read as an image"):
         ScreenDataset.from_images(K1, [tmp_path / "text.png"] * 3, "S", PIXEL)
+    with pytest.raises(ValidationError, match="without pickle"):
+        ScreenDataset.from_images(K1, [tmp_path / "empty.npy"] * 3, "S", PIXEL)
+
+
+def test_parameters_of_steps_may_be_numbers_of_numpy(make_scan: Make, tmp_path: Path) -> None:
+    data = make_scan().threshold(np.float32(3.0)).median_filter(np.int64(3))  # type: ignore[arg-type]
+    found = ScreenDataset.from_npz(data.to_npz(tmp_path / "scan.npz"))
+    assert [dict(step.parameters) for step in found.history] == [{"level": 3.0}, {"size": 3}]
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "npy"])
@@ -132,6 +149,31 @@ def test_pages_of_a_tiff_and_lists_of_files_are_shots(tmp_path: Path) -> None:
     assert not data.mask[2, 1:].any()
     assert np.ma.getmaskarray(data.statistics()["sigma_x"]).tolist() == (data.weights == 0.0).tolist()
     assert data.mean_shots().has_beam.all()
+
+
+def test_mask_of_settings_with_different_numbers_of_shots(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.npy" for i in range(3)]
+    for i, path in enumerate(paths):
+        np.save(path, gaussian_image(peak=100.0 + i))
+    mask = np.ones((3, 60, 80), bool)
+    mask[1, 5] = False
+    shots = [paths, paths[:1], paths[:2]]
+    data = ScreenDataset.from_images(K1, shots, "S", PIXEL, mask=mask)
+    assert data.mask[0].all()
+    assert np.argwhere(~data.mask[1, 0].all(1)).tolist() == [[5]]
+    assert not data.mask[1, 1:].any()
+    with pytest.raises(ValidationError, match="mask has dtype uint8, expected bool"):
+        ScreenDataset.from_images(K1, shots, "S", PIXEL, mask=mask.astype(np.uint8))
+
+
+def test_table_of_images_that_cannot_be_told_apart(tmp_path: Path) -> None:
+    np.save(tmp_path / "0.npy", gaussian_image())
+    Image.fromarray(gaussian_image().astype(np.uint8)).save(tmp_path / "1.png")
+    frame = {"k1": [-1.0, 1.0], "image": ["0.npy", "1.png"]}
+    with pytest.raises(ValidationError, match="pictures and NPY files together; give orientation"):
+        ScreenDataset.from_frame(frame, ["k1"], "S", PIXEL, folder=tmp_path)
+    with pytest.raises(ValidationError, match=r"received the string 'k1'.*write \['k1'\]"):
+        ScreenDataset.from_frame(frame, "k1", "S", PIXEL, folder=tmp_path)
 
 
 def test_pictures_that_do_not_fit(tmp_path: Path) -> None:
@@ -210,6 +252,11 @@ PICTURES: dict[str, Callable[[ScreenDataset], object]] = {
     ),
     "cleaned": lambda data: data.subtract_background().threshold(n_sigma=3.0).crop("auto"),
 }
+
+
+def test_other_choice_of_shots_is_refused(make_scan: Make) -> None:
+    with pytest.raises(ValidationError, match="shots is 'first'"):
+        make_scan().plot(shots="first")
 
 
 @pytest.mark.parametrize("case, shots", [*((case, "mean") for case in PICTURES), ("all-shots", "all")])

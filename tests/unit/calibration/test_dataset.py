@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from lume_diff.calibration import Dataset, ScreenDataset
+from lume_diff.calibration import Dataset, ScreenDataset, Values
 from lume_diff.errors import (
     CalibrationError,
     LumeDiffError,
@@ -30,6 +31,12 @@ def readings(**options: object) -> Dataset:
 def test_sigma_is_pooled_over_settings() -> None:
     expected = np.sqrt((0.1**2 + 0.1**2 + 0.2**2 + 0.2**2 + 0.1**2 + 0.1**2) / 3)
     np.testing.assert_allclose(readings().sigma[SIZE], expected)
+
+
+def test_readings_that_do_not_count_have_no_scatter() -> None:
+    wild = np.column_stack((READINGS, [50.0, -70.0, 90.0]))
+    data = Dataset(K1, {SIZE: wild}, weights=[[1.0, 1.0, 0.0]] * 3)
+    np.testing.assert_allclose(data.sigma[SIZE], readings().sigma[SIZE][0, 0])
 
 
 @pytest.mark.parametrize("sigma", [0.5, [0.5, 0.5, 0.5], np.full((3, 2), 0.5)], ids=("number", "settings", "shots"))
@@ -75,6 +82,22 @@ def test_nan_can_be_left_out() -> None:
     assert mean.sigma[SIZE][:, 0] == pytest.approx([0.1 / np.sqrt(2), 0.1, 0.1 / np.sqrt(2)])
 
 
+@pytest.mark.parametrize("weights", [1.0, 0.5, [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]], ids=["one", "half", "some"])
+def test_mean_over_shots_tells_a_fit_as_much_as_the_shots(weights: object) -> None:
+    data = readings(sigma={SIZE: 0.1}, weights=weights)
+    shots, mean = (Values().target(part) for part in (data, data.mean_shots()))
+    torch.testing.assert_close(mean.mean[SIZE], shots.mean[SIZE])
+    torch.testing.assert_close(mean.error[SIZE], shots.error[SIZE])
+    assert torch.equal(mean.counted[SIZE], shots.counted[SIZE])
+
+
+def test_sizes_of_mean_images_tell_a_fit_as_much_as_those_of_shots(make_scan: Callable[..., ScreenDataset]) -> None:
+    screens = make_scan(n=3, shots=4, weights=[[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1]]).subtract_background()
+    name = {"mean_x": "SCR1.mean_x"}
+    shots, mean = (Values().target(part.to_dataset(name)) for part in (screens, screens.mean_shots()))
+    torch.testing.assert_close(mean.error["SCR1.mean_x"], shots.error["SCR1.mean_x"], rtol=0.1, atol=0.0)
+
+
 def test_parts() -> None:
     data = readings(units={SIZE: "mm"})
     fit, check = data.split(every=3, offset=1)
@@ -83,6 +106,8 @@ def test_parts() -> None:
     np.testing.assert_array_equal(fit.sigma[SIZE], data.sigma[SIZE][[0, 2]])
     assert Dataset.join([data[:1], data[1:]]).digest == data.digest
     assert len(list(data)) == 3
+    assert Dataset.join([data, data]).history[-1].note == ""
+    assert "number 2 was made by: split" in Dataset.join([data, fit]).history[-1].note
     with pytest.raises(ValidationError, match="has outputs"):
         Dataset.join([data, Dataset(K1, {"b": READINGS})])
     with pytest.raises(CalibrationError, match="1 settings differ, a fit needs 2"):
@@ -139,6 +164,30 @@ def test_csv_with_units_and_errors(tmp_path: Path) -> None:
     assert data.valid[SIZE].tolist() == [[True, True], [True, False], [True, True]]
     assert data.sigma[SIZE][1, 0] == 0.2
     assert dict(data.units) == {"Q1.k1": "1/m^2", SIZE: "mm"}
+
+
+def test_csv_with_errors_in_a_unit_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "scan.csv"
+    path.write_text(CSV.replace("error", "error [um]"))
+    data = Dataset.from_csv(path, ["Q1.k1"], sigma={SIZE: "error"})
+    assert data.sigma[SIZE][1, 0] == pytest.approx(2e-4)
+    assert data.units[SIZE] == "mm"
+    metres = Dataset.from_csv(path, ["Q1.k1"], sigma={SIZE: "error"}, units={SIZE: "m"})
+    assert metres.sigma[SIZE][1, 0] == pytest.approx(2e-7)
+    path.write_text(CSV.replace("error", "error [s]"))
+    with pytest.raises(UnitError, match=r"standard errors of 'final\.sigma_x' in column 'error'"):
+        Dataset.from_csv(path, ["Q1.k1"], sigma={SIZE: "error"})
+    path.write_text(CSV.replace("error", "error [um]").replace(" [mm]", ""))
+    with pytest.raises(UnitError, match=r"'final\.sigma_x' has no unit"):
+        Dataset.from_csv(path, ["Q1.k1"], sigma={SIZE: "error"})
+
+
+def test_readings_without_an_error_are_left_out() -> None:
+    frame = {"k": [-1.0, 0.0, 1.0], "sx": [1.0, 2.0, 3.0], "error": [0.1, float("nan"), 0.1]}
+    data = Dataset.from_frame(frame, {"k": "Q1.k1"}, {"sx": SIZE}, sigma={SIZE: "error"}, nan="mask")
+    assert data.valid[SIZE].tolist() == [[True], [False], [True]]
+    with pytest.raises(ValidationError, match="nan: received 'drop'"):
+        Dataset.from_frame(frame, {"k": "Q1.k1"}, {"sx": SIZE}, sigma={SIZE: "error"}, nan="drop")
 
 
 @pytest.mark.parametrize(

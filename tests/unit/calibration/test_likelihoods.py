@@ -181,6 +181,26 @@ def test_scatter_between_shots_counts_for_moments() -> None:
     assert float(target.errors[0, 0]) == pytest.approx(2e-4 / math.sqrt(12), rel=0.5)
 
 
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
+def test_images_one_pixel_wide_are_compared(likelihood: Likelihood) -> None:
+    line = data_of(noisy(spot(), 2, 2.0, 0), 2.0).crop((32, 33, 0, 48))
+    found = likelihood.residuals({"SCR1.image": spot()[None, :, 32:33]}, likelihood.target(line))
+    assert bool(torch.isfinite(found).all())
+
+
+@pytest.mark.parametrize("likelihood", [Images(), Images(detail=0.0), Profiles(), Moments()], ids=repr)
+@pytest.mark.parametrize("shots", [1, 6])
+def test_a_quarter_of_the_weight_doubles_the_errors(likelihood: Likelihood, shots: int) -> None:
+    jitter = np.random.default_rng(1).normal(0.0, 1e-4, shots)
+    light = np.stack([spot(float(offset)).numpy() for offset in jitter])
+    images = light[None] + np.random.default_rng(0).normal(0.0, 2.0, (1, shots, *SHAPE))
+    data = ScreenDataset({"Q1.k1": [0.0]}, images, "SCR1.image", PIXEL, noise=2.0)
+    quarter = ScreenDataset({"Q1.k1": [0.0]}, images, "SCR1.image", PIXEL, noise=2.0, weights=0.25)
+    predicted = {"SCR1.image": spot(2e-4).unsqueeze(0)}
+    whole, less = (likelihood.residuals(predicted, likelihood.target(each)) for each in (data, quarter))
+    torch.testing.assert_close(less, 0.5 * whole, rtol=1e-9, atol=1e-9)
+
+
 def test_settings_without_a_beam_do_not_count() -> None:
     images = np.stack([noisy(spot(), 1, 1.0, 0)[0], np.random.default_rng(1).normal(0.0, 1.0, (1, *SHAPE))])
     data = data_of(images, 1.0)

@@ -45,11 +45,23 @@ def test_quantiles_are_those_of_the_distribution() -> None:
     assert float(values.mean()) == pytest.approx(math.sqrt(2.0 / math.pi), rel=5e-3)
 
 
+def test_truncated_normal_is_that_of_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    prior = Bounded(0.1, 0.3, 0.0, 1.0)
+    exact = stats.truncnorm((0.0 - 0.1) / 0.3, (1.0 - 0.1) / 0.3, loc=0.1, scale=0.3)
+    for u in (-4.0, -1.0, 0.5, 3.0):
+        share = float(torch.special.ndtr(torch.tensor(u, dtype=D)))
+        assert float(prior.at(torch.tensor(u, dtype=D))) == pytest.approx(float(exact.ppf(share)), rel=1e-11)
+
+
 @pytest.mark.parametrize(
     "build, message",
     [
         (lambda: Normal(0.0, 0.0), "std of Normal"),
         (lambda: Normal(math.nan, 1.0), "mean of Normal"),
+        (lambda: Normal("1.0", 1.0), "mean of Normal is '1.0'; expected a finite number"),  # type: ignore[arg-type]
+        (lambda: Normal(1.0, None), "std of Normal is None; expected a positive number"),  # type: ignore[arg-type]
+        (lambda: Bounded(math.inf, 1.0), "mean of Bounded is inf"),
         (lambda: LogNormal(-1.0, 2.0), "median of LogNormal"),
         (lambda: LogNormal(1.0, 1.0), "more than 1"),
         (lambda: Uniform(1.0, 1.0), "the lower first"),

@@ -12,7 +12,16 @@ import pytest
 import torch
 
 import lume_diff as ld
-from lume_diff.calibration import BeamReconstruction, Blur, LogNormal, Normal, Reconstruction, Scale, ScreenDataset
+from lume_diff.calibration import (
+    BeamReconstruction,
+    Blur,
+    LogNormal,
+    Normal,
+    Reconstruction,
+    Scale,
+    ScreenDataset,
+    Uniform,
+)
 from lume_diff.calibration.reconstruction.losses import distances
 from lume_diff.errors import CalibrationError, ShapeError, UnknownVariableError, ValidationError
 
@@ -93,6 +102,8 @@ def test_hidden_bunch_is_found(found: Reconstruction, scan: ScreenDataset) -> No
         value, error = found.statistic(name)
         assert value == pytest.approx(float(truth[name]), rel=0.15), name
         assert error > 0.0
+    written = ScreenDataset(scan.settings, scan.images, scan.screen, "200.00000001 um")
+    assert found.evaluate(written, 2000).size_error > 0.0
     left_out = found.evaluate(scan.split(every=3, offset=1)[1], 50_000)
     assert float(left_out.image.mean()) < 0.12
     assert left_out.size_error < 0.03
@@ -130,6 +141,16 @@ def test_blur_is_fitted_with_the_bunch(scan: ScreenDataset) -> None:
     assert "screen blur" in result.report()
 
 
+def test_grain_beyond_the_prior_of_a_blur_takes_it_to_its_end(scan: ScreenDataset) -> None:
+    seen = Blur(LogNormal(PIXEL, 2.0)).on_image(torch.tensor(scan.images[:, 0]), number(1.5 * PIXEL), (PIXEL, PIXEL))
+    blurred = ScreenDataset({"Q1.k1": K1}, seen.numpy(), "SCR1.image", PIXEL)
+    reconstruction = task(blurred, 2000, parameters=[Blur(Uniform(0.1 * PIXEL, 0.5 * PIXEL))])
+    assert reconstruction.grain is not None
+    assert reconstruction.grain.variance > (0.5 * PIXEL) ** 2
+    width = float(reconstruction.values(reconstruction.new_member(0)).detach()[0])
+    assert 0.49 * PIXEL < width < 0.5 * PIXEL
+
+
 def test_without_grain_a_blur_below_what_fits_best_is_as_good(scan: ScreenDataset) -> None:
     # Two images are too few to see grain in.
     reconstruction = task(scan[[1, 4]], parameters=[Blur(LogNormal(PIXEL, 2.0))])
@@ -163,6 +184,8 @@ def test_what_the_scan_cannot_decide_is_said(scan: ScreenDataset) -> None:
     assert not verdict["settings × 1.2"]
     # Without a quadrupole all images are alike: no bunch makes up for that.
     assert verdict["settings × 0"]
+    lines = str(ambiguity).splitlines()
+    assert len({line.index("norm_emit_x") for line in lines}) == 1, "columns are in line"
     assert "the strength of Q1.k1 as given" in result.conditional_on
     assert "NOT excluded" in result.report()
 
@@ -203,6 +226,13 @@ def test_predictions_for_other_settings(found: Reconstruction, scan: ScreenDatas
     assert many.shape == (6, 40, 40)
     with pytest.raises(ShapeError, match="settings have"):
         found.predict({"Q1.k1": [1.0, 2.0], "initial_charge": [1.0, 2.0, 3.0]})
+    with pytest.raises(ValidationError, match="n_particles is 0"):
+        found.predict({"Q1.k1": 0.5}, n_particles=0)
+
+
+def test_predictions_take_settings_in_any_unit(found: Reconstruction, scan: ScreenDataset) -> None:
+    per_mm = ScreenDataset({"Q1.k1": 1e-6 * K1}, scan.images, scan.screen, PIXEL, units={"Q1.k1": "1/mm^2"})
+    torch.testing.assert_close(found.predict(per_mm, 1500), found.predict(scan, 1500), rtol=1e-9, atol=1e-15)
 
 
 def test_report_names_what_was_found(found: Reconstruction) -> None:
@@ -228,6 +258,13 @@ def test_file_has_numbers_and_bunch(found: Reconstruction, tmp_path: Path) -> No
     (tmp_path / "other.yaml").write_text("a: 1\n", encoding="utf-8")
     with pytest.raises(ValidationError, match="no saved reconstruction"):
         Reconstruction.load(tmp_path / "other.yaml")
+    (tmp_path / "other.yaml").write_text("a: [1,", encoding="utf-8")
+    with pytest.raises(ValidationError, match="no saved reconstruction"):
+        Reconstruction.load(tmp_path / "other.yaml")
+    with pytest.raises(ValidationError, match="does not exist"):
+        Reconstruction.load(tmp_path / "none.yaml")
+    with pytest.raises(ValidationError, match="where the bunch goes; give the name of a YAML file"):
+        found.save(tmp_path / "bunch.h5")
 
 
 def test_picture_is_written(found: Reconstruction, tmp_path: Path) -> None:

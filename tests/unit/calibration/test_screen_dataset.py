@@ -234,6 +234,14 @@ def test_join_is_the_opposite_of_split(make_scan: Make) -> None:
     joined = ScreenDataset.join([data[:2], data[2:]])
     np.testing.assert_array_equal(joined.images, data.images)
     assert joined.digest == data.digest
+    metres, microns, computed = (ScreenDataset(K1, IMAGES, "S", size) for size in (3e-5, "30 um", 3e-5 * (1.0 + 1e-9)))
+    assert metres.digest == microns.digest
+    assert len(ScreenDataset.join([metres, microns, computed])) == 9
+    with pytest.raises(ShapeError, match="number 2 has Frame"):
+        ScreenDataset.join([metres, ScreenDataset(K1, IMAGES, "S", 3.01e-5)])
+    cleaned = ScreenDataset.join([data[:2], data[2:].subtract_background()])
+    assert "number 2 was made by: select" in cleaned.history[-1].note
+    assert "subtract_background" in cleaned.history[-1].note
     with pytest.raises(LumeDiffError, match=r"(?s)2 problems.*\(shots, ny, nx\)"):
         ScreenDataset.join([data, data.crop((0, 40, 0, 40))])
 
@@ -291,6 +299,31 @@ def test_noise_is_that_of_the_images(make_scan: Make) -> None:
         assert found.gain == pytest.approx(0.5, rel=0.25), method
         assert found.level == pytest.approx(20.0, abs=0.5), method
     assert data.with_noise("shots").noise.relative < 0.02
+
+
+def test_images_that_do_not_count_have_no_noise(make_scan: Make) -> None:
+    data = make_scan(n=6, shots=1)
+    images = data.images.copy()
+    images[3:] = 0.0  # a camera that was not read out
+    weights = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    found = ScreenDataset(data.settings, images, data.screen, PIXEL, weights=weights)
+    for noise in (found.noise, found.with_noise("local").noise):
+        assert noise.sigma == pytest.approx(3.0, rel=0.1)
+        assert noise.level == pytest.approx(20.0, abs=0.5)
+    with pytest.raises(CalibrationError, match="no image that counts has a valid pixel"):
+        _ = ScreenDataset(data.settings, images, data.screen, PIXEL, weights=0.0).noise
+
+
+def test_noise_of_images_of_which_strips_are_left() -> None:
+    mask = np.zeros(IMAGES.shape[1:], bool)
+    mask[:, ::4] = True  # no pixel has all its neighbours
+    images = IMAGES + np.random.default_rng(0).normal(0.0, 2.0, IMAGES.shape)
+    assert ScreenDataset(K1, images, "S", PIXEL, mask=mask).noise.sigma == pytest.approx(2.0, rel=0.2)
+
+
+def test_gain_by_many_shots_is_that_of_the_camera(make_scan: Make) -> None:
+    data = make_scan(n=6, shots=20, noise=3.0, gain=0.5)
+    assert data.with_noise("shots").noise.gain == pytest.approx(0.5, rel=0.05)
 
 
 def test_jitter_shows_between_shots_only() -> None:

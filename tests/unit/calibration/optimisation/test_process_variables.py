@@ -132,6 +132,27 @@ def test_a_machine_that_stops_answering_is_put_back(accelerator: Accelerator, cl
     assert accelerator.settings() == START
 
 
+def test_a_machine_that_does_not_take_its_best_is_put_back(accelerator: Accelerator) -> None:
+    class LateFailure(PlainClient):
+        """A client whose put after the last evaluation gets half of its way."""
+
+        puts = 0
+
+        def put(self, values: Mapping[str, Any], timeout: float = 5.0) -> None:
+            self.puts += 1
+            if self.puts == 4:
+                super().put(dict(list(values.items())[:1]), timeout)
+                raise TimeoutError("TEST:B:SET does not answer")
+            super().put(values, timeout)
+
+    client = LateFailure(accelerator.server.conf())
+    with pytest.raises(TimeoutError, match="does not answer"):
+        study(client, steps=0).run()
+    client.close()
+    assert client.puts == 5
+    assert accelerator.settings() == START
+
+
 def test_xopts_file_finds_the_machine_again(
     accelerator: Accelerator, client: PlainClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,12 +164,6 @@ def test_noise_given_with_the_data_is_used(wide: TorchModel, table: Any) -> None
     assert math.isfinite(constructor.decisions[0].advantage)
 
 
-def small(wide: TorchModel) -> TorchModel:
-    return TorchModel(
-        torch.nn.Softplus(), [TorchScalarVariable(name="a", default_value=0.0)], [TorchScalarVariable(name="y")]
-    )
-
-
 def softplus_xopt(**options: Any) -> Xopt:
     model = TorchModel(
         torch.nn.Softplus(), [TorchScalarVariable(name="a", default_value=0.0)], [TorchScalarVariable(name="y")]

@@ -254,6 +254,7 @@ def test_an_error_that_matters_is_told() -> None:
         ({"initial": 300}, "initial is 300; expected from 3 to max_runs, 200"),
         ({"refine": -1}, "refine is -1"),
         ({"ranges": {"c": (0.0, 1.0)}}, r"ranges has 'c'; the inputs are \['a', 'b'\]"),
+        ({"ranges": {"a": (1.0, 1.0)}}, r"range of 'a' is \(1\.0, 1\.0\); expected finite ends, the lower first"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

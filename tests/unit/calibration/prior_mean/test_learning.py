@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import cheetah
@@ -15,6 +17,7 @@ pytest.importorskip("xopt")
 from botorch.models import SingleTaskGP
 
 from lume_diff.calibration import ModelMean, Normal, OutputOffset, PriorMeanModelConstructor, Scale
+from lume_diff.calibration.prior_mean.calibrated import MeanParameters
 from lume_diff.calibration.prior_mean.gp import ModelGP
 from lume_diff.models import CheetahModel
 
@@ -80,6 +83,23 @@ def test_a_mean_without_noise_in_the_data_predicts_what_it_has_not_seen(
     with torch.no_grad():
         expected = size(*line.tensor_function(NAMES, ["final.sigma_x", "final.sigma_y"])(x * scale).unbind(-1))
         torch.testing.assert_close(gp.posterior(x).mean[:, 0], expected, rtol=0.0, atol=0.05)
+
+
+def test_parameters_follow_the_precision_that_they_are_brought_to() -> None:
+    parameters = MeanParameters([Scale("a", Normal(1.0, 0.2))]).requires_grad_(False)
+    parameters.coordinates.fill_(0.1)
+    for dtype in (torch.float32, D):
+        ((_, value),) = parameters.to(dtype).pairs(parameters.coordinates)
+        assert value.dtype is dtype
+
+
+def test_a_copy_of_a_mean_answers_with_parameters_of_its_own() -> None:
+    first = MeanParameters([Scale("a", Normal(1.0, 0.2))]).requires_grad_(False)
+    first.coordinates.fill_(1.0)
+    assert float(first.pairs(first.coordinates)[0][1]) == pytest.approx(1.2)
+    for copy in (deepcopy(first), pickle.loads(pickle.dumps(first))):
+        copy.coordinates.fill_(-1.0)
+        assert float(copy.pairs(copy.coordinates)[0][1]) == pytest.approx(0.8)
 
 
 def test_the_process_is_botorchs(build: Callable[..., Any]) -> None:

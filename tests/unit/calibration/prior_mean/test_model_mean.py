@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable
 from copy import deepcopy
@@ -171,6 +172,16 @@ def test_points_beyond_the_limits_raise_and_rounding_does_not(mean: ModelMean) -
     assert mean(edge).isfinite().all()
     with pytest.raises(ValidationError, match=r"'Q2.k1' is 4.1; its limits are -4 and 4"):
         mean(edge * 1.025)
+
+
+def test_rounding_at_a_limit_of_zero_does_not_raise() -> None:
+    from lume_diff.variables import TorchScalarVariable as Scalar
+
+    knob = Scalar(name="a", default_value=1.0, value_range=(0.0, math.inf))
+    mean = ModelMean(TorchModel(torch.nn.Softplus(), [knob], [Scalar(name="y")]), ["a"], "y")
+    assert mean(torch.tensor([[-1e-18], [2.0]], dtype=D)).isfinite().all()
+    with pytest.raises(ValidationError, match=r"'a' is -0\.1; its limits are 0 and inf"):
+        mean(torch.tensor([[-0.1], [2.0]], dtype=D))
 
 
 @pytest.mark.parametrize(

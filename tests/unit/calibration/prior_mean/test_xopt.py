@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +67,14 @@ def test_an_input_without_a_range_needs_one() -> None:
     model = TorchModel(torch.nn.Softplus(), [Scalar(name="a", default_value=0.0)], [Scalar(name="y")])
     with pytest.raises(ValidationError, match=r"'a' has no value_range: give its range, inputs=\{'a': \(low, high\)"):
         vocs_from_model(model, ["a"], {"y": "MINIMIZE"})
+    knob = Scalar(name="a", default_value=0.0, value_range=(0.0, math.inf))
+    half = TorchModel(torch.nn.Softplus(), [knob], [Scalar(name="y")])
+    with pytest.raises(
+        ValidationError, match=r"'a' has the value_range \(0\.0, inf\), which has no end: give its range"
+    ):
+        vocs_from_model(half, ["a"], {"y": "MINIMIZE"})
+    with pytest.raises(ValidationError, match=r"range of 'a' is \(0\.0, inf\); expected a finite, increasing one"):
+        vocs_from_model(half, {"a": (0.0, math.inf)}, {"y": "MINIMIZE"})
 
 
 def test_the_evaluator_computes_a_batch_at_once(model: TorchModel) -> None:
