@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,9 +21,9 @@ def is_concrete(tensor: Tensor) -> bool:
 
 
 def as_float_tensors(values: Mapping[str, Any], owner: str) -> dict[str, Tensor]:
-    """Turn numbers, arrays and tensors into float tensors of one dtype and device.
+    """Turn numbers, lists, arrays and tensors into float tensors of one dtype and device.
 
-    Python numbers follow the dtype of the tensors and arrays; with numbers alone it is float64.
+    Python numbers follow the dtype of the others; lists of them and numbers alone are float64.
     """
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, float] = {}
@@ -31,9 +32,11 @@ def as_float_tensors(values: Mapping[str, Any], owner: str) -> dict[str, Tensor]
             numbers[name] = float(value)
             continue
         try:
-            tensor = value if isinstance(value, Tensor) else torch.as_tensor(value)
+            tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValidationError(f"{owner}: {name} is {value!r:.80}; expected a float tensor or array") from error
+            raise ValidationError(
+                f"{owner}: {name} is {value!r:.80}; expected a float tensor or array (torch.stack makes one of tensors)"
+            ) from error
         if not tensor.is_floating_point():
             raise ValidationError(
                 f"{owner}: {name} has dtype {tensor.dtype}; expected a float dtype, such as {name}.to(torch.float64)"

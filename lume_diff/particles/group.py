@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -46,7 +47,7 @@ class TorchParticleGroup(TensorBundle, StatisticAccess):
         mass: rest energy [eV], only for a species that is not known by name.
         species_charge: charge number, only for a species that is not known by name.
 
-    Shapes broadcast without copying; numbers, arrays and tensors are taken; the default dtype is float64.
+    Shapes broadcast without copying; numbers, lists, arrays and tensors are taken; the default dtype is float64.
 
     Raises:
         ShapeError: no particle, or shapes that do not fit.
@@ -207,8 +208,8 @@ class TorchParticleGroup(TensorBundle, StatisticAccess):
 
     def _select(self, index: Any) -> Self:
         index = torch.as_tensor(index) if isinstance(index, Sequence) else index
-        if isinstance(index, int):
-            index = slice(index, index + 1 or None)
+        if isinstance(index, Integral):
+            index = slice(int(index), int(index) + 1 or None)
         if getattr(index, "ndim", 1) != 1:
             raise ShapeError(
                 f"{_OWNER}: an index of shape {tuple(index.shape)}; expected a slice, or an index or mask (n,) that "

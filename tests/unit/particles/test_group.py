@@ -6,6 +6,7 @@ import copy
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils import _pytree as pytree
@@ -52,6 +53,11 @@ def test_single_precision_and_numpy() -> None:
     assert make(x=torch.zeros(4, dtype=torch.float64).numpy()).dtype == torch.float64
 
 
+def test_lists_of_numbers_are_double() -> None:
+    assert make(x=[0.1, 0.2]).x.tolist() == [0.1, 0.2]
+    assert make(x=torch.zeros(2), y=[0.1, 0.2]).dtype == torch.float64
+
+
 def test_default_reference_is_the_livings_mean_and_constant() -> None:
     pz = torch.tensor([1e8, 1.2e8, 9e9], dtype=torch.float64, requires_grad=True)
     bunch = make(
@@ -84,6 +90,7 @@ def test_default_id_and_len() -> None:
         ({"x": torch.zeros(4, dtype=torch.bool)}, ValidationError, "torch.bool"),
         ({"x": torch.zeros(4, dtype=torch.complex128)}, ValidationError, "complex128"),
         ({"x": "wide"}, ValidationError, "x is 'wide'"),
+        ({"x": [torch.zeros((), requires_grad=True)] * 2}, ValidationError, r"torch\.stack"),
         ({"x": torch.zeros(4).double(), "y": True}, ValidationError, "y"),
         ({"x": torch.tensor([0.0, float("nan")]).double()}, ValidationError, "x has 1 value"),
         ({"x": torch.zeros(4).double(), "pz": float("inf")}, ValidationError, "pz has"),
@@ -156,6 +163,7 @@ def test_indexing_picks_particles(make_bunch: Any) -> None:
     bunch = make_bunch(batch=(2,), id=range(10, 22))
     assert bunch[2:5].x.shape == (2, 3)
     assert bunch[-1].id.tolist() == [21]
+    assert bunch[np.int64(-1)].id.tolist() == [21]
     assert bunch[[0, 3]].id.tolist() == [10, 13]
     mask = torch.arange(12) > 7
     assert bunch[mask].id.tolist() == [18, 19, 20, 21]
@@ -228,6 +236,7 @@ def test_clone_detach_to(make_bunch: Any) -> None:
     single = bunch.to(torch.float32)
     assert single.dtype == torch.float32
     assert single.id.dtype == torch.int64
+    assert bunch.to(torch.float64) is bunch
     (gradient,) = torch.autograd.grad(single["sigma_px"], scale)
     assert gradient.item() == pytest.approx(bunch["sigma_px"].item() / 1.1, rel=1e-4)
 

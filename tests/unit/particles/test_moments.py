@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from lume_diff.errors import ShapeError, UnknownVariableError, ValidationError
 from lume_diff.particles import TorchMoments, TorchParticleGroup, moment_statistic_names, sample_bunch
-from lume_diff.particles.linear_statistics import EXACT
+from lume_diff.particles.moment_statistics import EXACT
 from lume_diff.particles.sampling import factor_covariance
 
 TWISS: dict[str, Any] = {
