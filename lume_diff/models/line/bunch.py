@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from lume_diff.particles.bundle import Static
 from lume_diff.particles.constants import c_light
 from lume_diff.particles.coordinates import from_coordinates, reference_momentum, to_coordinates
 from lume_diff.particles.statistics import BunchStatistics
-from lume_diff.particles.weighted import safe_sqrt
+from lume_diff.particles.weighted import safe_divide, safe_sqrt
 
 
 @dataclass(frozen=True)
@@ -231,8 +232,8 @@ class TrackedBunch:
 
     @property
     def survival(self) -> Tensor:
-        """The share of the charge that entered the line alive and lives here, ``(*batch,)``."""
-        return (self.weight * self.alive).sum(-1) / (self.weight * self.born).sum(-1)
+        """The share of the charge that entered the line alive and lives here, ``(*batch,)``; NaN where none did."""
+        return safe_divide((self.weight * self.alive).sum(-1), (self.weight * self.born).sum(-1), math.nan)
 
 
 #: Statistics that are an entry of the covariance, and where it is.
@@ -337,3 +338,7 @@ class TrackedMoments:
         """The share of the charge that is left, ``(*batch,)``."""
         is_charged = self.born > 0
         return torch.where(is_charged, self.charge / torch.where(is_charged, self.born, 1.0), 1.0)
+
+
+#: A beam at one place of a line, whichever way it is described.
+Tracked = TrackedBunch | TrackedMoments

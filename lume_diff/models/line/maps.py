@@ -159,9 +159,11 @@ class KeptMaps:
         values = list(stack.fresh("k1", changed, members, live=True).values())
         if len(values) < len(members):
             return None
-        if members not in self._series:
-            self._keep(self._series, members, self._expanded(stack, members))
-        series, largest = self._series[members] if members in self._series else self._expanded(stack, members)
+        known = self._series.get(members)  # asked once: another thread may clear the table
+        if known is None:
+            known = self._expanded(stack, members)
+            self._keep(self._series, members, known)
+        series, largest = known
         strength = torch.stack(
             torch.broadcast_tensors(*values) if any(v.shape != values[0].shape for v in values) else values, dim=-1
         )
@@ -181,8 +183,9 @@ class KeptMaps:
     def folded(self, series: Tensor, start: int, stop: int, varying: tuple[int, ...]) -> Tensor | None:
         """Return the coefficients of elements that vary times the maps of what lies between, ``(n, 13, 8, 8)``."""
         key = (start, stop, varying)
-        if key in self._folded:
-            return self._folded[key]
+        known = self._folded.get(key)
+        if known is not None:
+            return known
         between = self.between(start, stop, varying)
         if between.dim() > 3:
             return None

@@ -11,15 +11,13 @@ from torch.autograd import forward_ad
 
 from lume_diff.errors import GradientError
 from lume_diff.models.guards import concrete
-from lume_diff.models.line.bunch import TrackedBunch, TrackedMoments
+from lume_diff.models.line.bunch import Tracked, TrackedBunch, TrackedMoments
 from lume_diff.models.line.elements import SWITCHED, Element
 from lume_diff.models.line.reference import Reference
 from lume_diff.models.transforms import in_transform, in_vmap
 
 if TYPE_CHECKING:
     from lume_diff.models.line.tracking import LineRun
-
-Tracked = TrackedBunch | TrackedMoments
 
 #: Classes whose numbers must have the batch dimensions of the beam, or none.
 _NEED_ONE_BATCH = ("SpaceChargeKick", "TransverseDeflectingCavity")

@@ -56,6 +56,21 @@ def assert_image(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-10 * expected.abs().max().item())
 
 
+def test_large_images_in_single_precision_have_their_charge_where_it_is() -> None:
+    pixels = 5000, 5000
+    half = (torch.tensor(2500.0), torch.tensor(2500.0))
+    x, y = torch.tensor([-1266.0]), torch.tensor([2300.5])
+    image = screens.cloud_in_cell(x, y, torch.ones(1), pixels, half)
+    assert image.nonzero().tolist() == [[4800, 1233], [4800, 1234]]
+
+
+def test_pixels_share_what_binning_leaves_of_the_screen() -> None:
+    segment = cheetah.Segment([screen(**SCREENS["binned-with-a-rest"])])
+    image = CheetahModel(segment, bunch(), outputs=["SCR.image"]).supported_variables["SCR.image"]
+    assert image.shape == (5, 8)
+    assert image.pixel_size == pytest.approx((25 * 1e-4 / 8, 17 * 1e-4 / 5))
+
+
 @pytest.mark.parametrize("options", SCREENS.values(), ids=SCREENS)
 @pytest.mark.parametrize("method", METHODS)
 def test_reading_equals_cheetahs(method: str, options: dict[str, object]) -> None:
