@@ -8,10 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lume_diff.control.readings import Condition, Reading, Severity
 from lume_diff.errors import ValidationError
+from lume_diff.variables.text import load_yaml
 
 _FIELDS = ("value", "time", "severity", "message")
 
@@ -20,7 +19,8 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Reading]:
     """Read a saved state.
 
     A YAML file has values by the name of the process variable, each plain or ``{value: 1.2, time: ..., severity: 0}``.
-    A CSV file has a header with the columns ``pv`` and ``value``, and, if it likes, ``time``, ``severity``. Times are
+    A CSV file has a header with the columns ``pv`` and ``value``, and, if it likes, ``time``, ``severity`` and
+    ``message``. YAML is read by the rules of version 1.2, in which ``on`` is a word and ``1e-3`` a number. Times are
     ISO 8601 or seconds since 1970; without one, that of the file holds.
 
     Args:
@@ -38,7 +38,10 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Reading]:
     suffix = file.suffix.lower()
     if suffix not in (".yaml", ".yml", ".csv"):
         raise ValidationError(f"saved state {str(file)!r}: expected a name that ends with .yaml, .yml or .csv")
-    rows = _csv_rows(file) if suffix == ".csv" else _yaml_rows(file)
+    try:
+        rows = _csv_rows(file) if suffix == ".csv" else _yaml_rows(file)
+    except UnicodeDecodeError as error:
+        raise ValidationError(f"saved state {str(file)!r} is no text in UTF-8: {error}") from None
     saved, wrong, found = file.stat().st_mtime, [], {}
     for place, name, fields in rows:
         if name in found:
@@ -54,10 +57,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Reading]:
 
 
 def _yaml_rows(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValidationError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
+    content = load_yaml(file)
     if not isinstance(content, dict):
         raise ValidationError(f"{file}: expected values by the name of the process variable, received {content!r}")
     return [
@@ -92,8 +92,6 @@ def _reading(fields: dict[str, Any], saved: float) -> Reading:
 
 
 def _time(given: Any) -> float:
-    if isinstance(given, datetime):
-        return given.timestamp()
     try:
         return float(given)
     except ValueError:
