@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from datetime import datetime
 from pathlib import Path
@@ -38,10 +39,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Reading]:
     suffix = file.suffix.lower()
     if suffix not in (".yaml", ".yml", ".csv"):
         raise ValidationError(f"saved state {str(file)!r}: expected a name that ends with .yaml, .yml or .csv")
-    try:
-        rows = _csv_rows(file) if suffix == ".csv" else _yaml_rows(file)
-    except UnicodeDecodeError as error:
-        raise ValidationError(f"saved state {str(file)!r} is no text in UTF-8: {error}") from None
+    rows = _csv_rows(file) if suffix == ".csv" else _yaml_rows(file)
     saved, wrong, found = file.stat().st_mtime, [], {}
     for place, name, fields in rows:
         if name in found:
@@ -67,7 +65,11 @@ def _yaml_rows(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def _csv_rows(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
-    with file.open(newline="", encoding="utf-8-sig") as lines:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValidationError(f"{file} is no text in UTF-8: {error}") from None
+    with io.StringIO(text, newline="") as lines:
         reader = csv.DictReader(lines)
         if not {"pv", "value"} <= set(reader.fieldnames or ()):
             raise ValidationError(f"{file}: expected a header with 'pv' and 'value', received {reader.fieldnames}")

@@ -34,7 +34,7 @@ def test_words_and_numbers_of_yaml_are_those_of_version_1_2(tmp_path):
 @pytest.mark.parametrize("name, data", [("a.yaml", b"A: \xff\n"), ("a.csv", b"pv,value\nA,\xff\n")], ids=["yaml", "csv"])
 def test_bytes_that_are_no_text_are_told(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(ValidationError, match=rf"{name}.*UTF-8"):
+    with pytest.raises(ValidationError, match=rf"{name}.*utf-8"):
         read_state(tmp_path / name)
 
 

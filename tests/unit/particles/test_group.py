@@ -289,6 +289,14 @@ def test_backward_motion_warns(make_bunch: Any) -> None:
     assert (drifted.z == 2.0).all()
 
 
+@pytest.mark.parametrize(
+    "z, error", [([0.0, 1.0], ShapeError), (float("nan"), ValidationError)], ids=["two planes", "NaN"]
+)
+def test_a_plane_is_one_and_finite(make_bunch: Any, z: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="drift_to_z: z has"):
+        make_bunch().drift_to_z(z)
+
+
 def test_repr_names_what_it_is(make_bunch: Any) -> None:
     assert repr(make_bunch(batch=(2,))) == (
         "TorchParticleGroup(12 particles of species 'electron', batch (2,), torch.float64)"
