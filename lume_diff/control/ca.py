@@ -159,7 +159,7 @@ class _Channel:
         self._pv.write(_sent(kind, value), wait=False, callback=told, notify=True, data_type=kind)
 
     def _kind(self) -> Any:
-        """Return as what to ask for the value: of an enumeration the word."""
+        """Return the type in which to ask for the value; an enumeration is asked for its word."""
         return ChannelType.TIME_STRING if self._pv.channel.native_data_type is ChannelType.ENUM else "time"
 
     # -- following -------------------------------------------------------------------------------------------

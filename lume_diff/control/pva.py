@@ -48,7 +48,7 @@ class PVAClient(ControlClient):
                 outcomes[name] = outcome
                 answered.notify()
 
-        # p4p's own way takes those that were written for late too, when one is.
+        # p4p's own put of several calls all of them late when one is, those that were written too.
         held = [
             Raw.put(self._context, name, functools.partial(told, name), builder=_builder(value))
             for name, value in values.items()

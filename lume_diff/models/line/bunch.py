@@ -37,7 +37,8 @@ class TrackedBunch:
         static: species, mass, charge number and ids.
         cuts: where hard apertures have cut the bunch.
         sharp: survival probability with hard edges where the apertures are soft.
-        lasting: what is known of the rows where they stay the same from run to run, with ``alive`` and ``weight``.
+        lasting: the moments of the rows, once they are known; only where rows, ``alive`` and ``weight`` stay the same
+            from run to run.
         keeps_momentum: whether nothing that ``matrix`` stands for changes the momentum of a particle.
     """
 

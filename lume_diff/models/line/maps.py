@@ -153,7 +153,10 @@ class KeptMaps:
         return found
 
     def series(self, stack: Stack, members: tuple[int, ...], changed: Mapping[str, Tensor]) -> Series | None:
-        """Return the maps of quadrupoles of which only the strength varies, None where more does, or is too strong."""
+        """Return the maps of quadrupoles as power series in their strengths.
+
+        None where more than the strength varies, or where a strength is too large for the series.
+        """
         if stack.kind != "Quadrupole" or in_transform() or not stack.varies_only("k1", changed):
             return None
         values = list(stack.fresh("k1", changed, members, live=True).values())
