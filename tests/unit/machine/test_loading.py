@@ -59,9 +59,12 @@ def test_the_model_is_that_of_the_file(folder: Path) -> None:
     assert (float(model.get("Q1.k1")), float(model.get("alpha_x"))) == (2.0, 0.5)
     with pytest.raises(ValidationError, match=r"outside value_range \[-5, 5\]"):
         model.set({"Q1.k1": 6.0})
+    size = model.get("final.sigma_x")
     model.set({"Q1.k1": 3.0, "alpha_x": 0.0})
+    assert model.get("final.sigma_x") != size
     model.reset()
     assert (float(model.get("Q1.k1")), float(model.get("alpha_x"))) == (2.0, 0.5)
+    assert model.get("final.sigma_x") == size
     assert model.origin.ioc.protocols == ["pva", "ca"]
     assert model.origin.ioc.timeout == 60.0
 
@@ -285,7 +288,7 @@ def test_a_facility_file_speaks_its_language(folder: Path, tmp_path: Path) -> No
     (tmp_path / "far").mkdir()
     ld.save_model(model, tmp_path / "far" / "facility.yaml")
     same(model, ld.load_model(tmp_path / "far" / "facility.yaml"))
-    (folder / "mapping.yaml").write_text(FACILITY.split("\n", 1)[1].replace("\n  ", "\n")[2:].replace("file:", "file:"))
+    (folder / "mapping.yaml").write_text(FACILITY.split("\n", 1)[1].replace("\n  ", "\n")[2:])
     apart = text.replace(FACILITY, "mapping: mapping.yaml\n")
     (folder / "apart.yaml").write_text(apart)
     same(model, ld.load_model(folder / "apart.yaml"))

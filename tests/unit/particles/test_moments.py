@@ -214,7 +214,7 @@ def test_sampled_bunch_has_the_moments(seed: int, n: int, batch: tuple[int, ...]
     assert bunch.x.shape == (*batch, n)
     back = TorchMoments.from_particles(bunch)
     # t, pz and E are rebuilt from the coordinates: c t and E are larger than the spreads by some 1e4.
-    assert correlation_error(moments, back) < 1e-7 if rank < 6 else 1e-9
+    assert correlation_error(moments, back) < (1e-7 if rank < 6 else 1e-9)
     torch.testing.assert_close(back.charge, moments.charge)
     assert torch.equal(back.s, moments.s)
 

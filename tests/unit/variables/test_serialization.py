@@ -175,13 +175,6 @@ def test_a_number_of_too_many_digits_is_no_finite_number() -> None:
         v.from_yaml(f"name: a\ndefault_value: {'9' * 5000}")
 
 
-def test_a_packed_array_of_an_impossible_shape_is_damaged() -> None:
-    packed = v.to_dict(v.TorchNDVariable(name="a", shape=(300,), default_value=torch.zeros(300)))
-    packed["default_value"]["shape"] = [-15, -20]
-    with pytest.raises(ValidationError, match="damaged"):
-        v.from_dict(packed)
-
-
 def test_a_class_given_another_class_s_data_says_so() -> None:
     data = v.to_dict(LINE[2])
     with pytest.raises(ValidationError, match="variable_class='IntVariable' given to TorchScalarVariable"):
