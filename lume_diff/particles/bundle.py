@@ -99,7 +99,7 @@ class TensorBundle:
         """Move to a dtype or device, with the arguments of `torch.Tensor.to`.
 
         Returns:
-            A copy, or the same object where nothing changes, as of a tensor; ids move with the device and stay integers.
+            A copy, or as of a tensor the same object where nothing changes; ids move with the device and stay integers.
 
         Gradient: exact.
         """

@@ -58,8 +58,8 @@ def drift_to_z(bunch: TorchParticleGroup, z: Any = None) -> TorchParticleGroup:
     check_finite({"z": target}, "drift_to_z")
     if broadcast_batch({"the bunch's batch": bunch.batch_shape, "z": target.shape}, "drift_to_z") != bunch.batch_shape:
         raise ShapeError(
-            f"drift_to_z: z has shape {tuple(target.shape)} and the bunch the batch {tuple(bunch.batch_shape)}; expected "
-            "one plane for each bunch: stack the bunch with itself for several"
+            f"drift_to_z: z has shape {tuple(target.shape)} and the bunch the batch {tuple(bunch.batch_shape)}; "
+            "expected one plane for each bunch: stack the bunch with itself for several"
         )
     target = target.expand(bunch.batch_shape)
     distance = target.unsqueeze(-1) - bunch.z

@@ -169,7 +169,10 @@ class TorchBackend(Backend):
 
 def _is_default(layer: Any, kind: type[nn.Module]) -> bool:
     """Tell whether a layer is an activation of a class without arguments of its own, such as another slope."""
-    return type(layer) is kind and layer.extra_repr().removesuffix("inplace=True").removesuffix(", ") == kind().extra_repr()
+    return (
+        type(layer) is kind
+        and layer.extra_repr().removesuffix("inplace=True").removesuffix(", ") == kind().extra_repr()
+    )
 
 
 class _Placeholder(nn.Module):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lume_diff.errors import MissingExtraError, PhysicsWarning, nearest_names
-from lume_diff.models.line.pals_parameters import Parameters, PalsReference
+from lume_diff.models.line.pals_parameters import PalsReference, Parameters
 
 if TYPE_CHECKING:
     import cheetah

@@ -31,7 +31,9 @@ def test_words_and_numbers_of_yaml_are_those_of_version_1_2(tmp_path):
     assert values == {"Q1": 1e-3, "VALVE": "on", "SHUTTER": "no", "RATIO": "12:30", "ISOTOPE": "1_0"}
 
 
-@pytest.mark.parametrize("name, data", [("a.yaml", b"A: \xff\n"), ("a.csv", b"pv,value\nA,\xff\n")], ids=["yaml", "csv"])
+@pytest.mark.parametrize(
+    "name, data", [("a.yaml", b"A: \xff\n"), ("a.csv", b"pv,value\nA,\xff\n")], ids=["yaml", "csv"]
+)
 def test_bytes_that_are_no_text_are_told(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValidationError, match=rf"{name}.*utf-8"):

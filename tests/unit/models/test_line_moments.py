@@ -59,7 +59,9 @@ def test_moments_have_no_images_and_no_particles() -> None:
     model = CheetahModel(cheetah.Segment(line()), moments_of())
     assert not [name for name in model.supported_variables if "image" in name or "particles" in name]
     for quantity in ("image", "min_x", "percentile_90_x"):
-        with pytest.raises(UnknownVariableError, match=f"'{quantity}' is not something to read at 'SCR1'.*TorchMoments"):
+        with pytest.raises(
+            UnknownVariableError, match=f"'{quantity}' is not something to read at 'SCR1'.*TorchMoments"
+        ):
             CheetahModel(cheetah.Segment(line()), moments_of(), outputs=[f"SCR1.{quantity}"])
     k1 = t(0.0).requires_grad_()
     model({"Q1.k1": k1}, outputs=["final.sigma_x"])["final.sigma_x"].backward()

@@ -280,7 +280,7 @@ WRONG = {
     "a line in itself": ("PALS: {facility: [c: {kind: BeamLine, line: [c]}, use: c]}", "'c' contains itself"),
     "no such line": (
         "PALS: {facility: [c: {kind: BeamLine, line: []}, use: d]}",
-        "no lattice or line 'd'; nearest: 'c'|no lattice or line 'd'",
+        "has no lattice or line 'd'; known: 'c'",
     ),
     "reversed": (
         "PALS: {facility: [c: {kind: BeamLine, line: [m: {kind: Marker, direction: -1}]}]}",

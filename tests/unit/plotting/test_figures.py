@@ -1,4 +1,4 @@
-"""Figures show themselves in a notebook, without pyplot or a magic command; their axes have a width, their numbers a unit."""
+"""Figures: shown in a notebook without pyplot, with axes that have a width and numbers that have a unit."""
 
 from __future__ import annotations
 
