@@ -86,6 +86,8 @@ def _reading(fields: dict[str, Any], saved: float) -> Reading:
     unknown = set(fields) - set(_FIELDS)
     if unknown or "value" not in fields:
         raise ValueError(f"expected 'value' and, as it likes, 'time' and 'severity', received {sorted(fields)}")
+    if fields["value"] is None:
+        raise ValueError("its value is empty; expected a number, a word or a list")
     severity = Severity(int(fields.get("severity", 0)))
     condition = Condition.FINE if severity is Severity.NO_ALARM else Condition.FAILED
     return Reading(

@@ -284,6 +284,8 @@ class TorchParticleGroup(TensorBundle, StatisticAccess):
     def stack(bunches: Sequence[TorchParticleGroup]) -> TorchParticleGroup:
         """Return bunches of one shape and species as a batch with a new first dimension.
 
+        Ids stay where all bunches have the same; notes are those of the first.
+
         Raises:
             ShapeError: none, or different shapes.
             ValidationError: different species.

@@ -57,11 +57,12 @@ def test_csv_has_a_header_and_numbers_where_they_are_numbers(tmp_path):
         ("a.yaml", "Q1: !!python/object/apply:os.getcwd []\n", ["not valid YAML"]),
         ("a.yaml", "Q1: 1\nQ2: 2\nQ1: 3\n", ["'Q1' is twice", "line 3"]),
         ("a.yaml", "A: {val: 1}\nB: {value: 1, severity: 9}\nC: {value: 1, time: noon}\n", ["'A'", "'B'", "'C'"]),
+        ("a.yaml", "A:\nB: {value: null}\n", ["'A': its value is empty", "'B': its value is empty"]),
         ("a.csv", "name,value\nQ1,1\n", ["'pv' and 'value'"]),
         ("a.csv", "pv,value\nQ1,1\nQ1,2\nQ2,\n", ["line 3: 'Q1' is there twice", "line 4: 'Q2'"]),
         ("a.txt", "Q1 1\n", [".yaml, .yml or .csv"]),
     ],
-    ids=["list", "broken", "python", "twice", "fields", "header", "rows", "suffix"],
+    ids=["list", "broken", "python", "twice", "fields", "empty", "header", "rows", "suffix"],
 )
 def test_every_mistake_is_named_at_once(tmp_path, name, text, phrases):
     file = tmp_path / name

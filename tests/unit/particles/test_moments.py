@@ -236,6 +236,10 @@ def test_sample_is_fixed_by_its_seed(moments: TorchMoments) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_number_of_particles_may_be_numpys(moments: TorchMoments) -> None:
+    assert torch.equal(sample_bunch(moments, np.int64(9)).x, sample_bunch(moments, 9).x)
+
+
 @pytest.mark.parametrize("n", [6, 0, 10.0])
 def test_too_few_particles(moments: TorchMoments, n: Any) -> None:
     with pytest.raises(ValidationError, match="at least 7"):
