@@ -28,12 +28,12 @@ def as_float_tensors(values: Mapping[str, Any], owner: str) -> dict[str, Tensor]
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, float] = {}
     for name, value in values.items():
-        if isinstance(value, Real) and not isinstance(value, bool) and not hasattr(value, "dtype"):
-            numbers[name] = float(value)
-            continue
         try:
+            if isinstance(value, Real) and not isinstance(value, bool) and not hasattr(value, "dtype"):
+                numbers[name] = float(value)
+                continue
             tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise ValidationError(
                 f"{owner}: {name} is {value!r:.80}; expected a float tensor or array (torch.stack makes one of tensors)"
             ) from error
@@ -91,7 +91,7 @@ def check_finite(tensors: Mapping[str, Tensor], owner: str) -> None:
 
 def check_bounds(name: str, tensor: Tensor, low: float | None, high: float | None, owner: str, why: str) -> None:
     """Raise if a value lies outside [low, high]."""
-    if not is_concrete(tensor):
+    if not is_concrete(tensor) or tensor.numel() == 0:
         return
     smallest, largest = (v.item() for v in torch.aminmax(tensor.detach()))
     if (low is not None and smallest < low) or (high is not None and largest > high):

@@ -103,9 +103,9 @@ class TorchParticleGroup(TensorBundle, StatisticAccess):
     ) -> None:
         constants = species_constants(species, mass, species_charge)
         given = dict(zip(FIELDS, (x, y, z, px, py, pz, t, weight, 1.0 if alive is None else alive), strict=True))
-        given |= {"reference_energy": reference_energy, "reference_time": reference_time}
-        tensors = as_float_tensors({name: value for name, value in given.items() if value is not None}, _OWNER)
-        leaves = expand_fields(tensors, _OWNER)
+        references = {"reference_energy": reference_energy, "reference_time": reference_time}
+        given |= {name: value for name, value in references.items() if value is not None}
+        leaves = expand_fields(as_float_tensors(given, _OWNER), _OWNER)
         check_fields(leaves, constants.mass, _OWNER)
         if id is not None:
             id = check_id(id, leaves["x"].shape[-1], leaves["x"].device, _OWNER)

@@ -318,7 +318,7 @@ class TorchMoments(TensorBundle):
 
 
 def _check_covariance(cov: Tensor) -> None:
-    if not is_concrete(cov):
+    if not is_concrete(cov) or cov.numel() == 0:
         return
     cov = cov.detach()
     size = torch.sqrt(torch.diagonal(cov, dim1=-2, dim2=-1).clamp_min(0.0))

@@ -12,7 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from lume_diff.errors import PhysicsWarning, ShapeError, UnknownVariableError, ValidationError
-from lume_diff.particles import TorchParticleGroup
+from lume_diff.particles import TorchMoments, TorchParticleGroup
 from lume_diff.particles.bundle import Static
 from lume_diff.particles.constants import known_species, load_beamphysics, species_constants
 from lume_diff.particles.fields import FIELDS
@@ -45,6 +45,13 @@ def test_fields_broadcast_without_copying() -> None:
 def test_reference_may_bring_the_batch() -> None:
     bunch = make(x=torch.zeros(4, dtype=torch.float64), reference_energy=torch.tensor([1e8, 2e8], dtype=torch.float64))
     assert bunch.batch_shape == (2,)
+
+
+def test_a_batch_may_have_no_bunch() -> None:
+    bunch = make(x=torch.zeros(0, 4, dtype=torch.float64))
+    assert bunch.batch_shape == (0,)
+    assert bunch["sigma_x"].shape == (0,)
+    assert TorchMoments(torch.zeros(0, 6), torch.eye(6), reference_energy=1e8)["sigma_x"].shape == (0,)
 
 
 def test_single_precision_and_numpy() -> None:
@@ -89,6 +96,8 @@ def test_default_id_and_len() -> None:
         ({"x": torch.zeros(4, dtype=torch.bool)}, ValidationError, "torch.bool"),
         ({"x": torch.zeros(4, dtype=torch.complex128)}, ValidationError, "complex128"),
         ({"x": "wide"}, ValidationError, "x is 'wide'"),
+        ({"x": torch.zeros(2).double(), "y": None}, ValidationError, "y is None"),
+        ({"x": torch.zeros(2).double(), "t": 10**400}, ValidationError, "t is 10"),
         ({"x": [torch.zeros((), requires_grad=True)] * 2}, ValidationError, r"torch\.stack"),
         ({"x": torch.zeros(4).double(), "y": True}, ValidationError, "y"),
         ({"x": torch.tensor([0.0, float("nan")]).double()}, ValidationError, "x has 1 value"),
@@ -107,6 +116,8 @@ def test_default_id_and_len() -> None:
         ({"x": torch.zeros(2).double(), "species": "electrn"}, ValidationError, "'electron'"),
         ({"x": torch.zeros(2).double(), "species": "C6+", "mass": 1e10}, ValidationError, "species_charge="),
         ({"x": torch.zeros(2).double(), "mass": 1e10}, ValidationError, "contradict"),
+        ({"x": torch.zeros(2).double(), "mass": "heavy"}, ValidationError, "mass='heavy' of species 'electron'"),
+        ({"x": torch.zeros(2).double(), "species_charge": float("nan")}, ValidationError, "species_charge=nan"),
     ],
     ids=lambda value: "" if not isinstance(value, dict) else "-".join(value),
 )
