@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lume_diff.errors import ShapeError
 from lume_diff.models import optics
 from lume_diff.models.line.elements import Element, knobs
 from lume_diff.models.line.products import chain, chains, padded, product, same_batch
@@ -32,6 +33,8 @@ class LineMaps:
         self.elements = list(elements)
         self.count = len(self.elements)
         self.device = device
+        #: Leading dimensions of the numbers that were built in.
+        self.batch_shape = _batch_of(self.elements)
         self.knobs = knobs(self.elements)
         self.candidates = candidates(self.elements)
         by_kind: dict[tuple[str, Any], list[int]] = {}
@@ -49,9 +52,6 @@ class LineMaps:
             )
             for stack in self._cavities
         ]
-        numbers = (v for e in self.elements for name, v in e.values.items() if name != "transfer_map")
-        #: Leading dimensions of the numbers that were built in.
-        self.batch_shape = torch.broadcast_shapes(*{number.shape for number in numbers})
         live = (
             any(value.requires_grad for value in e.values.values()) or any(True for _ in e.parameters())
             for e in self.elements
@@ -116,6 +116,26 @@ class LineMaps:
             for stack in self.stacks
         ]
         return torch.cat(same_batch(found, 3), dim=-3).index_select(-3, self._gather)
+
+
+def _batch_of(elements: Sequence[Element]) -> torch.Size:
+    """Return the leading dimensions of the numbers of a line.
+
+    Raises:
+        ShapeError: where those of two elements do not fit.
+    """
+    shapes = {
+        f"{element.name}.{name}": value.shape[: -2 if name == "transfer_map" else None]
+        for element in elements
+        for name, value in element.values.items()
+    }
+    try:
+        return torch.broadcast_shapes(*set(shapes.values()))
+    except RuntimeError:
+        batches = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items() if shape)
+        raise ShapeError(
+            f"the segment's numbers have batches that do not fit: {batches}; expected one shape, or ones that broadcast"
+        ) from None
 
 
 class KeptMaps:
