@@ -268,6 +268,18 @@ def test_elements_with_a_batch_of_their_own(beam: cheetah.ParticleBeam) -> None:
             torch.testing.assert_close(out[name][index], expected[name], rtol=1e-12, atol=1e-18)
 
 
+def test_maps_of_a_batch_give_every_output_the_batch(beam: cheetah.ParticleBeam) -> None:
+    matrices = torch.eye(7, dtype=F64).repeat(3, 1, 1)
+    matrices[:, 0, 1] = t((1.0, 2.0, 3.0))
+    elements = [line()[1], cheetah.CustomTransferMap(matrices, length=t(1.0), name="X", dtype=F64)]
+    model = CheetahModel(cheetah.Segment(elements), beam)
+    assert {model.get(name).shape for name in ("D1.sigma_x", "final.sigma_x", "final.s", "final.charge")} == {(3,)}
+    for index, drift in enumerate((1.0, 2.0, 3.0)):
+        straight = cheetah.Segment([line()[1], cheetah.Drift(t(drift), name="D9", dtype=F64)])
+        expected = CheetahModel(straight, beam, outputs=["final.sigma_x"]).get("final.sigma_x")
+        torch.testing.assert_close(model.get("final.sigma_x")[index], expected, rtol=1e-12, atol=0.0)
+
+
 @pytest.mark.parametrize("name", ["Q2", "D1"], ids=["of one class", "of another"])
 def test_batches_that_do_not_fit_are_named(name: str, beam: cheetah.ParticleBeam) -> None:
     elements = line()
