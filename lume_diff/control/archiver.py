@@ -45,11 +45,11 @@ def archived_state(
 
 
 def _moment(at: datetime | str | float) -> datetime:
-    if isinstance(at, int | float):
-        return datetime.fromtimestamp(at, UTC)
     try:
+        if isinstance(at, int | float):
+            return datetime.fromtimestamp(at, UTC)
         when = datetime.fromisoformat(at) if isinstance(at, str) else at
-    except ValueError:
+    except (ValueError, OverflowError, OSError):
         raise ValidationError(f"at={at!r}; expected a time such as '2026-11-22T08:00:00Z'") from None
     if when.tzinfo is None:
         raise ValidationError(f"at={at!r} has no time zone; write '...Z' for UTC")
@@ -70,23 +70,27 @@ def _one(url: str, name: str, when: datetime, timeout: float) -> Reading:
     except (OSError, ValueError) as error:
         raise ControlError(f"{address}: no samples: {error}") from None
     try:
-        samples = [(one["secs"] + 1e-9 * one.get("nanos", 0), one) for entry in content for one in entry["data"]]
-    except (TypeError, KeyError) as error:
+        samples = [
+            (one["secs"] + 1e-9 * one.get("nanos", 0), one["val"], int(one.get("severity", 0)))
+            for entry in content
+            for one in entry["data"]
+        ]
+    except (TypeError, KeyError, ValueError) as error:
         raise ControlError(f"{address}: this is not the JSON of an archiver appliance ({error!r})") from None
     # The appliance begins with the last sample before the time that is asked for.
-    samples = [(moment, sample) for moment, sample in samples if moment <= when.timestamp() + 1e-3]
+    samples = [sample for sample in samples if sample[0] <= when.timestamp() + 1e-3]
     if not samples:
         return _none(name, f"the archiver has no sample at {stamp} or before")
-    return _reading(name, *max(samples, key=lambda pair: pair[0]))
+    return _reading(name, *max(samples, key=lambda sample: sample[0]))
 
 
-def _reading(name: str, moment: float, sample: dict[str, Any]) -> Reading:
+def _reading(name: str, moment: float, value: Any, alarm: int) -> Reading:
     # Beyond INVALID the appliance has numbers for a variable that was disconnected or not archived.
-    severity = Severity(min(int(sample.get("severity", 0)), Severity.INVALID))
+    severity = Severity(min(alarm, Severity.INVALID))
     if severity is Severity.INVALID:
-        return Reading(sample["val"], moment, 0, severity, Condition.FAILED, f"{name} was INVALID when it was archived")
+        return Reading(value, moment, 0, severity, Condition.FAILED, f"{name} was INVALID when it was archived")
     condition = Condition.FINE if severity is Severity.NO_ALARM else Condition.FAILED
-    return Reading(sample["val"], moment, 0, severity, condition)
+    return Reading(value, moment, 0, severity, condition)
 
 
 def _none(name: str, why: str) -> Reading:

@@ -36,7 +36,7 @@ _TRUTH = {"False": False, "True": True}
 class CAClient(ControlClient):
     """Talk Channel Access; addresses and ports are those of the ``EPICS_CA_...`` environment.
 
-    An array of several dimensions comes flat, and a waveform of characters is a text.
+    An array of several dimensions comes flat, a waveform of characters is a text, and one of texts a list.
     """
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ class _Channel:
         self._pv.write(_sent(kind, value), wait=False, callback=told, notify=True, data_type=kind)
 
     def _kind(self) -> Any:
-        """Return as what to ask for the value: of an enumeration the word."""
+        """Return the type in which to ask for the value; an enumeration is asked for its word."""
         return ChannelType.TIME_STRING if self._pv.channel.native_data_type is ChannelType.ENUM else "time"
 
     # -- following -------------------------------------------------------------------------------------------
@@ -218,20 +218,25 @@ class _Channel:
         status, severity = AlarmStatus(response.metadata.status), Severity(int(response.metadata.severity))
         condition = _CONDITIONS.get(status, Condition.FAILED)
         message = "" if severity is Severity.NO_ALARM else status.name
-        value = self._plain(response.data)
+        value = _plain(self._pv.channel.native_data_type, response.data)
         return Reading(value, response.metadata.timestamp, 0, severity, condition, message)
 
-    def _plain(self, data: Any) -> Any:
-        """Return data as a Python value: of one element the element."""
-        native = self._pv.channel.native_data_type
-        if native is ChannelType.CHAR:
-            return bytes(bytearray(data)).partition(b"\0")[0].decode(errors="replace")
-        if native in (ChannelType.STRING, ChannelType.ENUM):
-            word = bytes(data[0]).partition(b"\0")[0].decode(errors="replace")
-            return _TRUTH.get(word, word) if native is ChannelType.ENUM else word
-        if len(data) != 1:
-            return np.array(data)
-        return float(data[0]) if native in _FLOATS else int(data[0])
+
+def _plain(kind: ChannelType, data: Any) -> Any:
+    """Return data of a variable as a Python value: of one element the element."""
+    if kind is ChannelType.CHAR:
+        return _word(data)
+    if kind in (ChannelType.STRING, ChannelType.ENUM):
+        words = [_word(word) for word in data]
+        found = [_TRUTH.get(word, word) for word in words] if kind is ChannelType.ENUM else words
+        return found[0] if len(found) == 1 else found
+    if len(data) != 1:
+        return np.array(data)
+    return float(data[0]) if kind in _FLOATS else int(data[0])
+
+
+def _word(characters: Any) -> str:
+    return bytes(bytearray(characters)).partition(b"\0")[0].decode(errors="replace")
 
 
 def _sent(kind: ChannelType, value: Any) -> Any:

@@ -48,7 +48,7 @@ class PVAClient(ControlClient):
                 outcomes[name] = outcome
                 answered.notify()
 
-        # p4p's own way takes those that were written for late too, when one is.
+        # p4p's own put of several calls all of them late when one is, those that were written too.
         held = [
             Raw.put(self._context, name, functools.partial(told, name), builder=_builder(value))
             for name, value in values.items()
@@ -131,12 +131,20 @@ def _builder(value: Any) -> Any:
             pixels = np.asarray(value, dtype=np.float64)
             target["value"] = ("doubleValue", pixels.reshape(-1))
             target["dimension"] = [{"size": size, "fullSize": size} for size in reversed(pixels.shape)]
-        elif isinstance(value, float) and type(target["value"]) is int and not value.is_integer():
+        elif _has_fraction(target["value"], value):
             raise ControlError(f"{value} is no whole number")
         else:
             target["value"] = value
 
     return build
+
+
+def _has_fraction(present: Any, value: Any) -> bool:
+    """Tell whether a field of whole numbers, which p4p would cut them to, is to take others."""
+    if type(present) is not int and not (isinstance(present, np.ndarray) and present.dtype.kind in "iu"):
+        return False
+    numbers = np.asarray(value)
+    return numbers.dtype.kind == "f" and not bool((np.isfinite(numbers) & (numbers == np.floor(numbers))).all())
 
 
 def _index(target: Value, value: Any) -> int:
@@ -145,7 +153,7 @@ def _index(target: Value, value: Any) -> int:
         if value not in choices:
             raise ControlError(f"{value!r} is no choice; expected one of {', '.join(choices)}")
         return choices.index(value)
-    if value != int(value):
+    if value not in range(len(choices) or 1 << 16):
         raise ControlError(f"{value!r} is no index of a choice; expected 0 to {len(choices) - 1}, or a word")
     return int(value)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lume_diff.control.readings import Condition, Reading, Severity
 from lume_diff.errors import ValidationError
+from lume_diff.variables.text import load_yaml
 
 _FIELDS = ("value", "time", "severity", "message")
 
@@ -20,7 +20,8 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Reading]:
     """Read a saved state.
 
     A YAML file has values by the name of the process variable, each plain or ``{value: 1.2, time: ..., severity: 0}``.
-    A CSV file has a header with the columns ``pv`` and ``value``, and, if it likes, ``time``, ``severity``. Times are
+    A CSV file has a header with the columns ``pv`` and ``value``, and, if it likes, ``time``, ``severity`` and
+    ``message``. YAML is read by the rules of version 1.2, in which ``on`` is a word and ``1e-3`` a number. Times are
     ISO 8601 or seconds since 1970; without one, that of the file holds.
 
     Args:
@@ -54,10 +55,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Reading]:
 
 
 def _yaml_rows(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValidationError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
+    content = load_yaml(file)
     if not isinstance(content, dict):
         raise ValidationError(f"{file}: expected values by the name of the process variable, received {content!r}")
     return [
@@ -67,7 +65,11 @@ def _yaml_rows(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def _csv_rows(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
-    with file.open(newline="", encoding="utf-8-sig") as lines:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValidationError(f"{file} is no text in UTF-8: {error}") from None
+    with io.StringIO(text, newline="") as lines:
         reader = csv.DictReader(lines)
         if not {"pv", "value"} <= set(reader.fieldnames or ()):
             raise ValidationError(f"{file}: expected a header with 'pv' and 'value', received {reader.fieldnames}")
@@ -84,6 +86,8 @@ def _reading(fields: dict[str, Any], saved: float) -> Reading:
     unknown = set(fields) - set(_FIELDS)
     if unknown or "value" not in fields:
         raise ValueError(f"expected 'value' and, as it likes, 'time' and 'severity', received {sorted(fields)}")
+    if fields["value"] is None:
+        raise ValueError("its value is empty; expected a number, a word or a list")
     severity = Severity(int(fields.get("severity", 0)))
     condition = Condition.FINE if severity is Severity.NO_ALARM else Condition.FAILED
     return Reading(
@@ -92,8 +96,6 @@ def _reading(fields: dict[str, Any], saved: float) -> Reading:
 
 
 def _time(given: Any) -> float:
-    if isinstance(given, datetime):
-        return given.timestamp()
     try:
         return float(given)
     except ValueError:

@@ -121,4 +121,4 @@ def _central_difference(
         if bool((at_high.add(0.5).floor() == at_low.add(0.5).floor()).all()):
             break
         step *= 0.3
-    return (high - low) / (up - down), step
+    return (high - low) / (up - down), 0.5 * (up - down)

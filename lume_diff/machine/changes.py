@@ -42,10 +42,14 @@ def change(root: Node, place: str, value: Any) -> Problem | None:
         root: of the file.
         place: keys, joined by dots. Keys may have dots themselves where they stand in the file already.
         value: plain data.
+
+    What an alias (``*name``) shares with another place is changed in this place only.
     """
     node, rest = root, place.split(".")
     passed: list[str] = []
     while True:
+        if node.value is None:  # a section that is named and left empty
+            node.value = {}
         if not isinstance(node.value, dict):
             return Problem(0, place, f"{'.'.join(passed) or 'the file'} has no parts to change")
         count = next((n for n in range(len(rest), 0, -1) if ".".join(rest[:n]) in node.value), None)
@@ -57,7 +61,9 @@ def change(root: Node, place: str, value: Any) -> Problem | None:
             node.value[key] = to_node(value)
             node.key_lines[key] = 0
             return None
-        if key not in node.value:
+        if key in node.value:
+            node.value[key] = node.value[key].copy()
+        else:
             node.value[key] = Node({}, 0)
             node.key_lines[key] = 0
         node, rest, passed = node.value[key], rest[count:], [*passed, key]

@@ -40,6 +40,12 @@ class Node:
         self.size = 1
         self.key_lines: dict[str, int] = {}
 
+    def copy(self) -> Node:
+        """Return another node with the same children."""
+        other = Node(self.value.copy() if isinstance(self.value, (dict, list)) else self.value, self.line, self.broken)
+        other.size, other.key_lines = self.size, dict(self.key_lines)
+        return other
+
     def plain(self) -> Any:
         """Return the value as plain dictionaries, lists and scalars, without broken parts of mappings."""
         if isinstance(self.value, dict):

@@ -2,7 +2,7 @@
 
 from lume_diff.particles.group import AliveOnly, TorchParticleGroup
 from lume_diff.particles.keys import parse_key, statistic_names, statistic_unit
-from lume_diff.particles.linear_statistics import moment_statistic_names
+from lume_diff.particles.moment_statistics import moment_statistic_names
 from lume_diff.particles.moments import TorchMoments
 from lume_diff.particles.sampling import sample_bunch
 

@@ -99,15 +99,16 @@ class TensorBundle:
         """Move to a dtype or device, with the arguments of `torch.Tensor.to`.
 
         Returns:
-            A copy; ids move with the device and stay integers.
+            A copy, or as of a tensor the same object where nothing changes; ids move with the device and stay integers.
 
         Gradient: exact.
         """
         moved = self._map(lambda tensor: tensor.to(*args, **kwargs))
+        if all(getattr(moved, name) is getattr(self, name) for name in self._leaf_names):
+            return self
         if self._static.id is None:
             return moved
-        id = self._static.id.to(device=getattr(moved, self._leaf_names[0]).device)
-        return moved._with(static=self._static.replace(id=id))
+        return moved._with(static=self._static.replace(id=self._static.id.to(device=moved.device)))
 
     def detach(self) -> Self:
         """Return the same values without gradient history."""

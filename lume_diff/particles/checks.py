@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,20 +21,22 @@ def is_concrete(tensor: Tensor) -> bool:
 
 
 def as_float_tensors(values: Mapping[str, Any], owner: str) -> dict[str, Tensor]:
-    """Turn numbers, arrays and tensors into float tensors of one dtype and device.
+    """Turn numbers, lists, arrays and tensors into float tensors of one dtype and device.
 
-    Python numbers follow the dtype of the tensors and arrays; with numbers alone it is float64.
+    Python numbers follow the dtype of the others; lists of them and numbers alone are float64.
     """
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, float] = {}
     for name, value in values.items():
-        if isinstance(value, Real) and not isinstance(value, bool) and not hasattr(value, "dtype"):
-            numbers[name] = float(value)
-            continue
         try:
-            tensor = value if isinstance(value, Tensor) else torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValidationError(f"{owner}: {name} is {value!r:.80}; expected a float tensor or array") from error
+            if isinstance(value, Real) and not isinstance(value, bool) and not hasattr(value, "dtype"):
+                numbers[name] = float(value)
+                continue
+            tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValidationError(
+                f"{owner}: {name} is {value!r:.80}; expected a float tensor or array (torch.stack makes one of tensors)"
+            ) from error
         if not tensor.is_floating_point():
             raise ValidationError(
                 f"{owner}: {name} has dtype {tensor.dtype}; expected a float dtype, such as {name}.to(torch.float64)"
@@ -88,7 +91,7 @@ def check_finite(tensors: Mapping[str, Tensor], owner: str) -> None:
 
 def check_bounds(name: str, tensor: Tensor, low: float | None, high: float | None, owner: str, why: str) -> None:
     """Raise if a value lies outside [low, high]."""
-    if not is_concrete(tensor):
+    if not is_concrete(tensor) or tensor.numel() == 0:
         return
     smallest, largest = (v.item() for v in torch.aminmax(tensor.detach()))
     if (low is not None and smallest < low) or (high is not None and largest > high):

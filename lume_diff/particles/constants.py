@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import lru_cache
+from numbers import Real
 from types import ModuleType
 from typing import NamedTuple
 
@@ -67,8 +69,11 @@ def species_constants(species: str, mass: float | None = None, charge: float | N
         Rest energy [eV] and charge number.
 
     Raises:
-        ValidationError: an unknown name without mass and charge, or values that contradict the table.
+        ValidationError: an unknown name without mass and charge, values that contradict the table or are no numbers.
     """
+    for name, value in (("mass", mass), ("species_charge", charge)):
+        if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+            raise ValidationError(f"{name}={value!r:.80} of species {species!r}: expected a finite number")
     known = known_species().get(species) if isinstance(species, str) else None
     if known is not None:
         given = SpeciesConstants(known.mass if mass is None else mass, known.charge if charge is None else charge)

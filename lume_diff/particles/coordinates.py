@@ -11,8 +11,6 @@ from lume_diff.particles.constants import c_light
 from lume_diff.particles.group import TorchParticleGroup
 from lume_diff.particles.weighted import safe_sqrt
 
-COORDINATES = ("x", "px", "y", "py", "tau", "p")
-
 
 def to_coordinates(bunch: TorchParticleGroup) -> Tensor:
     """Return a bunch that is on a z-plane in Cheetah's coordinates.

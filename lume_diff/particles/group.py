@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -46,7 +47,7 @@ class TorchParticleGroup(TensorBundle, StatisticAccess):
         mass: rest energy [eV], only for a species that is not known by name.
         species_charge: charge number, only for a species that is not known by name.
 
-    Shapes broadcast without copying; numbers, arrays and tensors are taken; the default dtype is float64.
+    Shapes broadcast without copying; numbers, lists, arrays and tensors are taken; the default dtype is float64.
 
     Raises:
         ShapeError: no particle, or shapes that do not fit.
@@ -102,9 +103,9 @@ class TorchParticleGroup(TensorBundle, StatisticAccess):
     ) -> None:
         constants = species_constants(species, mass, species_charge)
         given = dict(zip(FIELDS, (x, y, z, px, py, pz, t, weight, 1.0 if alive is None else alive), strict=True))
-        given |= {"reference_energy": reference_energy, "reference_time": reference_time}
-        tensors = as_float_tensors({name: value for name, value in given.items() if value is not None}, _OWNER)
-        leaves = expand_fields(tensors, _OWNER)
+        references = {"reference_energy": reference_energy, "reference_time": reference_time}
+        given |= {name: value for name, value in references.items() if value is not None}
+        leaves = expand_fields(as_float_tensors(given, _OWNER), _OWNER)
         check_fields(leaves, constants.mass, _OWNER)
         if id is not None:
             id = check_id(id, leaves["x"].shape[-1], leaves["x"].device, _OWNER)
@@ -207,8 +208,8 @@ class TorchParticleGroup(TensorBundle, StatisticAccess):
 
     def _select(self, index: Any) -> Self:
         index = torch.as_tensor(index) if isinstance(index, Sequence) else index
-        if isinstance(index, int):
-            index = slice(index, index + 1 or None)
+        if isinstance(index, Integral):
+            index = slice(int(index), int(index) + 1 or None)
         if getattr(index, "ndim", 1) != 1:
             raise ShapeError(
                 f"{_OWNER}: an index of shape {tuple(index.shape)}; expected a slice, or an index or mask (n,) that "
@@ -282,6 +283,8 @@ class TorchParticleGroup(TensorBundle, StatisticAccess):
     @staticmethod
     def stack(bunches: Sequence[TorchParticleGroup]) -> TorchParticleGroup:
         """Return bunches of one shape and species as a batch with a new first dimension.
+
+        Ids stay where all bunches have the same; notes are those of the first.
 
         Raises:
             ShapeError: none, or different shapes.

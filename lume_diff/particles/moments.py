@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from lume_diff.particles.constants import species_constants
 from lume_diff.particles.coordinates import to_coordinates
 from lume_diff.particles.fields import check_reference_energy
 from lume_diff.particles.keys import statistic_unit
-from lume_diff.particles.linear_statistics import MomentStatistics
+from lume_diff.particles.moment_statistics import MomentStatistics
 from lume_diff.particles.weighted import round_off_of_constant, safe_divide
 
 if TYPE_CHECKING:
@@ -151,8 +152,17 @@ class TorchMoments(TensorBundle):
         """
         return MomentStatistics(self).twiss(plane, p0c)
 
-    def statistics(self, keys: Any) -> dict[str, Tensor]:
-        """Return many statistics at once: name to value, (*batch,)."""
+    def statistics(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Return many statistics at once: name to value, (*batch,).
+
+        Args:
+            keys: statistics' names, such as ``["sigma_x", "norm_emit_x"]``.
+
+        Raises:
+            UnknownVariableError: a statistic that is not there, or that needs particles.
+
+        Gradient: exact; of what is computed to first order, that of the value given.
+        """
         engine = MomentStatistics(self)
         return {key: engine[key] for key in keys}
 
@@ -188,8 +198,9 @@ class TorchMoments(TensorBundle):
 
         Returns:
             The moments. ``sigma_*`` and ``mean_*`` of x, y, px, py, t and energy equal those of
-            ``bunch.alive_only``; its ``cov_*`` and emittances are larger by Bessel's factor,
-            1 / (1 - sum w^2 / (sum w)^2), which is n / (n - 1) for equal weights. All lost: zero moments and charge.
+            ``bunch.alive_only``; ``cov_*`` and emittances of ``bunch.alive_only`` are larger than these by Bessel's
+            factor, 1 / (1 - sum w^2 / (sum w)^2), which is n / (n - 1) for equal weights. All lost: zero moments and
+            charge.
 
         Gradient: exact.
         """
@@ -307,7 +318,7 @@ class TorchMoments(TensorBundle):
 
 
 def _check_covariance(cov: Tensor) -> None:
-    if not is_concrete(cov):
+    if not is_concrete(cov) or cov.numel() == 0:
         return
     cov = cov.detach()
     size = torch.sqrt(torch.diagonal(cov, dim1=-2, dim2=-1).clamp_min(0.0))

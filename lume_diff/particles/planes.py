@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lume_diff.errors import PhysicsWarning
-from lume_diff.particles.checks import is_concrete
+from lume_diff.errors import PhysicsWarning, ShapeError
+from lume_diff.particles.checks import broadcast_batch, check_finite, is_concrete
 from lume_diff.particles.constants import c_light
 from lume_diff.particles.weighted import living_mean, safe_divide
 
@@ -43,6 +43,10 @@ def drift_to_z(bunch: TorchParticleGroup, z: Any = None) -> TorchParticleGroup:
     Returns:
         The bunch on the plane, each particle at its own time.
 
+    Raises:
+        ShapeError: more planes than bunches.
+        ValidationError: a z that is not finite.
+
     Warns:
         PhysicsWarning: particles that do not move forward; those with pz = 0 stay where they are and only their
             z is set.
@@ -50,7 +54,14 @@ def drift_to_z(bunch: TorchParticleGroup, z: Any = None) -> TorchParticleGroup:
     Gradient: exact, also to z.
     """
     target = living_mean(bunch.z, bunch.weight * bunch.alive) if z is None else z
-    target = torch.as_tensor(target, dtype=bunch.dtype, device=bunch.device).expand(bunch.batch_shape)
+    target = torch.as_tensor(target, dtype=bunch.dtype, device=bunch.device)
+    check_finite({"z": target}, "drift_to_z")
+    if broadcast_batch({"the bunch's batch": bunch.batch_shape, "z": target.shape}, "drift_to_z") != bunch.batch_shape:
+        raise ShapeError(
+            f"drift_to_z: z has shape {tuple(target.shape)} and the bunch the batch {tuple(bunch.batch_shape)}; "
+            "expected one plane for each bunch: stack the bunch with itself for several"
+        )
+    target = target.expand(bunch.batch_shape)
     distance = target.unsqueeze(-1) - bunch.z
     _warn_of_backward_motion(bunch.pz, distance)
     per_pz = safe_divide(distance, bunch.pz, 0.0)
@@ -70,7 +81,8 @@ def _warn_of_backward_motion(pz: Tensor, distance: Tensor) -> None:
     backward = ((pz.detach() <= 0.0) & (distance.detach() != 0.0)).sum().item()
     if backward:
         warnings.warn(
-            f"{backward} particles with pz <= 0 are drifted to a z-plane against their motion or not at all",
+            f"{backward} particles with pz <= 0 are drifted to a z-plane: they pass it in the other direction, and "
+            "those with pz = 0, which never do, only take its z",
             PhysicsWarning,
             stacklevel=4,
         )

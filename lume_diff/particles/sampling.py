@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -46,9 +47,9 @@ def sample_bunch(moments: TorchMoments, n_particles: int, seed: int = 0) -> Torc
         >>> sample_bunch(moments, 1000).n_particle
         1000
     """
-    if not isinstance(n_particles, int) or n_particles < _LEAST:
+    if not isinstance(n_particles, Integral) or n_particles < _LEAST:
         raise ValidationError(f"n_particles={n_particles!r} of sample_bunch: expected an integer of at least {_LEAST}")
-    base = torch.from_numpy(_whitened_normal(n_particles, seed)).to(dtype=moments.dtype, device=moments.device)
+    base = torch.from_numpy(_whitened_normal(int(n_particles), seed)).to(dtype=moments.dtype, device=moments.device)
     coordinates = base @ factor_covariance(moments.cov).mT + moments.mean.unsqueeze(-2)
     weight = (moments.charge / n_particles).unsqueeze(-1)
     return from_coordinates(

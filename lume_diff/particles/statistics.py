@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from lume_diff.errors import ValidationError
+from lume_diff.errors import ValidationError, nearest_names
 from lume_diff.particles.arrays import ARRAYS
 from lume_diff.particles.checks import is_concrete
 from lume_diff.particles.constants import c_light, elementary_charge
@@ -32,6 +32,7 @@ class BunchStatistics:
         bunch: the particles.
         alive_only: weigh each particle by its survival probability. Then a bunch that is lost entirely has
             NaN statistics (charge and counts 0) whose gradient is zero, so it spoils no other batch member.
+        selection: 1 for the particles that count and 0 for the others, (*batch, n); left out, all count.
 
     Gradient: exact, and finite for a coordinate without spread.
     """
@@ -223,11 +224,11 @@ class BunchStatistics:
         amplitude = self.array("J" + plane).detach()
         if self.alive_only:
             amplitude = torch.where(self.counted, amplitude, torch.inf)
-            count = self.counted.sum(-1, keepdim=True)
-        else:
-            count = torch.full_like(amplitude[..., :1], amplitude.shape[-1])
+        counted = self.counted if self.alive_only else torch.ones_like(self.counted)
+        # In double precision whatever that of the bunch, as ParticleGroup counts: 0.29 of 100 are 28.
+        count = torch.floor(fraction * counted.sum(-1, keepdim=True).to(torch.float64))
         rank = torch.argsort(torch.argsort(amplitude, dim=-1), dim=-1)
-        selection = (rank < torch.floor(fraction * count)).to(self.weight.dtype)
+        selection = (rank < count).to(self.weight.dtype)
         return BunchStatistics(self.bunch, self.alive_only, selection)
 
     # Scalars of their own
@@ -308,7 +309,9 @@ class BunchStatistics:
         names = list(keys)
         for name in names:
             if parse_key(name).operator != "array":
-                raise ValidationError(f"cov: {name!r} is not a per-particle array")
+                raise ValidationError(f"cov: {name!r} is not a per-particle array{nearest_names(name, ARRAYS)}")
+        if not names:
+            raise ValidationError("cov: no array is named; expected one or more, such as 'x', 'px'")
         self._prepare_products(*names)
         rows = [torch.stack([self.cov(a, b) for b in names], -1) for a in names]
         return torch.stack(rows, -2)

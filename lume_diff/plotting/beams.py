@@ -163,7 +163,7 @@ def _lit(shot: Shot) -> float:
         distance = np.abs(np.arange(n) - 0.5 * (n - 1)) * size
         order = np.argsort(distance)
         share = np.cumsum(profile[order]) / (profile.sum() or 1.0)
-        found.append(float(distance[order][min(int(np.searchsorted(share, 0.99)), n - 1)]))
+        found.append(float(distance[order][min(int(np.searchsorted(share, 0.99)), n - 1)]) + 0.5 * size)
     return min(1.4 * max(found), 0.5 * max(nx * shot.pixel_size[0], ny * shot.pixel_size[1]))
 
 

@@ -56,7 +56,9 @@ def elements_along(model: LUMEModel) -> list[LineElement]:
     """
     survey = None if isinstance(model, FacilityModel) else survey_of(model)
     if survey is None or any(element.kind == BOX for element in survey.elements):
-        raise ValidationError(f"a {type(model).__name__} has no line to draw; expected a CheetahModel")
+        raise ValidationError(
+            f"a {type(model).__name__} has no line to draw; expected a CheetahModel, or a StagedModel of such"
+        )
     for element in survey.elements:
         if math.isnan(element.length) or (element.strength is not None and math.isnan(element.strength)):
             raise ValidationError(f"{element.name!r} is a batch of settings; a picture shows one of them")

@@ -88,7 +88,7 @@ def plot_sensitivities(
     placed = [item for item in placed if abs(item.effect) > _VISIBLE * strongest]
     total = max((element.s + element.length for element in elements), default=1.0)
     last = max([at or 0.0, *(item.s or 0.0 for item in placed)])
-    end = total if at is None or last > 0.7 * total else 1.15 * last
+    end = 1.15 * last if at is not None and 0.0 < last <= 0.7 * total else total
     elements = [element for element in elements if element.s <= end]
 
     figure = new_figure(11.0, 7.6)

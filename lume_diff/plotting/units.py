@@ -26,7 +26,7 @@ def prefixed(size: float, unit: str) -> tuple[float, str]:
     size = abs(size)
     if unit not in _TAKES_PREFIX or size == 0.0 or not math.isfinite(size):
         return 1.0, unit
-    # A value that rounds up to 1000 takes the next prefix.
+    # A power of ten whose logarithm is a little too small is still one.
     exponent = 3 * math.floor((math.log10(size) + 1e-9) / 3)
     exponent = min(max(exponent, -15), 0 if unit == "m" else 12)
     return 10.0**-exponent, _PREFIXES[exponent] + unit
@@ -44,7 +44,8 @@ def quantity(value: float, unit: str, digits: int = 4) -> str:
         >>> quantity(76e6, "V"), quantity(-1.5, "1/m^2")
         ('76 MV', '-1.5 1/m^2')
     """
-    factor, shown = prefixed(value, unit)
+    rounded = float(f"{value:.{digits}g}")  # 999.96 V are 1 kV to four digits, not 1000 V
+    factor, shown = prefixed(rounded, unit)
     return f"{value * factor:.{digits}g} {'' if shown == '1' else shown}".rstrip()
 
 

@@ -235,7 +235,7 @@ def _from_upstream(cls: type[Variable], data: dict[str, Any]) -> dict[str, Any]:
     data = dict(data)
     name = data.get("name")
     declared = data.pop("variable_class", None)
-    if declared is not None and declared not in (cls.__name__, *cls.upstream_names):
+    if declared is not None and str(declared) not in (cls.__name__, *cls.upstream_names):
         raise ValidationError(
             f"variable {name!r}: variable_class={declared!r} given to {cls.__name__}; use lume_diff.variables.from_dict"
         )

@@ -68,7 +68,7 @@ class _BeamVariable(Variable):
         Gradient: exact.
         """
         policy = self._policy(config)
-        beam = _moved(self._beam(value, dtype), self._fields[0], dtype, device)
+        beam = self._beam(value, dtype).to(dtype=dtype, device=device)
         self._finite(beam, policy)
         return beam
 
@@ -144,7 +144,7 @@ class MomentsVariable(_BeamVariable):
         True
     """
 
-    _fields = ("mean", "cov", "charge", "reference_energy", "reference_time")
+    _fields = ("mean", "cov", "charge", "reference_energy", "reference_time", "s")
 
     def _beam(self, value: Any, dtype: torch.dtype) -> TorchMoments:
         from lume_diff.particles import TorchMoments
@@ -154,13 +154,3 @@ class MomentsVariable(_BeamVariable):
                 self.name, value, "a TorchMoments", "take them of a bunch with TorchMoments.from_particles(bunch)"
             )
         return value
-
-
-def _moved(beam: Any, field: str, dtype: torch.dtype, device: torch.device | str | None) -> Any:
-    """Return a beam in a dtype and on a device, the same object where it is already."""
-    leaf: Tensor = getattr(beam, field)
-    if leaf.dtype is not dtype:
-        beam = beam.to(dtype=dtype)
-    if device is not None and leaf.device != torch.device(device):
-        beam = beam.to(device=device)
-    return beam

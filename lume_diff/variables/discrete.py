@@ -73,6 +73,13 @@ class _Countable(_WithoutGradient):
         """Return a value as a tensor, or raise."""
 
 
+def _only(tensor: Tensor) -> Any:
+    """Return the value of a tensor of one element."""
+    if tensor.numel() != 1:
+        raise ValueError(f"expected one value, received shape {tuple(tensor.shape)}")
+    return tensor.item()
+
+
 @final
 class IntVariable(_Countable):
     """Describe a whole number; values are int64 tensors of shape ``(*batch,)``.
@@ -95,7 +102,7 @@ class IntVariable(_Countable):
     @field_validator("default_value", mode="before")
     @classmethod
     def _as_int(cls, value: Any) -> int | None:
-        return None if value is None else int(integer_tensor("default_value", value).item())
+        return None if value is None else int(_only(integer_tensor("default_value", value)))
 
     def _complete(self) -> None:
         low, high = self.value_range or INT64_ENDS
@@ -128,7 +135,7 @@ class BoolVariable(_Countable):
     @field_validator("default_value", mode="before")
     @classmethod
     def _as_bool(cls, value: Any) -> bool | None:
-        return None if value is None else bool(bool_tensor("default_value", value).item())
+        return None if value is None else bool(_only(bool_tensor("default_value", value)))
 
     def _tensor(self, value: Any) -> Tensor:
         return bool_tensor(self.name, value)

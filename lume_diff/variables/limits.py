@@ -242,7 +242,8 @@ def end_words(end: float) -> str:
 
 
 def _two_ends(value: Any) -> tuple[Any, Any]:
-    if isinstance(value, str | bytes | dict | set) or not hasattr(value, "__len__") or len(value) != 2:
+    is_list = hasattr(value, "__len__") and not isinstance(value, str | bytes | dict | set)
+    if not is_list or getattr(value, "shape", (2,)) != (2,) or len(value) != 2:
         raise ValueError("expected two numbers (low, high); None leaves an end open")
     return value[0], value[1]
 

@@ -225,9 +225,9 @@ def _unpack(name: str, packed: Mapping[str, Any]) -> np.ndarray:
         data = decoder.decompress(base64.b64decode(packed["zlib"], validate=True), expected + 1)
         if len(data) != expected:
             raise ValueError(f"{len(data)} bytes for shape {shape}")
+        return np.frombuffer(data, dtype="<f8").reshape(shape)
     except (ValueError, TypeError, zlib.error) as error:
         raise ValidationError(f"variable {name!r}: default_value is damaged ({error}); write the file again") from None
-    return np.frombuffer(data, dtype="<f8").reshape(shape)
 
 
 def _text() -> ModuleType:

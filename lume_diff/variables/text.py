@@ -50,12 +50,15 @@ class _Dumper(_SafeDumper):
     """Quote what either version of YAML would read as something else."""
 
 
-def _construct_int(loader: Any, node: Any) -> int:
+def _construct_int(loader: Any, node: Any) -> int | float:
     return _whole(loader.construct_scalar(node))
 
 
-def _whole(text: str) -> int:
-    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+def _whole(text: str) -> int | float:
+    try:
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    except ValueError:  # of more digits than Python turns into an integer
+        return float(text)
 
 
 _RESOLVERS: tuple[tuple[str, re.Pattern[str], list[str]], ...] = (
@@ -105,7 +108,7 @@ def load_yaml(text: str | Path) -> Any:
     """
     try:
         return yaml.load(_read(text), Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValidationError(f"{_origin(text)} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
@@ -118,11 +121,20 @@ def load_json(text: str | Path) -> Any:
     """Return the plain data of a JSON text, or of the file at a `pathlib.Path`.
 
     Raises:
-        ValidationError: not JSON; the message has the line.
+        ValidationError: not JSON, or a key is there twice; the message has the line or the key.
     """
+
+    def all_differ(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValidationError(f"{_origin(text)} is not valid JSON: the key {twice!r} is twice")
+        return found
+
     try:
-        return json.loads(_read(text))
-    except json.JSONDecodeError as error:
+        return json.loads(_read(text), object_pairs_hook=all_differ)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValidationError(f"{_origin(text)} is not valid JSON: {error}") from None
 
 

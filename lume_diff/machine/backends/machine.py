@@ -31,7 +31,9 @@ class MachineBackend(Backend):
         """Return that of the other file."""
         from lume_diff.machine.checking import Inspection
 
-        return None if site.wrong(self.file) else Inspection(site.path(self.file), site).stand_in
+        if site.wrong(self.file) or self._is_being_read(site):
+            return None
+        return Inspection(site.path(self.file), site).stand_in
 
     def mistakes(self, node: Node, where: str, site: Site) -> list[Problem]:
         """Return the mistakes of the other file."""
@@ -39,8 +41,11 @@ class MachineBackend(Backend):
 
         if site.wrong(self.file):
             return []
-        path = site.path(self.file)
-        if path.resolve() in site.within:
+        if self._is_being_read(site):
             return [Problem(node.line, where, f"{self.file!r} is being read already: a machine cannot hold itself")]
-        found = Inspection(path, site).problems
+        found = Inspection(site.path(self.file), site).problems
         return [problem._replace(file=problem.file or self.file) for problem in found]
+
+    def _is_being_read(self, site: Site) -> bool:
+        """Tell whether the other file is the one that names it, or holds that one."""
+        return site.path(self.file).resolve() in site.within

@@ -123,25 +123,26 @@ class TorchBackend(Backend):
             return None
         layers: list[Any] = list(model.module) if isinstance(model.module, nn.Sequential) else []
         linear, between = layers[::2], layers[1::2]
-        names = {type(layer): name for name, kind in ACTIVATIONS.items() for layer in between if type(layer) is kind}
-        is_plain = len(layers) % 2 == 1 and len({type(layer) for layer in between}) == len(names) <= 1
+        names = [name for name, kind in ACTIVATIONS.items() if all(_is_default(layer, kind) for layer in between)]
+        is_plain = len(layers) % 2 == 1 and (bool(names) or not between)
         if not is_plain or not all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in linear):
             raise ValidationError(
                 "a TorchModel is written if its module is an nn.Sequential of nn.Linear layers with one kind of "
-                f"activation in between ({', '.join(ACTIVATIONS)}); write other networks by their own means"
+                f"activation in between ({', '.join(ACTIVATIONS)}, as torch makes it without arguments); write other "
+                "networks by their own means"
             )
         if model.constant_names:
             raise ValidationError(f"a TorchModel with constants ({', '.join(model.constant_names)}) is not written")
-        path, weights = files.new("weights.pt")
-        torch.save(model.module.state_dict(), path)
         chosen: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
-        chosen |= {"activation": name} if (name := next(iter(names.values()), None)) else {}
+        chosen |= {"activation": names[0]} if between else {}
         sides: Any = (("input_scale", model.input_transformers), ("output_scale", model.output_transformers))
         for field, steps in sides:
             if len(steps.steps) > 1 or not all(isinstance(step, Affine) for step in steps.steps):
                 raise ValidationError("a TorchModel is written with one Affine transformer on each side, or none")
             for step in steps.steps:
                 chosen[field] = {"offset": step.offset.tolist(), "scale": step.scale.tolist()}
+        path, weights = files.new("weights.pt")
+        torch.save(model.module.state_dict(), path)
         return cls(
             backend="torch",
             inputs=_fields(model, model.input_names),
@@ -164,6 +165,14 @@ class TorchBackend(Backend):
                 message = f"has {len(given.offset)} columns; expected {len(columns)}, one for each variable"
                 found.append(Problem(node.line_of(field), f"{where}.{field}", message))
         return found
+
+
+def _is_default(layer: Any, kind: type[nn.Module]) -> bool:
+    """Tell whether a layer is an activation of a class without arguments of its own, such as another slope."""
+    return (
+        type(layer) is kind
+        and layer.extra_repr().removesuffix("inplace=True").removesuffix(", ") == kind().extra_repr()
+    )
 
 
 class _Placeholder(nn.Module):

@@ -133,7 +133,9 @@ def soft_aperture(run: LineRun, index: int, bunch: TrackedBunch) -> TrackedBunch
 
 
 def _soft_slit(position: Tensor, half: Tensor, width: float) -> Tensor:
+    """Return the survival probability between two edges; a negative half size lets nothing pass, as the hard one."""
     is_open = torch.isinf(half)
     half = torch.where(is_open, 1.0, half)
-    passed = torch.sigmoid((half - position) / (width * half)) * torch.sigmoid((half + position) / (width * half))
+    edge = width * half.abs()
+    passed = torch.sigmoid((half - position) / edge) * torch.sigmoid((half + position) / edge)
     return torch.where(is_open, 1.0, passed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from lume_diff.particles.bundle import Static
 from lume_diff.particles.constants import c_light
 from lume_diff.particles.coordinates import from_coordinates, reference_momentum, to_coordinates
 from lume_diff.particles.statistics import BunchStatistics
-from lume_diff.particles.weighted import safe_sqrt
+from lume_diff.particles.weighted import safe_divide, safe_sqrt
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class TrackedBunch:
         static: species, mass, charge number and ids.
         cuts: where hard apertures have cut the bunch.
         sharp: survival probability with hard edges where the apertures are soft.
-        lasting: what is known of the rows where they stay the same from run to run, with ``alive`` and ``weight``.
+        lasting: the moments of the rows, once they are known; only where rows, ``alive`` and ``weight`` stay the same
+            from run to run.
         keeps_momentum: whether nothing that ``matrix`` stands for changes the momentum of a particle.
     """
 
@@ -231,8 +233,8 @@ class TrackedBunch:
 
     @property
     def survival(self) -> Tensor:
-        """The share of the charge that entered the line alive and lives here, ``(*batch,)``."""
-        return (self.weight * self.alive).sum(-1) / (self.weight * self.born).sum(-1)
+        """The share of the charge that entered the line alive and lives here, ``(*batch,)``; NaN where none did."""
+        return safe_divide((self.weight * self.alive).sum(-1), (self.weight * self.born).sum(-1), math.nan)
 
 
 #: Statistics that are an entry of the covariance, and where it is.
@@ -337,3 +339,7 @@ class TrackedMoments:
         """The share of the charge that is left, ``(*batch,)``."""
         is_charged = self.born > 0
         return torch.where(is_charged, self.charge / torch.where(is_charged, self.born, 1.0), 1.0)
+
+
+#: A beam at one place of a line, whichever way it is described.
+Tracked = TrackedBunch | TrackedMoments

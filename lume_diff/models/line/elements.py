@@ -285,7 +285,8 @@ def _copy(native: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def _check_parameter(value: nn.Parameter, name: str, dtype: torch.dtype, device: torch.device) -> None:
-    if value.dtype != dtype or value.device != device:
+    place = torch.empty(0, device=device).device  # "cuda" is the device that torch takes for it, such as cuda:0
+    if value.dtype != dtype or value.device != place:
         raise ValidationError(
             f"{name} is an nn.Parameter of {value.dtype} on {value.device}, the model is {dtype} on {device}: "
             f"convert the segment first, segment.to(dtype={dtype}), or build the model with dtype={value.dtype}"

@@ -11,7 +11,7 @@ from lume_diff.models.line.lattice_statements import read_statements
 from lume_diff.models.line.nx_tables import read_nx_table
 from lume_diff.models.line.ocelot_lattice import read_ocelot
 from lume_diff.models.line.pals_lattice import read_pals
-from lume_diff.models.line.pals_parameters import Reference
+from lume_diff.models.line.pals_parameters import PalsReference
 
 if TYPE_CHECKING:
     import cheetah
@@ -76,7 +76,7 @@ def read_lattice(
         case "ocelot":
             segment = read_ocelot(path, name, trust)
         case "pals":
-            segment = read_pals(path, text, name, Reference.of_beam(beam))
+            segment = read_pals(path, text, name, PalsReference.of_beam(beam))
         case code:
             segment = read_statements(path, name, code)
     _check_numbers(path, segment)

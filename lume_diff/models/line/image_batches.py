@@ -99,7 +99,7 @@ def _pulled_back_with_graph(
     pixels: tuple[int, int], given: tuple[Tensor, ...], gradient: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Return derivatives that can be differentiated again."""
-    # Of views: what one of them was made from must not count for another.
+    # With respect to views: where one input was made from another, neither counts for the other here.
     views = [value.view_as(value) for value in given]
     wanted = [value for value in views if value.requires_grad]
     found = iter(torch.autograd.grad(_in_pieces(pixels, *views), wanted, gradient, create_graph=True))

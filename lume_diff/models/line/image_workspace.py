@@ -154,10 +154,10 @@ def _grid(at: Tensor) -> Tensor:
 
 
 def _to_corners(charge: Tensor, image: Tensor, at: Tensor, of_image: bool) -> Tensor:
-    """Return the derivative of what ``image (size, 1, ny, nx)`` is at some places, summed with charges ``(size, n)``.
+    """Return a derivative of the sum of charges ``(size, n)``, each times ``image (size, 1, ny, nx)`` where it is.
 
-    That with respect to the image is the image of the charges, each on the four nearest pixels; that with respect to
-    the places, ``(size, 1, n, 2)``, is what an image pulls back.
+    That with respect to the image, ``of_image``, is the image of the charges, each on the four nearest pixels; that
+    with respect to the places, ``(size, 1, n, 2)``, is what an image pulls back.
     """
     mask = [of_image, not of_image]
     found = torch.ops.aten.grid_sampler_2d_backward(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lume_diff.models.line.bunch import TrackedBunch, TrackedMoments
+from lume_diff.models.line.bunch import Tracked, TrackedBunch, TrackedMoments
 from lume_diff.models.line.linear_statistics import Lasting
 from lume_diff.models.transforms import in_transform, tensors_in
 from lume_diff.particles import TorchParticleGroup
@@ -22,7 +22,7 @@ class _Conversion:
     given: Sequence[Any]
     leaves: Sequence[Tensor]
     versions: Sequence[int]
-    beam: TrackedBunch | TrackedMoments
+    beam: Tracked
 
     def holds_for(self, given: Sequence[Any]) -> bool:
         return (
@@ -38,7 +38,7 @@ class IncomingBeam:
     def __init__(self) -> None:
         self._last: _Conversion | None = None
 
-    def tracked(self, given: Sequence[Any]) -> TrackedBunch | TrackedMoments:
+    def tracked(self, given: Sequence[Any]) -> Tracked:
         """Return the beam as it is tracked.
 
         Args:

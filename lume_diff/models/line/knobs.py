@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lume_diff.errors import LatticeError, UnknownVariableError, nearest_names
-from lume_diff.models.line.elements import SWITCHED, Attribute
+from lume_diff.models.line.elements import SWITCHED, Attribute, is_number
 from lume_diff.models.line.maps import LineMaps
 from lume_diff.models.line.outputs import FINAL, LINE
 from lume_diff.particles import TorchMoments, TorchParticleGroup
@@ -63,17 +63,17 @@ def knob_variables(line: LineMaps, controls: Sequence[str] | None) -> tuple[list
         if name in values:
             attribute, positions = line.knobs[name]
             element, value = line.elements[positions[0]], values[name].detach()
-            is_number = bool(value.isfinite().all())
+            has_value = is_number(value)
             variables.append(
                 TorchScalarVariable(
                     name=name,
                     unit=attribute.unit,
-                    default_value=float(value) if is_number and value.dim() == 0 else None,
+                    default_value=float(value) if has_value and value.dim() == 0 else None,
                     scale=_typical_change(attribute, value),
                     description=f"{attribute.description} of {element.kind} {element.name}",
                 )
             )
-            if is_number:
+            if has_value:
                 initial[name] = values[name]
         elif name in switches:
             variables.append(BoolVariable(name=name, default_value=switches[name], description="whether it acts"))

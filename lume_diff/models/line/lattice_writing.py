@@ -1,4 +1,4 @@
-"""Writing a segment as LatticeJSON, every parameter of every element."""
+"""Writing a segment as LatticeJSON, every parameter of every element but its metadata."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def write_json(segment: cheetah.Segment, path: Path) -> None:
         path: of the file; an existing one is replaced.
 
     Raises:
-        LatticeError: for two elements of one name that differ, and one that a file cannot hold.
+        LatticeError: for two elements of one name that differ, one that is called as its line, and one that a file
+            cannot hold.
 
     Example:
         >>> import cheetah, tempfile
@@ -54,6 +55,8 @@ class _Writer:
             else:
                 self.add_element(element)
         self.put(self.lattices, segment.name, [element.name for element in segment.elements])
+        for name in self.lattices.keys() & self.elements.keys():
+            raise LatticeError(f"a line and an element of it are called {name!r}; rename one to write them to a file")
 
     def add_element(self, element: cheetah.Element) -> None:
         kind = type(element)

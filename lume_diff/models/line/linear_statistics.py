@@ -61,7 +61,7 @@ class KnownMoments:
         table: factor and, as the last column, mean of (x, px, y, py, tau, p, 1), ``(*batch, 7, k + 1)``.
         momentum: the same of the total momentum [eV/c], ``(*batch, k + 1)``.
         charge: of the living [C], ``(*batch,)``.
-        unbiased: what makes a covariance that of a sample, ``(*batch,)``.
+        unbiased: the factor (Bessel's) that makes a covariance of the charge one of a sample, ``(*batch,)``.
     """
 
     table: Tensor
@@ -243,7 +243,7 @@ class LinearStatistics:
         return norm_emit_2d(self.cov, names[0][-1], self._static.mass)
 
     def moments(self) -> TorchMoments:
-        """Return mean and covariance of the charge as it is, in Cheetah's coordinates."""
+        """Return mean and covariance, without Bessel's correction, in Cheetah's coordinates."""
         spread, reference = self._table[..., :6, :-1], self._reference
         mean, cov = self._table[..., :6, -1], spread @ spread.mT
         scalars = (self._known.charge, reference.energy, reference.time, reference.s)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lume_diff.errors import ShapeError
 from lume_diff.models import optics
 from lume_diff.models.line.elements import Element, knobs
 from lume_diff.models.line.products import chain, chains, padded, product, same_batch
@@ -32,6 +33,8 @@ class LineMaps:
         self.elements = list(elements)
         self.count = len(self.elements)
         self.device = device
+        #: Leading dimensions of the numbers that were built in.
+        self.batch_shape = _batch_of(self.elements)
         self.knobs = knobs(self.elements)
         self.candidates = candidates(self.elements)
         by_kind: dict[tuple[str, Any], list[int]] = {}
@@ -49,9 +52,6 @@ class LineMaps:
             )
             for stack in self._cavities
         ]
-        numbers = (v for e in self.elements for name, v in e.values.items() if name != "transfer_map")
-        #: Leading dimensions of the numbers that were built in.
-        self.batch_shape = torch.broadcast_shapes(*{number.shape for number in numbers})
         live = (
             any(value.requires_grad for value in e.values.values()) or any(True for _ in e.parameters())
             for e in self.elements
@@ -118,6 +118,26 @@ class LineMaps:
         return torch.cat(same_batch(found, 3), dim=-3).index_select(-3, self._gather)
 
 
+def _batch_of(elements: Sequence[Element]) -> torch.Size:
+    """Return the leading dimensions of the numbers of a line.
+
+    Raises:
+        ShapeError: where those of two elements do not fit.
+    """
+    shapes = {
+        f"{element.name}.{name}": value.shape[: -2 if name == "transfer_map" else None]
+        for element in elements
+        for name, value in element.values.items()
+    }
+    try:
+        return torch.broadcast_shapes(*set(shapes.values()))
+    except RuntimeError:
+        batches = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items() if shape)
+        raise ShapeError(
+            f"the segment's numbers have batches that do not fit: {batches}; expected one shape, or ones that broadcast"
+        ) from None
+
+
 class KeptMaps:
     """The maps of a line as it was read, at one reference energy."""
 
@@ -153,15 +173,20 @@ class KeptMaps:
         return found
 
     def series(self, stack: Stack, members: tuple[int, ...], changed: Mapping[str, Tensor]) -> Series | None:
-        """Return the maps of quadrupoles of which only the strength varies, None where more does, or is too strong."""
+        """Return the maps of quadrupoles as power series in their strengths.
+
+        None where more than the strength varies, or where a strength is too large for the series.
+        """
         if stack.kind != "Quadrupole" or in_transform() or not stack.varies_only("k1", changed):
             return None
         values = list(stack.fresh("k1", changed, members, live=True).values())
         if len(values) < len(members):
             return None
-        if members not in self._series:
-            self._keep(self._series, members, self._expanded(stack, members))
-        series, largest = self._series[members] if members in self._series else self._expanded(stack, members)
+        known = self._series.get(members)  # asked once: another thread may clear the table
+        if known is None:
+            known = self._expanded(stack, members)
+            self._keep(self._series, members, known)
+        series, largest = known
         strength = torch.stack(
             torch.broadcast_tensors(*values) if any(v.shape != values[0].shape for v in values) else values, dim=-1
         )
@@ -181,8 +206,9 @@ class KeptMaps:
     def folded(self, series: Tensor, start: int, stop: int, varying: tuple[int, ...]) -> Tensor | None:
         """Return the coefficients of elements that vary times the maps of what lies between, ``(n, 13, 8, 8)``."""
         key = (start, stop, varying)
-        if key in self._folded:
-            return self._folded[key]
+        known = self._folded.get(key)
+        if known is not None:
+            return known
         between = self.between(start, stop, varying)
         if between.dim() > 3:
             return None

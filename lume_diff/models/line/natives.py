@@ -11,15 +11,13 @@ from torch.autograd import forward_ad
 
 from lume_diff.errors import GradientError
 from lume_diff.models.guards import concrete
-from lume_diff.models.line.bunch import TrackedBunch, TrackedMoments
+from lume_diff.models.line.bunch import Tracked, TrackedBunch, TrackedMoments
 from lume_diff.models.line.elements import SWITCHED, Element
 from lume_diff.models.line.reference import Reference
 from lume_diff.models.transforms import in_transform, in_vmap
 
 if TYPE_CHECKING:
     from lume_diff.models.line.tracking import LineRun
-
-Tracked = TrackedBunch | TrackedMoments
 
 #: Classes whose numbers must have the batch dimensions of the beam, or none.
 _NEED_ONE_BATCH = ("SpaceChargeKick", "TransverseDeflectingCavity")
@@ -28,8 +26,9 @@ _NEED_ONE_BATCH = ("SpaceChargeKick", "TransverseDeflectingCavity")
 def track(run: LineRun, start: int, stop: int, beam: Tracked) -> Any:
     """Carry a beam from the entrance of one element to that of another by ``cheetah.Segment.track``.
 
-    The elements are copies made for this passage. Cheetah keeps transfer maps: what it has kept of an element whose
-    numbers vary belongs to another graph, so a copy comes without, and with fresh tensors; others have theirs.
+    The elements are copies made for this passage, because Cheetah keeps transfer maps in its elements: those of an
+    element whose numbers vary belong to the graph of an earlier passage, so its copy has none, and fresh tensors. The
+    copy of any other element has the maps that were kept.
 
     Raises:
         GradientError: under ``torch.func.vmap``; and in a derivative, where Cheetah's is not a number.
@@ -140,9 +139,9 @@ def fresh_copy(native: Any, with_maps: bool = False) -> Any:
 
     Args:
         native: the element.
-        with_maps: whether it has the transfer maps that Cheetah has kept. Of an element with numbers of this run it
-            must not: they belong to another graph. Nobody writes to those of the other element, so that threads may
-            take them.
+        with_maps: whether it has the transfer maps that Cheetah has kept. The copy of an element with numbers of this
+            run must not have them: they belong to the graph of another run. They are copied too, so that no thread
+            writes to what another one reads.
     """
     copy = object.__new__(type(native))
     copy.__dict__.update(native.__dict__)
@@ -155,7 +154,7 @@ def fresh_copy(native: Any, with_maps: bool = False) -> Any:
 
 
 def put(native: Any, feature: str, value: Tensor) -> None:
-    """Set a number of a copy, also in the place of a parameter, also one that Cheetah keeps under another name."""
+    """Set a number of a copy, even where the element has a parameter, and whatever Cheetah calls it inside."""
     before = getattr(native, feature)
     for name, parameter in list(native._parameters.items()):
         if parameter is before:
@@ -164,7 +163,7 @@ def put(native: Any, feature: str, value: Tensor) -> None:
 
 
 def live_features(run: LineRun, index: int) -> dict[str, Tensor]:
-    """Return the numbers that the copy of an element does not have, under Cheetah's names, vectors put together."""
+    """Return the numbers of an element that this run changes or trains, by Cheetah's names, vectors put together."""
     element = run.line.elements[index]
     parts: dict[str, list[Tensor]] = {}
     live = run.changed_features(index)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lume_diff.errors import UnknownVariableError, nearest_names
 from lume_diff.models.line.elements import Element
-from lume_diff.particles import parse_key, statistic_unit
+from lume_diff.particles import moment_statistic_names, parse_key, statistic_unit
 from lume_diff.variables import MomentsVariable, ParticleGroupVariable, TorchNDVariable, TorchScalarVariable, Variable
 
 #: Statistics of the beam behind an element that are declared when everything is asked for: name -> openPMD key.
@@ -111,11 +111,15 @@ class OutputTable:
             parsed = parse_key(quantity)
         except UnknownVariableError:
             parsed = None
-        if parsed is None or parsed.operator in ("array", "delta"):
+        is_known = parsed is not None and not parsed.per_particle
+        if not self._has_particles:
+            is_known = is_known and quantity in moment_statistic_names()
+        if not is_known:
             choices = [n.rpartition(".")[2] for n in own]
+            others = "openPMD-beamphysics" if self._has_particles else "TorchMoments, which the beam is,"
             raise UnknownVariableError(
                 f"output {name!r}: {quantity!r} is not something to read at {place!r}"
-                f"{nearest_names(quantity, choices)}; any scalar statistic of openPMD-beamphysics works too"
+                f"{nearest_names(quantity, choices)}; any scalar statistic of {others} works too"
             )
         variable = TorchScalarVariable(name=name, read_only=True, unit=statistic_unit(quantity))
         return Output(variable, "statistic", position, quantity)
@@ -171,11 +175,17 @@ class OutputTable:
 
 
 def _pixel_size(screen: Element) -> tuple[float, float] | None:
-    """Return width and height of a pixel of the image [m] as built; None for a batch of sizes."""
+    """Return width and height of a pixel of the image [m] as built; None for a batch of sizes.
+
+    What is left of the screen where binning does not divide it goes to all pixels.
+    """
     sizes = [screen.number(f"pixel_size_{axis}").detach() for axis in "xy"]
     if any(size.numel() != 1 for size in sizes):
         return None
-    width, height = (screen.option("binning") * float(size) for size in sizes)
+    width, height = (
+        whole / count * float(size)
+        for whole, count, size in zip(screen.option("resolution"), screen.pixels, sizes, strict=True)
+    )
     return width, height
 
 

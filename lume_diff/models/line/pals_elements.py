@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lume_diff.errors import MissingExtraError, PhysicsWarning, nearest_names
-from lume_diff.models.line.pals_parameters import Parameters, Reference
+from lume_diff.models.line.pals_parameters import PalsReference, Parameters
 
 if TYPE_CHECKING:
     import cheetah
@@ -24,7 +24,7 @@ _MAY_BE_THIN = ("Instrument", "Mask")  # of these the length may be left out
 _HALF_INTEGRAL = 0.5  # fint, of which Cheetah wants a value beside the gap; PALS has the product of both
 
 
-def convert(elements: Iterable[tuple[str, dict[str, Any]]], reference: Reference, mistakes: list[str]) -> list[Any]:
+def convert(elements: Iterable[tuple[str, dict[str, Any]]], reference: PalsReference, mistakes: list[str]) -> list[Any]:
     """Return Cheetah's elements for those of a line.
 
     Args:
@@ -211,10 +211,6 @@ def _marker(p: Parameters) -> list[Any]:
     return [cheetah.Marker(**p.named())]
 
 
-def _start(p: Parameters) -> list[Any]:
-    return _marker(p)
-
-
 def _instrument(p: Parameters) -> list[Any]:
     """Make a beam position monitor in the middle of the element's length."""
     import cheetah
@@ -240,7 +236,7 @@ def _mask(p: Parameters) -> list[Any]:
 
 
 _CONVERTERS: dict[str, Callable[[Parameters], list[Any]]] = {
-    "BeginningEle": _start,
+    "BeginningEle": _marker,
     "Drift": _drift,
     "Quadrupole": _quadrupole,
     "Sextupole": _sextupole,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lume_diff.errors import LumeDiffError, nearest_names
 from lume_diff.models.line.lattice_reading import converting, lattice_error
-from lume_diff.models.line.pals_elements import Reference, convert
+from lume_diff.models.line.pals_elements import PalsReference, convert
 
 if TYPE_CHECKING:
     import cheetah
@@ -27,7 +27,7 @@ _ITEM_KEYS = {"repeat", "direction"}
 _LARGEST = 100_000  # elements; more is a mistake in a repetition
 
 
-def read_pals(path: Path, text: str, name: str | None, reference: Reference) -> cheetah.Segment:
+def read_pals(path: Path, text: str, name: str | None, reference: PalsReference) -> cheetah.Segment:
     """Read a line.
 
     Args:

@@ -15,7 +15,7 @@ from lume_diff.particles.constants import c_light, known_species
 
 
 @dataclass(frozen=True)
-class Reference:
+class PalsReference:
     """What strengths and fields refer to.
 
     Attributes:
@@ -33,14 +33,14 @@ class Reference:
     gains: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
-    def of_beam(cls, beam: Any) -> Reference:
+    def of_beam(cls, beam: Any) -> PalsReference:
         """Return the reference of an incoming bunch or its moments, an unknown one without."""
         if beam is None:
             return cls()
         energy = float(beam.reference_energy.detach().flatten()[0])
         return cls(energy, energy, beam.mass, beam.charge_number)
 
-    def started(self, parameters: Parameters) -> Reference:
+    def started(self, parameters: Parameters) -> PalsReference:
         """Return the reference that the start of a line gives; what it leaves out stays."""
         if "ReferenceP" not in parameters.fields:
             return self
@@ -62,9 +62,9 @@ class Reference:
             group.wrong(f"E_tot_ref is {energy:g} eV, which is not above the rest energy {mass:g} eV")
             energy = None
         energy = self.energy if energy is None else energy
-        return Reference(energy, energy, mass, charge)
+        return PalsReference(energy, energy, mass, charge)
 
-    def passed(self, reference_gain: float, beam_gain: float) -> Reference:
+    def passed(self, reference_gain: float, beam_gain: float) -> PalsReference:
         """Return the reference behind an element that changes energies [eV]."""
         if not reference_gain and not beam_gain:
             return self
@@ -101,7 +101,7 @@ class Parameters:
     """
 
     def __init__(
-        self, name: str, fields: dict[str, Any], reference: Reference, mistakes: list[str], where: str = ""
+        self, name: str, fields: dict[str, Any], reference: PalsReference, mistakes: list[str], where: str = ""
     ) -> None:
         self.name, self.fields, self.reference = name, fields, reference
         self.reference_gain = self.beam_gain = 0.0
@@ -160,7 +160,7 @@ class Parameters:
         self.take(key)
         match self.fields.get(key, [None, None]):
             case [low, high] if all(end is None or type(end) in (int, float) for end in (low, high)):
-                return low, high
+                return None if low is None else float(low), None if high is None else float(high)
             case other:
                 self.wrong(f"{key} is {other!r:.60}; expected two numbers")
                 return None, None

@@ -15,15 +15,13 @@ from lume_diff.errors import GradientError, PhysicsWarning
 from lume_diff.models.guards import is_differentiated, refuse_gradient
 from lume_diff.models.line import natives, screens
 from lume_diff.models.line.apertures import Cut
-from lume_diff.models.line.bunch import TrackedBunch, TrackedMoments
+from lume_diff.models.line.bunch import Tracked, TrackedBunch
 from lume_diff.models.line.elements import Element
 from lume_diff.models.line.image_batches import cloud_in_cell_batch, together
 from lume_diff.models.line.outputs import STATISTICS, Output, stack_along
 from lume_diff.models.line.screen_maps import screen_edges
 from lume_diff.models.line.tracking import LineRun
 from lume_diff.particles import TorchMoments
-
-Tracked = TrackedBunch | TrackedMoments
 
 
 def read(run: LineRun, output: Output, inputs: Container[str]) -> Any:

@@ -32,7 +32,7 @@ class ScreenMaps:
     pixels: tuple[int, int]
 
     def to(self, dtype: torch.dtype) -> ScreenMaps:
-        """Return the same in another precision; coordinates are differences, for which the single one will do."""
+        """Return the same in another precision; the single one will do, since coordinates are small differences."""
         half, offset = ((x.to(dtype), y.to(dtype)) for x, y in (self.half, self.offset))
         return ScreenMaps(self.maps.to(dtype), half, offset, self.pixels)
 

@@ -39,7 +39,8 @@ def cloud_in_cell(x: Tensor, y: Tensor, charge: Tensor, pixels: tuple[int, int],
     row = torch.where(inside, _pixel(y, ny, half[1]), 0.0)
     counted = torch.where(inside, charge, 0.0)
     column_part, row_part = column.frac(), row.frac()
-    corner = torch.add(column.floor(), row.floor(), alpha=width).long()
+    # As whole numbers: in single precision the pixels of a large image cannot be told apart.
+    corner = torch.add(column.long(), row.long(), alpha=width)
 
     upper = counted * row_part
     lower = counted - upper

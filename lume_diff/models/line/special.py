@@ -14,7 +14,7 @@ from torch import Tensor
 from lume_diff.errors import PhysicsWarning, SimulatorError
 from lume_diff.models import optics
 from lume_diff.models.line.apertures import Losses, hard_aperture, soft_aperture
-from lume_diff.models.line.bunch import TrackedBunch, TrackedMoments
+from lume_diff.models.line.bunch import Tracked, TrackedBunch
 from lume_diff.models.line.elements import Element
 from lume_diff.models.line.natives import native_track
 
@@ -74,7 +74,7 @@ def _is_open(element: Element, changed: Mapping[str, Tensor]) -> bool:
     return all(_is_fixed(element, name, changed, math.inf) for name in ("x_max", "y_max"))
 
 
-def pass_special(step: Step, run: LineRun, index: int, beam: TrackedBunch | TrackedMoments) -> Any:
+def pass_special(step: Step, run: LineRun, index: int, beam: Tracked) -> Any:
     """Carry particles or moments through an element that is not linear.
 
     Raises:

@@ -55,7 +55,7 @@ class Stack:
         return tuple(sorted(found))
 
     def varies_only(self, name: str, changed: Mapping[str, Tensor]) -> bool:
-        """Tell whether nothing but one number of any member is trained or changed."""
+        """Tell whether no number but this one is trained or changed, of any member."""
         return all(
             other == name or (not live and self._known[other].isdisjoint(changed)) for other, live in self._live.items()
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lume_diff.models.line.apertures import Losses
-from lume_diff.models.line.bunch import TrackedBunch, TrackedMoments
+from lume_diff.models.line.bunch import Tracked, TrackedBunch
 from lume_diff.models.line.elements import Element
 from lume_diff.models.line.linear_statistics import Lasting, LinearStatistics, is_linear, needs_momentum
 from lume_diff.models.line.maps import LineMaps, Maps
@@ -16,8 +16,6 @@ from lume_diff.models.line.natives import track
 from lume_diff.models.line.reference import Reference, ReferenceFlight
 from lume_diff.models.line.special import Step, pass_special, step_of
 from lume_diff.models.transforms import in_transform
-
-Tracked = TrackedBunch | TrackedMoments
 
 
 class Upstream:

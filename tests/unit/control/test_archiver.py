@@ -34,6 +34,9 @@ class Appliance(BaseHTTPRequestHandler):
         if parts.path != "/retrieval/data/getData.json" or query["pv"] == "BROKEN":
             self.send_error(500)
             return
+        if query["pv"] == "STRANGE":
+            self._answer([{"data": [{"secs": 0}]}])
+            return
         if query["pv"] not in SAMPLES:
             self.send_error(404)
             return
@@ -42,7 +45,10 @@ class Appliance(BaseHTTPRequestHandler):
         before = [row for row in rows if row[0] <= begin][-1:]
         chosen = before + [row for row in rows if begin < row[0] <= end]
         data = [self._sample(*row) for row in chosen]
-        body = json.dumps([{"meta": {"name": query["pv"], "PREC": "3"}, "data": data}] if data else []).encode()
+        self._answer([{"meta": {"name": query["pv"], "PREC": "3"}, "data": data}] if data else [])
+
+    def _answer(self, content: Any) -> None:
+        body = json.dumps(content).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
@@ -100,6 +106,8 @@ def test_what_was_away_or_is_not_archived_is_invalid(appliance, name):
 def test_an_archiver_that_fails_is_an_error_with_its_address(appliance):
     with pytest.raises(ControlError, match=r"BROKEN.*500"):
         archived_state(appliance, ["Q1", "BROKEN"], NOON)
+    with pytest.raises(ControlError, match=r"STRANGE.*not the JSON.*'val'"):
+        archived_state(appliance, ["STRANGE"], NOON)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +116,10 @@ def test_an_archiver_that_fails_is_an_error_with_its_address(appliance):
         ("file:///etc/passwd", NOON, "expected http"),
         ("http://127.0.0.1:1/retrieval", "noon", "expected a time"),
         ("http://127.0.0.1:1/retrieval", "2026-11-22T12:00:00", "no time zone"),
+        ("http://127.0.0.1:1/retrieval", 1e30, "expected a time"),
+        ("http://127.0.0.1:1/retrieval", float("nan"), "expected a time"),
     ],
-    ids=["file", "word", "zone"],
+    ids=["file", "word", "zone", "far", "NaN"],
 )
 def test_what_cannot_be_asked_is_refused(url, at, phrase):
     with pytest.raises(ValidationError, match=phrase):

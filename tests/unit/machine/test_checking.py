@@ -169,6 +169,16 @@ def test_a_machine_cannot_hold_itself(folder: Path) -> None:
     assert any("a machine cannot hold itself" in str(problem) for problem in found)
 
 
+@pytest.mark.parametrize("names", [("a",), ("a", "b")], ids=["itself", "one that holds it"])
+def test_files_that_hold_each_other_are_told(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name, inner in zip(names, (*names[1:], names[0]), strict=True):
+        (tmp_path / f"{name}.yaml").write_text(f"model: {inner}.yaml\n")
+    (problem,) = check(tmp_path / "a.yaml")
+    assert "'a.yaml' is being read already: a machine cannot hold itself" in problem.message
+    with pytest.raises(ValidationError, match="cannot hold itself"):
+        load_model(tmp_path / "a.yaml")
+
+
 def test_a_lattice_with_mistakes_is_told(folder: Path) -> None:
     text = (folder / "line.json").read_text().replace("Quadrupole", "Quadrapole")
     (folder / "line.json").write_text(text)

@@ -47,7 +47,7 @@ def test_a_trusted_deck_of_madx(tmp_path: Path) -> None:
     assert 0.0 < float(model.get("tune_x")) < 0.5
 
 
-def test_particles_through_impactx_behind_a_line(tmp_path: Path) -> None:
+def test_particles_through_a_line_of_impactx(tmp_path: Path) -> None:
     pytest.importorskip("impactx")
     (tmp_path / "line.in").write_text(
         "lattice.elements = d1 q1\nd1.type = drift\nd1.ds = 1.0\nq1.type = quad\nq1.ds = 0.2\nq1.k = 1.5\n"

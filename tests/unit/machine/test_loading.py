@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import lume_diff as ld
 from lume_diff.errors import ValidationError
@@ -19,6 +20,7 @@ from lume_diff.models import BunchFromMoments, CheetahModel, LUMEModel, StagedMo
 from lume_diff.registry import plugins
 from lume_diff.variables import TorchScalarVariable
 from lume_diff.variables.text import load_yaml
+from tests.unit.machine.conftest import TWISS
 
 FACILITY = """\
 mapping:
@@ -57,9 +59,12 @@ def test_the_model_is_that_of_the_file(folder: Path) -> None:
     assert (float(model.get("Q1.k1")), float(model.get("alpha_x"))) == (2.0, 0.5)
     with pytest.raises(ValidationError, match=r"outside value_range \[-5, 5\]"):
         model.set({"Q1.k1": 6.0})
+    size = model.get("final.sigma_x")
     model.set({"Q1.k1": 3.0, "alpha_x": 0.0})
+    assert model.get("final.sigma_x") != size
     model.reset()
     assert (float(model.get("Q1.k1")), float(model.get("alpha_x"))) == (2.0, 0.5)
+    assert model.get("final.sigma_x") == size
     assert model.origin.ioc.protocols == ["pva", "ca"]
     assert model.origin.ioc.timeout == 60.0
 
@@ -159,9 +164,20 @@ def test_what_no_file_can_describe_is_refused(tmp_path: Path) -> None:
     y = TorchScalarVariable(name="y", read_only=True)
     with pytest.raises(ValidationError, match=r"nn\.Sequential"):
         ld.save_model(TorchModel(torch.cos, [x], [y]), tmp_path / "no.yaml")
+    steep = nn.Sequential(nn.Linear(1, 4), nn.ELU(alpha=3.0), nn.Linear(4, 1)).double()
+    with pytest.raises(ValidationError, match="as torch makes it without arguments"):
+        ld.save_model(TorchModel(steep, [x], [y]), tmp_path / "no.yaml")
     with pytest.raises(ValidationError, match="no backend describes it"):
         ld.save_model(ld.BlackBoxModel.from_function(lambda x: {"y": x}, [x], [y]), tmp_path / "no.yaml")
-    assert not (tmp_path / "no.yaml").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_activation_in_place_is_written_as_any_other(tmp_path: Path) -> None:
+    x = TorchScalarVariable(name="x", default_value=-0.5)
+    network = nn.Sequential(nn.Linear(1, 4), nn.ELU(inplace=True), nn.Linear(4, 1)).double()
+    model = TorchModel(network, [x], [TorchScalarVariable(name="y", read_only=True)])
+    ld.save_model(model, tmp_path / "net.yaml")
+    same(model, ld.load_model(tmp_path / "net.yaml"))
 
 
 def test_weights_are_data_only(tmp_path: Path) -> None:
@@ -250,6 +266,17 @@ def test_changes_reach_names_with_dots(folder: Path) -> None:
     assert float(model.stages["line"].get("Q1.k1")) == 0.5  # type: ignore[attr-defined]
 
 
+def test_a_change_in_what_an_alias_stands_for_leaves_its_other_places_alone(tmp_path: Path) -> None:
+    (tmp_path / "machine.yaml").write_text(f"stages:\n  a: &gun {{backend: bunch-from-moments, {TWISS}}}\n  b: *gun\n")
+    machine = read(tmp_path / "machine.yaml", changes={"stages.a.charge": 2e-10})
+    assert [machine.model.stages[name].charge for name in "ab"] == [2e-10, 1e-10]  # type: ignore[attr-defined]
+
+
+def test_a_change_fills_a_section_that_was_left_empty(tmp_path: Path) -> None:
+    (tmp_path / "machine.yaml").write_text(f"model: {{backend: bunch-from-moments, {TWISS}}}\nset:\n")
+    assert float(ld.load_model(tmp_path / "machine.yaml", changes={"set.alpha_x": 0.3}).get("alpha_x")) == 0.3
+
+
 def test_a_facility_file_speaks_its_language(folder: Path, tmp_path: Path) -> None:
     (folder / "names.csv").write_text("element,name,class\nQ1,QUAD:1,quad\n")
     text = (folder / "machine.yaml").read_text().split("variables:")[0] + FACILITY
@@ -261,7 +288,7 @@ def test_a_facility_file_speaks_its_language(folder: Path, tmp_path: Path) -> No
     (tmp_path / "far").mkdir()
     ld.save_model(model, tmp_path / "far" / "facility.yaml")
     same(model, ld.load_model(tmp_path / "far" / "facility.yaml"))
-    (folder / "mapping.yaml").write_text(FACILITY.split("\n", 1)[1].replace("\n  ", "\n")[2:].replace("file:", "file:"))
+    (folder / "mapping.yaml").write_text(FACILITY.split("\n", 1)[1].replace("\n  ", "\n")[2:])
     apart = text.replace(FACILITY, "mapping: mapping.yaml\n")
     (folder / "apart.yaml").write_text(apart)
     same(model, ld.load_model(folder / "apart.yaml"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import pytest
 
@@ -71,6 +70,7 @@ def test_aliases_of_plain_data_are_read() -> None:
         ("a: &x 1\nb: {<<: {c: 1}}", 2, "'<<' merges no mappings"),
         ("a: 1\n? [x, y]\n: 2", 2, "a key is a list or a mapping"),
         ("a: &x [1, *x]", 1, "*x stands for nothing that ends before it"),
+        ("a: *nowhere", 1, "*nowhere stands for nothing that ends before it"),
     ],
 )
 def test_mistakes_that_leave_the_rest_readable(text: str, line: int, words: str) -> None:
@@ -89,24 +89,18 @@ def test_mistakes_that_leave_the_rest_readable(text: str, line: int, words: str)
         ("a: \x07", "is no YAML"),
         ("a: 1\n---\nb: 2", "a second document"),
         ("[" * 40 + "]" * 40, "nested more than"),
-        ("a: *nowhere", "is no YAML"),
     ],
 )
 def test_texts_that_cannot_be_read_to_the_end(text: str, words: str) -> None:
-    try:
-        _, problems = read(text)
-    except Unreadable as error:
-        problems = [error.problem]
-    assert words in str(problems[0]) or "stands for nothing" in str(problems[0])
+    with pytest.raises(Unreadable, match=words):
+        read(text)
 
 
 def test_aliases_that_unfold_without_bounds_are_refused_at_once() -> None:
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     bomb += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
-    start = time.monotonic()
-    with pytest.raises(Unreadable, match="aliases unfolded"):
+    with pytest.raises(Unreadable, match="aliases unfolded"):  # unfolded it would take for ever
         read(bomb)
-    assert time.monotonic() - start < 60.0  # unfolded it would take for ever
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

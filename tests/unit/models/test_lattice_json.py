@@ -9,7 +9,9 @@ import cheetah
 import pytest
 import torch
 
+from lume_diff.errors import LatticeError
 from lume_diff.models.line.files import read_lattice
+from lume_diff.models.line.lattice_writing import write_json
 from tests.unit.models.lattices import drift, number, quadrupole, written
 
 BEND = {"length": number(0.3), "angle": number(0.25), "k1": number(0.1), "tilt": number(0.3), "gap": number(0.02)}
@@ -82,6 +84,31 @@ def test_latticejson_round_trip(kind: type[cheetah.Element], tmp_path: Path) -> 
     assert [part.name for part in read.elements] == ["in ner", "D2", "E.1"]
     assert_same(read.elements[0].elements[1], element)
     assert_same(read.elements[2], element)
+
+
+@pytest.mark.parametrize("kind", PARAMETERS, ids=lambda kind: kind.__name__)
+def test_what_is_written_here_is_read_back(kind: type[cheetah.Element], tmp_path: Path) -> None:
+    unsaved_by_cheetah = {cheetah.BPM: {"misalignment": SHIFT}, cheetah.Screen: {"is_blocking": True}}
+    parameters = PARAMETERS[kind] | unsaved_by_cheetah.get(kind, {})
+    element = kind(**parameters, name="E.1", sanitize_name=False, dtype=torch.float64)
+    inner = cheetah.Segment([drift(0.1, "D-1"), element], name="in ner", sanitize_name=False)
+    write_json(cheetah.Segment([inner, element], name="line", sanitize_name=False), tmp_path / "line.json")
+    read = read_lattice(tmp_path / "line.json")
+    assert_same(read.elements[0].elements[1], element)
+    assert_same(read.elements[1], element)
+
+
+@pytest.mark.parametrize(
+    "segment, problem",
+    [
+        (cheetah.Segment([drift(0.1, "D1"), drift(0.2, "D1")], name="line"), "'D1' and differ"),
+        (cheetah.Segment([drift(0.1, "line")], name="line"), "a line and an element of it are called 'line'"),
+    ],
+    ids=["two elements", "line and element"],
+)
+def test_names_that_a_file_cannot_hold_are_refused(segment: cheetah.Segment, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(LatticeError, match=problem):
+        write_json(segment, tmp_path / "line.json")
 
 
 def test_latticejson_without_what_cheetah_does_not_save(tmp_path: Path) -> None:

@@ -203,6 +203,10 @@ def assert_same(found: TorchParticleGroup, raw: cheetah.ParticleBeam, rtol: floa
     torch.testing.assert_close(mine.s, raw.s, rtol=1e-14, atol=1e-15)
 
 
+def knobs_of(model: CheetahModel) -> list[str]:
+    return [n for n in model.input_names if "." in n and not n.endswith(".is_active") and model.get(n) is not None]
+
+
 ENGINES = pytest.mark.parametrize("engine", ["auto", "cheetah"])
 
 
@@ -234,18 +238,13 @@ def test_as_knobs(name: str, engine: str, beam: cheetah.ParticleBeam) -> None:
     """Numbers that are passed act as numbers that are built in, also those of a batch of settings."""
     element = named(CASES[name][1]())
     model = CheetahModel(cheetah.Segment([element]), beam, outputs=["final_particles"], engine=engine)
-    knobs = [n for n in model.input_names if "." in n and not n.endswith(".is_active")]
-    values = {n: model.get(n).clone() for n in knobs if model.get(n) is not None}
+    values = {n: model.get(n).clone() for n in knobs_of(model)}
     expected = raw_track([element], beam)
     assert_same(model(values)["final_particles"], expected, TOLERANCE.get(name, 1e-10))
     if values:
         batched = model({n: value.expand(3) for n, value in values.items()})["final_particles"]
         assert batched.batch_shape == (3,)
         assert_same(batched.batch_item(1), expected, TOLERANCE.get(name, 1e-10))
-
-
-def knobs_of(model: CheetahModel) -> list[str]:
-    return [n for n in model.input_names if "." in n and not n.endswith(".is_active") and model.get(n) is not None]
 
 
 def turned(knob: str, value: torch.Tensor) -> torch.Tensor:
@@ -303,9 +302,8 @@ def gradient_of(model: CheetahModel, knob: str, value: torch.Tensor) -> torch.Te
 def test_vmap_equals_a_batch(name: str, beam: cheetah.ParticleBeam) -> None:
     element = named(CASES[name][1]())
     model = CheetahModel(cheetah.Segment([element]), beam, outputs=["final.sigma_x", "final.mean_y", "final.sigma_t"])
-    knobs = [n for n in model.input_names if "." in n and not n.endswith(".is_active") and model.get(n) is not None]
     factors = t((0.9, 1.0, 1.1))
-    values = {n: model.get(n) * factors for n in knobs}
+    values = {n: model.get(n) * factors for n in knobs_of(model)}
     outputs = ["final.sigma_x", "final.mean_y", "final.sigma_t"]
 
     def call(one: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ import cheetah
 import pytest
 import torch
 
-from lume_diff import CheetahModel, LatticeError, TorchParticleGroup
+from lume_diff import CheetahModel, LatticeError, ShapeError, TorchParticleGroup
 from lume_diff.models.line.products import product
 
 F64 = torch.float64
@@ -153,6 +153,14 @@ def test_threads_do_not_mix_what_is_kept(beam: cheetah.ParticleBeam) -> None:
         sys.setswitchinterval(interval)
 
 
+def test_a_device_by_another_name_is_where_parameters_are(beam: cheetah.ParticleBeam) -> None:
+    """On a GPU ``"cuda"`` and ``"cuda:0"`` are such names."""
+    quadrupole = cheetah.Quadrupole(t(0.2), torch.nn.Parameter(t(2.0)), name="Q1", dtype=F64)
+    model = CheetahModel(cheetah.Segment([quadrupole]), beam, outputs=["final.sigma_x"], device="cpu:0")
+    model.get("final.sigma_x").backward()
+    assert quadrupole.k1.grad is not None
+
+
 def test_switches_upstream_are_noticed(beam: cheetah.ParticleBeam) -> None:
     aperture = cheetah.Aperture(t(4e-4), t(1.0), name="A1", dtype=F64)
     model = CheetahModel(cheetah.Segment([aperture, *line()]), beam, outputs=["final.survival"])
@@ -258,6 +266,27 @@ def test_elements_with_a_batch_of_their_own(beam: cheetah.ParticleBeam) -> None:
         expected = fresh(beam, {"Q1.k1": t(k1)})
         for name in OUTPUTS:
             torch.testing.assert_close(out[name][index], expected[name], rtol=1e-12, atol=1e-18)
+
+
+def test_maps_of_a_batch_give_every_output_the_batch(beam: cheetah.ParticleBeam) -> None:
+    matrices = torch.eye(7, dtype=F64).repeat(3, 1, 1)
+    matrices[:, 0, 1] = t((1.0, 2.0, 3.0))
+    elements = [line()[1], cheetah.CustomTransferMap(matrices, length=t(1.0), name="X", dtype=F64)]
+    model = CheetahModel(cheetah.Segment(elements), beam)
+    assert {model.get(name).shape for name in ("D1.sigma_x", "final.sigma_x", "final.s", "final.charge")} == {(3,)}
+    for index, drift in enumerate((1.0, 2.0, 3.0)):
+        straight = cheetah.Segment([line()[1], cheetah.Drift(t(drift), name="D9", dtype=F64)])
+        expected = CheetahModel(straight, beam, outputs=["final.sigma_x"]).get("final.sigma_x")
+        torch.testing.assert_close(model.get("final.sigma_x")[index], expected, rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("name", ["Q2", "D1"], ids=["of one class", "of another"])
+def test_batches_that_do_not_fit_are_named(name: str, beam: cheetah.ParticleBeam) -> None:
+    elements = line()
+    elements[0].k1 = t((1.0, 2.0, 3.0))
+    next(element for element in elements if element.name == name).length = t((0.1, 0.2))
+    with pytest.raises(ShapeError, match=rf"Q1\.k1 \(3,\), {name}\.length \(2,\)"):
+        CheetahModel(cheetah.Segment(elements), beam)
 
 
 @pytest.mark.parametrize("count", [*range(8), 11, 12, 22, 27])

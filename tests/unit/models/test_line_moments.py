@@ -58,8 +58,11 @@ def test_moments_equal_raw_cheetah() -> None:
 def test_moments_have_no_images_and_no_particles() -> None:
     model = CheetahModel(cheetah.Segment(line()), moments_of())
     assert not [name for name in model.supported_variables if "image" in name or "particles" in name]
-    with pytest.raises(UnknownVariableError, match="image"):
-        CheetahModel(cheetah.Segment(line()), moments_of(), outputs=["SCR1.image"])
+    for quantity in ("image", "min_x", "percentile_90_x"):
+        with pytest.raises(
+            UnknownVariableError, match=f"'{quantity}' is not something to read at 'SCR1'.*TorchMoments"
+        ):
+            CheetahModel(cheetah.Segment(line()), moments_of(), outputs=[f"SCR1.{quantity}"])
     k1 = t(0.0).requires_grad_()
     model({"Q1.k1": k1}, outputs=["final.sigma_x"])["final.sigma_x"].backward()
     assert bool(k1.grad.isfinite())

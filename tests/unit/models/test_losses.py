@@ -9,7 +9,7 @@ import cheetah
 import pytest
 import torch
 
-from lume_diff import CheetahModel, GradientError, PhysicsWarning, StagedModel, ValidationError
+from lume_diff import CheetahModel, GradientError, PhysicsWarning, StagedModel, TorchParticleGroup, ValidationError
 
 F64 = torch.float64
 OUTPUTS = ["final.sigma_x", "final.survival", "final.charge", "final.mean_x", "A1.n_alive"]
@@ -229,6 +229,28 @@ def test_the_bias_shrinks_with_the_width() -> None:
         for width in (0.1, 0.03, 0.01)
     ]
     assert bias[0] > 5.0 * bias[1] > 10.0 * bias[2]
+
+
+@pytest.mark.parametrize("losses", ["hard", "soft"])
+def test_nothing_passes_an_aperture_of_negative_size(losses: str) -> None:
+    model = model_of(1000, losses=losses)
+    assert model({"A1.x_max": t(-1e-3)}, outputs=["final.survival"])["final.survival"].item() < 1e-12
+
+
+def test_what_came_in_lost_has_no_survival_and_spoils_no_other() -> None:
+    bunch, scale = model_of(100).get("initial_particles"), t(1.0).requires_grad_()
+    alive = torch.stack((torch.ones_like(bunch.x), torch.zeros_like(bunch.x)))
+    batch = TorchParticleGroup(
+        **{name: getattr(bunch, name) for name in ("x", "y", "z", "px", "py", "pz", "t", "weight")},
+        alive=0.5 * scale * alive,
+        reference_energy=bunch.reference_energy,
+    )
+    model = model_of(100, losses="soft")
+    survival = model({"initial_particles": batch}, outputs=["final.survival"])["final.survival"]
+    assert 0.5 < survival[0].item() < 1.0
+    assert survival[1].isnan()
+    survival.nansum().backward()
+    assert abs(scale.grad.item()) < 1e-12  # both charges of the first are proportional to it
 
 
 def test_open_apertures_stay_open_when_soft() -> None:

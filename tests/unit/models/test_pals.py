@@ -119,6 +119,13 @@ CASES: dict[str, tuple[str, list[cheetah.Element]]] = {
         "COL1: {kind: Mask, ApertureP: {x_limits: [-2.0e-3, 2.0e-3], shape: ELLIPTICAL, y_limits: [-1.0e-3, 1.0e-3]}}",
         [cheetah.Aperture(t(2e-3), t(1e-3), "elliptical", True, name="COL1", **D)],
     ),
+    "wide drift": (
+        "D1: {kind: Drift, length: 1, ApertureP: {y_limits: [-1, 1], shape: RECTANGULAR}}",
+        [
+            cheetah.Aperture(t(math.inf), t(1.0), "rectangular", True, name="D1_aperture", **D),
+            cheetah.Drift(t(1.0), name="D1", **D),
+        ],
+    ),
     "aperture at both ends": (
         "D1: {kind: Drift, length: 0.5, "
         "ApertureP: {x_limits: [-2.0e-3, 2.0e-3], shape: RECTANGULAR, location: BOTH_ENDS, aperture_active: false}}",
@@ -273,7 +280,7 @@ WRONG = {
     "a line in itself": ("PALS: {facility: [c: {kind: BeamLine, line: [c]}, use: c]}", "'c' contains itself"),
     "no such line": (
         "PALS: {facility: [c: {kind: BeamLine, line: []}, use: d]}",
-        "no lattice or line 'd'; nearest: 'c'|no lattice or line 'd'",
+        "has no lattice or line 'd'; known: 'c'",
     ),
     "reversed": (
         "PALS: {facility: [c: {kind: BeamLine, line: [m: {kind: Marker, direction: -1}]}]}",

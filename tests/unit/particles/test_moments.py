@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from lume_diff.errors import ShapeError, UnknownVariableError, ValidationError
 from lume_diff.particles import TorchMoments, TorchParticleGroup, moment_statistic_names, sample_bunch
-from lume_diff.particles.linear_statistics import EXACT
+from lume_diff.particles.moment_statistics import EXACT
 from lume_diff.particles.sampling import factor_covariance
 
 TWISS: dict[str, Any] = {
@@ -214,7 +214,7 @@ def test_sampled_bunch_has_the_moments(seed: int, n: int, batch: tuple[int, ...]
     assert bunch.x.shape == (*batch, n)
     back = TorchMoments.from_particles(bunch)
     # t, pz and E are rebuilt from the coordinates: c t and E are larger than the spreads by some 1e4.
-    assert correlation_error(moments, back) < 1e-7 if rank < 6 else 1e-9
+    assert correlation_error(moments, back) < (1e-7 if rank < 6 else 1e-9)
     torch.testing.assert_close(back.charge, moments.charge)
     assert torch.equal(back.s, moments.s)
 
@@ -234,6 +234,10 @@ def test_sample_is_fixed_by_its_seed(moments: TorchMoments) -> None:
     state = torch.get_rng_state()
     sample_bunch(moments, 50, seed=3)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_number_of_particles_may_be_numpys(moments: TorchMoments) -> None:
+    assert torch.equal(sample_bunch(moments, np.int64(9)).x, sample_bunch(moments, 9).x)
 
 
 @pytest.mark.parametrize("n", [6, 0, 10.0])

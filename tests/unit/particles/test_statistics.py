@@ -108,6 +108,15 @@ def test_twiss_equals_particle_group(cases: dict[str, Case], form: str, argument
         assert value.item() == pytest.approx(theirs[name], rel=1e-9)
 
 
+@pytest.mark.parametrize("fraction", [0.29, 0.57, 0.58])
+def test_share_of_particles_is_counted_as_by_particle_group(make_bunch: Any, fraction: float) -> None:
+    bunch = make_bunch(n=100)  # 0.29 * 100 is below 29 in double and 29 in single precision
+    expected = bunch.to_particle_group().twiss("x", fraction)["emit_x"]
+    assert bunch.twiss("x", fraction)["emit_x"].item() == pytest.approx(expected, rel=1e-9)
+    assert bunch.alive_only.twiss("x", fraction)["emit_x"].item() == pytest.approx(expected, rel=1e-9)
+    assert bunch.to(torch.float32).twiss("x", fraction)["emit_x"].item() == pytest.approx(expected, rel=1e-3)
+
+
 def test_cov_equals_particle_group(cases: dict[str, Case]) -> None:
     ours, theirs = (cases["z-plane"].ours.cov("x", "px", "t"), cases["z-plane"].theirs.cov("x", "px", "t"))
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-10)
@@ -269,6 +278,12 @@ def test_unknown_key(make_bunch: Any, key: str, hint: str) -> None:
 def test_bad_twiss_arguments(make_bunch: Any, arguments: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="expected"):
         make_bunch().twiss(**arguments)
+
+
+@pytest.mark.parametrize("keys, hint", [((), "'x', 'px'"), (("sigma_x",), "nearest: "), (("x", "Q"), "'Q'")], ids=str)
+def test_bad_keys_of_a_covariance_matrix(make_bunch: Any, keys: tuple[str, ...], hint: str) -> None:
+    with pytest.raises((ValidationError, UnknownVariableError), match=hint):
+        make_bunch().cov(*keys)
 
 
 def test_average_current_of_a_snapshot(make_bunch: Any) -> None:

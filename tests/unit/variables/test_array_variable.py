@@ -129,7 +129,7 @@ def test_a_big_default_is_compact() -> None:
     "change",
     [
         {"zlib": "eJwLy"}, {"zlib": "***"}, {"shape": [20, 21]}, {"shape": [20, 19]}, {"shape": "ab"}, {"zlib": None},
-        {"shape": [-1, 20]},
+        {"shape": [-1, 20]}, {"shape": [-20, -20]},
     ],
     ids=str,
 )  # fmt: skip

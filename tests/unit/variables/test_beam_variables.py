@@ -113,6 +113,8 @@ def test_moments_are_cast_and_checked() -> None:
     bad = moments._with(mean=moments.mean * torch.nan)
     with pytest.raises(ValidationError, match="6 of 6 values of 'mean' are not finite"):
         variable.validate_value(bad)
+    with pytest.raises(ValidationError, match="of 's' are not finite"):
+        variable.validate_value(moments._with(s=moments.s * torch.nan))
     with pytest.raises(ValidationError, match=r"expected a TorchMoments; .*from_particles"):
         variable.validate_value(TorchParticleGroup(**arrays()))
 

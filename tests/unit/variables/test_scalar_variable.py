@@ -231,7 +231,8 @@ def test_scale_follows_a_new_range_unless_given() -> None:
     "fields,words",
     [
         ({"value_range": (1, 0)}, r"value_range=\(1, 0\): the lower end must not exceed"),
-        ({"value_range": 1}, "two numbers"), ({"value_range": "ab"}, "two numbers"),
+        ({"value_range": 1}, "two numbers"), ({"value_range": np.array(1.0)}, "two numbers"),
+        ({"value_range": "ab"}, "two numbers"),
         ({"value_range": (0, 1, 2)}, "two numbers"), ({"value_range": (0, math.nan)}, "NaN"),
         ({"value_range": (0, "1")}, "real number"), ({"value_range": (True, 2)}, "real number"),
         ({"value_range": (math.inf, None)}, "lower end"), ({"warning_range": (1, 0)}, "lower end"),

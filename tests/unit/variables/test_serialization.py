@@ -157,8 +157,22 @@ def test_what_is_wrong_in_json_is_said(tmp_path: Path) -> None:
         v.from_json("{")
     file = tmp_path / "a.json"
     file.write_text("{", encoding="utf-8")
+    with pytest.raises(ValidationError, match="not valid JSON: the key 'k1' is twice"):
+        v.variables_from_json('{"k1": {}, "k1": {"unit": "m"}}')
     with pytest.raises(ValidationError, match=r"a\.json is not valid JSON"):
         v.variables_from_json(file)
+
+
+@pytest.mark.parametrize("load", [v.from_yaml, v.from_json], ids=["YAML", "JSON"])
+def test_bytes_that_are_no_text_are_told(tmp_path: Path, load: Any) -> None:
+    (tmp_path / "a.txt").write_bytes(b'{"name": "\xff"}')
+    with pytest.raises(ValidationError, match=r"a\.txt is not valid .*utf-8"):
+        load(tmp_path / "a.txt")
+
+
+def test_a_number_of_too_many_digits_is_no_finite_number() -> None:
+    with pytest.raises(ValidationError, match="expected a finite number"):
+        v.from_yaml(f"name: a\ndefault_value: {'9' * 5000}")
 
 
 def test_a_class_given_another_class_s_data_says_so() -> None:

@@ -114,7 +114,8 @@ CASES: dict[str, Case] = {
             ("65 bits", 2**64, ValidationError),
             ("unsigned 64 bits", np.array([2**64 - 1], dtype=np.uint64), ValidationError),
         ],
-        differentiable=False, batch=torch.tensor([1, 2]), batch_shape=(2,), wrong_default=[101, 1.5, True, "1"],
+        differentiable=False, batch=torch.tensor([1, 2]), batch_shape=(2,),
+        wrong_default=[101, 1.5, True, "1", [1, 2], []],
     ),
     "BoolVariable": Case(
         fields={"default_value": True}, full={"default_value": False}, good=True,
@@ -128,7 +129,8 @@ CASES: dict[str, Case] = {
             ("integer array", np.array([0, 1]), ValidationError),
             ("ragged list", [[True], [True, False]], ShapeError),
         ],
-        differentiable=False, batch=torch.tensor([True, False]), batch_shape=(2,), wrong_default=[1, "yes"],
+        differentiable=False, batch=torch.tensor([True, False]), batch_shape=(2,),
+        wrong_default=[1, "yes", [True, False], []],
     ),
     "EnumVariable": Case(
         fields={"options": ["OUT", "IN"], "default_value": "OUT"},
