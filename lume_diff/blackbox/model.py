@@ -57,6 +57,7 @@ class BlackBoxModel(LUMEModel):
 
     Raises:
         ValidationError: for options that do not go together.
+        UnknownVariableError: for a step in ``gradient`` of something that is no input.
         SimulatorError: from any evaluation, if the simulator fails twice at a point; with the inputs that did it.
 
     Gradient:
@@ -96,12 +97,13 @@ class BlackBoxModel(LUMEModel):
         validation: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(variables, initial=initial, dtype=dtype, device=device, validation=validation)
-        self._gradient = method_of(gradient)
         self._runner = _runner(factory, workers, timeout, executor, archive)
         self._memory = Memory(self._runner)
         self._entries: dict[tuple[str, str], GradientEntry] = {}
         self._derived = dict(derived or {})
         self._bunch_inputs = [n for n in self._input_names if isinstance(self._variables[n], ParticleGroupVariable)]
+        numbers = [n for n in self._input_names if self._variables[n].is_differentiable and n not in self._bunch_inputs]
+        self._gradient = method_of(gradient, numbers)
         outputs = [self._variables[name] for name in self._output_names]
         floats = frozenset(v.name for v in outputs if v.is_differentiable)
         self._bunch_outputs = frozenset(v.name for v in outputs if isinstance(v, ParticleGroupVariable))

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from lume_diff.blackbox import BlackBoxModel, FiniteDifference, Simulator
-from lume_diff.errors import GradientError, SimulatorError, ValidationError
+from lume_diff.errors import GradientError, ShapeError, SimulatorError, UnknownVariableError, ValidationError
 from lume_diff.testing import check_model
-from lume_diff.variables import IntVariable, StrVariable, TorchNDVariable, TorchScalarVariable
+from lume_diff.variables import EnumVariable, IntVariable, StrVariable, TorchNDVariable, TorchScalarVariable
 
 D = torch.float64
 
@@ -165,6 +165,17 @@ def test_other_kinds_pass_through() -> None:
     torch.testing.assert_close(wave.grad, torch.full((2,), 1.5 * 4 + 1.5, dtype=D), rtol=1e-8, atol=0)
 
 
+def test_a_string_that_is_the_same_all_over_a_batch_is_that_string() -> None:
+    box = BlackBoxModel.from_function(
+        lambda a: {"y": a, "sign": "plus" if a > 0 else "minus"},
+        inputs=[scalar("a", 1.0)],
+        outputs=[scalar("y"), EnumVariable(name="sign", options=["plus", "minus"])],
+    )
+    assert box({"a": torch.tensor([1.0, 2.0], dtype=D)})["sign"] == "plus"
+    with pytest.raises(ShapeError, match="'sign' is 'minus', 'plus' within one batch"):
+        box({"a": torch.tensor([1.0, -2.0], dtype=D)})
+
+
 class Fragile(Simulator):
     """Fail where ``a`` is too large."""
 
@@ -213,12 +224,20 @@ def test_a_gradient_beside_a_region_that_fails_is_one_sided() -> None:
         pytest.param({"scheme": "simplex"}, id="scheme"),
         pytest.param({"step": -1.0}, id="step"),
         pytest.param({"step": {"a": 0.0}}, id="steps"),
+        pytest.param({"step": math.inf}, id="endless-step"),
+        pytest.param({"step": True}, id="no-number"),
         pytest.param({"particles": "some"}, id="particles"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         FiniteDifference(**options)
+
+
+@pytest.mark.parametrize("name", ["d", "aa", "y"])
+def test_a_step_of_what_is_no_input_is_refused(name: str) -> None:
+    with pytest.raises(UnknownVariableError, match=f"a step for '{name}', which is no input"):
+        model(gradient=FiniteDifference(step={"a": 1e-3, name: 1e-3}))
 
 
 def test_an_output_that_is_missing_is_named() -> None:
@@ -255,6 +274,19 @@ def test_an_archive_saves_every_run(tmp_path: Path) -> None:
     assert runs[1] == 0
     assert gradients[0] is not None
     assert torch.equal(gradients[0], gradients[1])
+
+
+def test_an_archive_takes_lists_and_leaves_out_what_nobody_asked_for(tmp_path: Path) -> None:
+    outputs = [TorchNDVariable(name="y", shape=(2,))]
+    for made in (1, 0):
+        box = BlackBoxModel.from_function(
+            lambda a: {"y": [a, 2.0 * a], "log": {"lines": 3}, "other": 5},
+            inputs=[scalar("a", 1.5)],
+            outputs=outputs,
+            archive=tmp_path / "runs.db",
+        )
+        assert box.get("y").tolist() == [1.5, 3.0]
+        assert box.runs == made
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 
 from lume_diff.blackbox import BlackBoxModel, FiniteDifference, Simulator
 from lume_diff.blackbox.differences.bunch_rows import COORDINATES_IN, COORDINATES_OUT
+from lume_diff.blackbox.differences.native import bunch_block
 from lume_diff.errors import PhysicsWarning
 from lume_diff.particles import TorchParticleGroup
 from lume_diff.variables import ParticleGroupVariable, TorchScalarVariable
@@ -137,6 +138,16 @@ def test_a_linear_map_of_a_bent_code_is_told_with_its_number() -> None:
 def test_a_wrong_derivative_with_respect_to_a_number_is_told_with_its_number() -> None:
     with pytest.warns(PhysicsWarning, match=r"'final_particles\.px' with respect to 'k' is off by .* \(0\.01 of it\)"):
         gradients(model(["k"], off=0.01))
+
+
+def test_what_is_not_finite_is_not_covered() -> None:
+    own = np.ones((7, 6))
+    own[2, 3] = np.inf
+    by_k = np.ones((2, 7))
+    by_k[1, 0] = -np.inf
+    block = bunch_block({"in": own, "k": by_k}, "out", "in", (2, 7, 6), {"k": ()})
+    assert block.shape == (2, 7, 7)
+    assert np.argwhere(np.isnan(block)).tolist() == [[0, 2, 3], [1, 0, 6], [1, 2, 3]]
 
 
 class Source(Simulator):
