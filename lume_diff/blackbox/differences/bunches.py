@@ -299,7 +299,7 @@ class BunchBox:
                     self._check_number(bunch, index, jacobian, c)
 
     def _discrepancy(self, bunch: Array, index: int, jacobian: Array) -> float | None:
-        """Return how far the Jacobian is off in a random direction of the particles, by 2 runs; None if all get lost."""
+        """Return how far the Jacobian is off in a random direction of the particles; None if all are lost there."""
         shifts = self.shifts(bunch, index, range(N_IN))
         signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(self._n, N_IN)) * shifts
         moved = np.concatenate([signs, np.zeros((self._n, self.n_in - N_IN))], axis=1)
