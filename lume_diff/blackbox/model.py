@@ -12,8 +12,8 @@ import torch
 from lume_diff.archive import RunArchive
 from lume_diff.blackbox.call import Call
 from lume_diff.blackbox.cost import derivative_cost
-from lume_diff.blackbox.difference import FiniteDifference, method_of
-from lume_diff.blackbox.differences.memory import Memory
+from lume_diff.blackbox.differences.memory import BlackBoxMemory
+from lume_diff.blackbox.differences.method import FiniteDifference, method_of
 from lume_diff.blackbox.plain import plain_point, plain_run
 from lume_diff.blackbox.runners.archived import Archived
 from lume_diff.blackbox.runners.executors import ExecutorRunner
@@ -98,7 +98,7 @@ class BlackBoxModel(LUMEModel):
     ) -> None:
         super().__init__(variables, initial=initial, dtype=dtype, device=device, validation=validation)
         self._runner = _runner(factory, workers, timeout, executor, archive)
-        self._memory = Memory(self._runner)
+        self._memory = BlackBoxMemory(self._runner)
         self._entries: dict[tuple[str, str], GradientEntry] = {}
         self._derived = dict(derived or {})
         self._bunch_inputs = [n for n in self._input_names if isinstance(self._variables[n], ParticleGroupVariable)]

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lume_diff.blackbox.difference import FiniteDifference
 from lume_diff.blackbox.differences.bunch_rows import COORDINATES_OUT, N_IN, N_OUT
-from lume_diff.blackbox.differences.memory import Column, Memory
+from lume_diff.blackbox.differences.memory import BlackBoxMemory, Column
+from lume_diff.blackbox.differences.method import FiniteDifference
 from lume_diff.blackbox.differences.native import SHARE, warn_of
 from lume_diff.blackbox.differences.noise import calibrate
 from lume_diff.blackbox.differences.second import within_limits
 from lume_diff.blackbox.differences.stencil import STENCILS, exact_step, fitted
-from lume_diff.blackbox.differences.steps import Calibration, StepClass
+from lume_diff.blackbox.differences.steps import StepCalibration, StepClass
 from lume_diff.errors import GradientError, PhysicsWarning, SimulatorError
 from lume_diff.models import GradientEntry
 
@@ -39,7 +39,7 @@ EvaluateBunch = Callable[[Sequence[tuple[Array, Array]], Sequence[int]], list[tu
 NativeBunch = Callable[[tuple[Array, Array], int], Array]
 
 
-def typical_step(known: Calibration, scale: float) -> float:
+def typical_step(known: StepCalibration, scale: float) -> float:
     """Return the step of a machine's number that suits most coordinates."""
     steps = known.steps(scale)[known.third > 0]
     return float(np.exp(np.median(np.log(steps)))) if len(steps) else scale
@@ -74,7 +74,7 @@ class BunchBox:
         n_particles: int,
         columns: Sequence[Column],
         method: FiniteDifference | None,
-        memory: Memory,
+        memory: BlackBoxMemory,
         keys: Sequence[Any],
         report: Callable[[GradientEntry], None],
         is_active: bool = True,
@@ -171,7 +171,7 @@ class BunchBox:
             lost = np.full(len(sample) * N_OUT, np.nan)
             return np.stack([lost if isinstance(r, SimulatorError) else r[0][sample].ravel() for r in found])
 
-        def measure() -> Calibration:
+        def measure() -> StepCalibration:
             return calibrate(probe, c.scale, c.room(bunch[0, N_IN + column]))
 
         return typical_step(self.memory.calibration(c, self._bunches_out, measure), c.scale)

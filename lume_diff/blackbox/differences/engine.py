@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lume_diff.blackbox.difference import FiniteDifference
 from lume_diff.blackbox.differences.check import check_numbers
-from lume_diff.blackbox.differences.memory import Column, Memory
+from lume_diff.blackbox.differences.memory import BlackBoxMemory, Column
+from lume_diff.blackbox.differences.method import FiniteDifference
 from lume_diff.blackbox.differences.noise import calibrate
 from lume_diff.blackbox.differences.second import hessian
 from lume_diff.blackbox.differences.stencil import STENCILS, exact_step, fitted, one_sided
-from lume_diff.blackbox.differences.steps import Calibration, StepClass
+from lume_diff.blackbox.differences.steps import StepCalibration, StepClass
 from lume_diff.errors import GradientError, SimulatorError
 from lume_diff.models import GradientEntry
 
@@ -49,7 +49,7 @@ class DifferenceBox:
         columns: Sequence[Column],
         outputs: Sequence[str],
         method: FiniteDifference | None,
-        memory: Memory,
+        memory: BlackBoxMemory,
         keys: Sequence[Any],
         report: Callable[[GradientEntry], None],
         native: Native | None = None,
@@ -138,7 +138,7 @@ class DifferenceBox:
             plan = known.plan(c.scale, c.room(here), scheme or self.method.scheme, point=here)
             return [dataclasses.replace(part, outputs=outputs[part.outputs]) for part in plan]
 
-    def calibration(self, row: Array, index: int, column: int) -> Calibration:
+    def calibration(self, row: Array, index: int, column: int) -> StepCalibration:
         """Return noise and curvature along an input, measured when first wanted."""
         c, here = self.columns[column], float(row[column])
 
@@ -147,7 +147,7 @@ class DifferenceBox:
             lost = np.full(self.n_out, np.nan)
             return np.stack([lost if isinstance(value, SimulatorError) else value for value in found])
 
-        def measure() -> Calibration:
+        def measure() -> StepCalibration:
             return dataclasses.replace(calibrate(probe, c.scale, c.room(here)), place=here)
 
         with self.named(column, here):

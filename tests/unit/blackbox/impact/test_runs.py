@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import lume_diff as ld
-from lume_diff.blackbox.difference import FiniteDifference
+from lume_diff.blackbox.differences.method import FiniteDifference
 from lume_diff.blackbox.impact.model import ImpactTModel
 from lume_diff.errors import SimulatorError, UnknownVariableError, ValidationError
 from lume_diff.particles import TorchParticleGroup
