@@ -219,18 +219,18 @@ def test_a_gradient_beside_a_region_that_fails_is_one_sided() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "words"),
     [
-        pytest.param({"scheme": "simplex"}, id="scheme"),
-        pytest.param({"step": -1.0}, id="step"),
-        pytest.param({"step": {"a": 0.0}}, id="steps"),
-        pytest.param({"step": math.inf}, id="endless-step"),
-        pytest.param({"step": True}, id="no-number"),
-        pytest.param({"particles": "some"}, id="particles"),
+        pytest.param({"scheme": "simplex"}, "scheme is 'simplex'; expected one of 'central'", id="scheme"),
+        pytest.param({"step": -1.0}, "step is -1.0; expected 'auto' or a positive", id="step"),
+        pytest.param({"step": {"a": 0.0}}, "the step of 'a' is 0.0", id="steps"),
+        pytest.param({"step": math.inf}, "step is inf", id="endless-step"),
+        pytest.param({"step": True}, "step is True", id="no-number"),
+        pytest.param({"particles": "some"}, "particles is 'some'; expected one of 'per_particle'", id="particles"),
     ],
 )
-def test_bad_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
+def test_bad_options_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
         FiniteDifference(**options)
 
 
@@ -290,13 +290,15 @@ def test_an_archive_takes_lists_and_leaves_out_what_nobody_asked_for(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "words"),
     [
-        pytest.param({"timeout": 1.0}, id="timeout-without-workers"),
-        pytest.param({"workers": -1}, id="workers"),
-        pytest.param({"workers": 2, "executor": ThreadPoolExecutor(1)}, id="workers-and-executor"),
+        pytest.param({"timeout": 1.0}, "only worker processes can be stopped", id="timeout-without-workers"),
+        pytest.param({"workers": -1}, "workers is -1; expected a whole number", id="workers"),
+        pytest.param(
+            {"workers": 2, "executor": ThreadPoolExecutor(1)}, "choose one of them", id="workers-and-executor"
+        ),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
+def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
         BlackBoxModel.from_function(square, inputs=[scalar("a", 1.5)], outputs=[scalar("y")], **options)

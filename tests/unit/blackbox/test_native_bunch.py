@@ -13,11 +13,10 @@ from lume_diff.blackbox import BlackBoxModel, FiniteDifference, Simulator
 from lume_diff.blackbox.differences.bunch_rows import COORDINATES_IN, COORDINATES_OUT
 from lume_diff.blackbox.differences.native import bunch_block
 from lume_diff.errors import PhysicsWarning
-from lume_diff.particles import TorchParticleGroup
 from lume_diff.variables import ParticleGroupVariable, TorchScalarVariable
+from tests.unit.blackbox.bunches import P, incoming
 
 D = torch.float64
-P = 1e8  # reference momentum [eV/c]
 LENGTH = 2.0  # [m]
 OUT, IN = ({name: i for i, name in enumerate(names)} for names in (COORDINATES_OUT, COORDINATES_IN))
 
@@ -52,15 +51,6 @@ class Line(Simulator):
 
 
 BOTH = ("initial_particles", "k")
-
-
-def incoming(n: int = 50) -> TorchParticleGroup:
-    random = np.random.default_rng(3)
-    x, px, y, py, t, pz = random.normal(size=(6, n))
-    return TorchParticleGroup(
-        x=1e-3 * x, px=1e3 * px, y=1e-3 * y, py=1e3 * py, z=np.zeros(n), pz=P + 1e4 * pz, t=1e-12 * t,
-        weight=np.full(n, 1e-12 / n), species="electron",
-    )  # fmt: skip
 
 
 def model(

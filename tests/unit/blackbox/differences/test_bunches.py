@@ -13,11 +13,10 @@ from beamphysics import ParticleGroup
 
 from lume_diff.blackbox import BlackBoxModel, FiniteDifference, Simulator
 from lume_diff.errors import GradientError, PhysicsWarning
-from lume_diff.particles import TorchParticleGroup
 from lume_diff.variables import ParticleGroupVariable, TorchScalarVariable
+from tests.unit.blackbox.bunches import P, incoming
 
 D = torch.float64
-P = 1e8  # reference momentum [eV/c]
 
 
 class Line(Simulator):
@@ -39,14 +38,6 @@ class Line(Simulator):
         kept = np.abs(x) < self.aperture
         data = {name: value[kept] for name, value in group.data.items() if isinstance(value, np.ndarray)}
         return {"final_particles": ParticleGroup(data={**data, "x": x[kept], "px": px[kept], "species": group.species})}
-
-
-def incoming(n: int = 20, species: str = "electron") -> TorchParticleGroup:
-    x, px, y, py, t, pz = np.random.default_rng(3).normal(size=(6, n))
-    return TorchParticleGroup(
-        x=1e-3 * x, px=1e3 * px, y=1e-3 * y, py=1e3 * py, z=np.zeros(n), pz=P + 1e4 * pz, t=1e-12 * t,
-        weight=np.full(n, 1e-12 / n), species=species,
-    )  # fmt: skip
 
 
 def model(line: Line, **options: Any) -> BlackBoxModel:
