@@ -222,8 +222,9 @@ class Call:
                 living = alive if alive.shape == energy.shape else torch.ones_like(energy)
                 total = float(living.sum())
                 if total == 0.0:
-                    before = (incoming.reference_energy, incoming.reference_time)
-                    return tuple(float(concrete(value).reshape(-1)[0]) for value in before)
+                    before = (concrete(v).reshape(-1)[0] for v in (incoming.reference_energy, incoming.reference_time))
+                    energy_before, time_before = map(float, before)
+                    return energy_before, time_before
                 known[name] = float((energy * living).sum() / total), float((plain[..., 5] * living).sum() / total)
         return known[name]
 

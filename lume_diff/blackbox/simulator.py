@@ -115,5 +115,5 @@ class FunctionSimulator(Simulator):
 def _text(value: Any) -> str:
     """Return a value as text; an array in full, which its ``repr`` shortens."""
     if isinstance(value, np.ndarray):
-        return f"{value.dtype}{value.shape}{hashlib.sha256(np.ascontiguousarray(value)).hexdigest()}"
+        return f"{value.dtype}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
     return repr(value)

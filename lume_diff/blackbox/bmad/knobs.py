@@ -170,7 +170,7 @@ class KnobFinder:
         if controls is None:
             knobs = (self._knob(name) for name in self._offered())
             return [k for k in knobs if isinstance(k, Knob) and (k.attribute != "l" or k.value > _SHORTEST)]
-        found = []
+        found: list[Knob] = []
         for name in dict.fromkeys(controls):
             knob = self._knob(name)
             if not isinstance(knob, Knob):

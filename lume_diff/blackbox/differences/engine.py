@@ -88,6 +88,10 @@ class DifferenceBox:
             self._held[key] = self.memory.at(key, 8 * self.n_out * (1 + self.n_in))
         return self._held[key]
 
+    def _stacked(self, what: str, rows: Array, shape: tuple[int, ...]) -> Array:
+        """Return what is noted at all points, which may be none."""
+        return np.array([self._notes(row, i)[what] for i, row in enumerate(rows)]).reshape(len(rows), *shape)
+
     # -- values ----------------------------------------------------------------------------------------------
 
     def _values(self, rows: Array) -> Array:
@@ -97,8 +101,7 @@ class DifferenceBox:
                 if isinstance(found, SimulatorError):
                     raise found
                 self._notes(rows[i], i)["value"] = found
-        found = [self._notes(row, i)["value"] for i, row in enumerate(rows)]
-        return np.reshape(found, (len(rows), self.n_out))
+        return self._stacked("value", rows, (self.n_out,))
 
     # -- first derivatives -----------------------------------------------------------------------------------
 
@@ -120,8 +123,7 @@ class DifferenceBox:
                 self.memory.last = len(missing), self.n_in, self.memory.spent["jacobian"] - before
             for i, jacobian in jacobians.items():  # only now that all of it is there: a failure leaves no zeros behind
                 self._notes(rows[i], i)["jacobian"] = jacobian
-        found = [self._notes(row, i)["jacobian"] for i, row in enumerate(rows)]
-        return np.reshape(found, (len(rows), self.n_out, self.n_in))
+        return self._stacked("jacobian", rows, (self.n_out, self.n_in))
 
     def parts(self, row: Array, index: int, column: int, outputs: Array, scheme: str | None = None) -> list[StepClass]:
         """Return the differences that give the derivatives of some outputs with respect to one input."""
@@ -283,5 +285,4 @@ class DifferenceBox:
             if "hessian" not in notes:
                 with self.memory.spending("hessian"):
                     notes["hessian"] = hessian(self, row, values[i], i)
-        found = [self._notes(row, i)["hessian"] for i, row in enumerate(rows)]
-        return np.reshape(found, (len(rows), self.n_out, self.n_in, self.n_in))
+        return self._stacked("hessian", rows, (self.n_out, self.n_in, self.n_in))

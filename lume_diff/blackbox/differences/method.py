@@ -48,8 +48,8 @@ class FiniteDifference:
                 raise ValidationError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
         steps = self.step if isinstance(self.step, Mapping) else {"step": self.step}
         for name, step in steps.items():
-            is_number = isinstance(step, (int, float)) and not isinstance(step, bool)
-            if step != "auto" and not (is_number and 0.0 < step < math.inf):
+            is_step = isinstance(step, (int, float)) and not isinstance(step, bool) and 0.0 < step < math.inf
+            if step != "auto" and not is_step:
                 owner = "step" if name == "step" else f"the step of {name!r}"
                 raise ValidationError(f"{owner} is {step!r}; expected 'auto' or a positive finite number")
 
