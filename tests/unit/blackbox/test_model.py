@@ -14,7 +14,14 @@ import torch
 from lume_diff.blackbox import BlackBoxModel, FiniteDifference, Simulator
 from lume_diff.errors import GradientError, ShapeError, SimulatorError, UnknownVariableError, ValidationError
 from lume_diff.testing import check_model
-from lume_diff.variables import EnumVariable, IntVariable, StrVariable, TorchNDVariable, TorchScalarVariable
+from lume_diff.variables import (
+    EnumVariable,
+    IntVariable,
+    ParticleGroupVariable,
+    StrVariable,
+    TorchNDVariable,
+    TorchScalarVariable,
+)
 
 D = torch.float64
 
@@ -287,6 +294,55 @@ def test_an_archive_takes_lists_and_leaves_out_what_nobody_asked_for(tmp_path: P
         )
         assert box.get("y").tolist() == [1.5, 3.0]
         assert box.runs == made
+
+
+def test_archived_points_of_what_is_no_input_are_refused(tmp_path: Path) -> None:
+    box = model(archive=tmp_path / "runs.db")
+    box({"b": 0.1})
+    assert box.archived_points(["b"]).tolist() == [[0.1]]
+    with pytest.raises(UnknownVariableError, match="'bb' is not a variable of the inputs; nearest: 'b'"):
+        box.archived_points(["bb"])
+
+
+class Adjustable(Simulator):
+    """Multiply by what somebody may change by hand."""
+
+    gain = 2.0
+
+    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        return {"y": self.gain * inputs["a"]}
+
+    def reset(self) -> None:
+        self.gain = 2.0
+
+
+def test_a_reset_undoes_what_was_changed_by_hand_and_its_results() -> None:
+    box = BlackBoxModel(Adjustable, [scalar("a", 1.0), scalar("y", read_only=True).replace(default_value=None)])
+    assert box.get("y").item() == 2.0
+    box.simulator.gain = 5.0
+    box.refresh()
+    assert box.get("y").item() == 5.0
+    box.reset()
+    assert (box.get("y").item(), box.simulator.gain) == (2.0, 2.0)
+    runs = box.runs
+    box.reset()
+    assert box.get("y").item() == 2.0
+    assert box.runs == runs  # nothing was changed since, so nothing is run again
+
+
+@pytest.mark.parametrize(
+    ("derived", "error", "words"),
+    [
+        ({"size": ("out", "sigma_x")}, UnknownVariableError, "'size' is not a variable of the outputs"),
+        ({"y": ("y", "sigma_x")}, ValidationError, "'y' is a statistic of 'y'; expected .* a bunch: 'out'"),
+        ({"y": ("out", "sigmax")}, UnknownVariableError, "sigma_x"),
+    ],
+    ids=["no-output", "no-bunch", "no-statistic"],
+)
+def test_what_cannot_be_derived_is_refused(derived: Any, error: type[Exception], words: str) -> None:
+    variables = [scalar("a", 1.0), scalar("y", read_only=True), ParticleGroupVariable(name="out", read_only=True)]
+    with pytest.raises(error, match=words):
+        BlackBoxModel(Adjustable, variables, derived=derived)
 
 
 @pytest.mark.parametrize(
