@@ -116,7 +116,7 @@ class Knobs:
 
         Raises:
             UnknownVariableError: for a control that does not exist.
-            ValidationError: for one that would do nothing, or that is not a real number, and for two names of the charge.
+            ValidationError: for one that would do nothing or is not a real number, and for two names of the charge.
         """
         if controls is None:
             controls = [f"{name}.{attribute}" for name, e in self._elements.items() for attribute in _main(e)]
