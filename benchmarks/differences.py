@@ -21,7 +21,7 @@ import numpy as np
 from _rows import Row, note
 
 from lume_diff.blackbox.differences.noise import calibrate
-from lume_diff.blackbox.differences.steps import Calibration
+from lume_diff.blackbox.differences.steps import StepCalibration
 
 Array = np.ndarray
 Code = Callable[[float], Array]
@@ -106,7 +106,7 @@ HEADER = (
 
 
 def differences(
-    calibration: Calibration, evaluate: Callable[[Array], Array], scale: float, x: float = 0.0
+    calibration: StepCalibration, evaluate: Callable[[Array], Array], scale: float, x: float = 0.0
 ) -> tuple[Array, Array, int]:
     """Return derivatives and their estimated errors from the plan of a calibration, and its number of steps.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from lume_diff.errors import ValidationError
 
+_SCALARS = (bool, np.bool_, int, np.integer, float, np.floating, str, type(None))
 _GROUP_FIELDS = ("x", "px", "y", "py", "z", "pz", "t", "status", "weight", "id")
 
 
@@ -20,11 +21,27 @@ def _is_bunch(value: Any) -> bool:
     return all(hasattr(value, name) for name in ("x", "pz", "weight", "species"))
 
 
+def _array(value: Any) -> np.ndarray | None:
+    """Return an array, or lists, of numbers as an array; None for anything else."""
+    if isinstance(value, (list, tuple)):
+        try:
+            value = np.array(value)
+        except ValueError:  # lists of different lengths
+            return None
+    return value if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" else None
+
+
+def can_keep(value: Any) -> bool:
+    """Tell whether ``pack`` takes a value."""
+    return isinstance(value, _SCALARS) or _array(value) is not None or _is_bunch(value)
+
+
 def pack(values: Mapping[str, Any]) -> bytes:
     """Return values as one NPZ file: arrays as they are, numbers and strings in a JSON header.
 
     Args:
-        values: floats, integers, booleans, strings, None, numpy arrays and ``beamphysics.ParticleGroup``.
+        values: floats, integers, booleans, strings, None, numpy arrays and ``beamphysics.ParticleGroup``; lists of
+            numbers, which become arrays.
 
     Raises:
         ValidationError: for anything else.
@@ -40,9 +57,9 @@ def pack(values: Mapping[str, Any]) -> bytes:
             header[name] = {"float": float(value).hex()}
         elif isinstance(value, str) or value is None:
             header[name] = {"text": value}
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        elif (array := _array(value)) is not None:
             header[name] = {"array": len(arrays)}
-            arrays[f"a{len(arrays)}"] = value
+            arrays[f"a{len(arrays)}"] = array
         elif _is_bunch(value):
             members = {}
             for field in _GROUP_FIELDS:
@@ -51,8 +68,8 @@ def pack(values: Mapping[str, Any]) -> bytes:
             header[name] = {"bunch": members, "species": str(value.species)}
         else:
             raise ValidationError(
-                f"{name!r} is a {type(value).__name__}, which an archive cannot keep; expected a number, a string, "
-                "an array of numbers or a beamphysics.ParticleGroup"
+                f"{name!r} is of type {type(value).__name__}, which an archive cannot keep; expected a number, a "
+                "string, an array of numbers or a beamphysics.ParticleGroup"
             )
     buffer = io.BytesIO()
     text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lume_diff.blackbox.at.model import ATModel
     from lume_diff.blackbox.bmad.model import BmadModel
-    from lume_diff.blackbox.difference import FiniteDifference
+    from lume_diff.blackbox.differences.method import FiniteDifference
     from lume_diff.blackbox.impact.model import ImpactTModel
     from lume_diff.blackbox.impactx.model import ImpactXModel
     from lume_diff.blackbox.lume.model import LumeModel, to_lume
@@ -27,7 +27,7 @@ _HOME_OF = {
     "BlackBoxModel": "model",
     "BmadModel": "bmad.model",
     "ExecutorRunner": "runners.executors",
-    "FiniteDifference": "difference",
+    "FiniteDifference": "differences.method",
     "FunctionSimulator": "simulator",
     "ImpactTModel": "impact.model",
     "ImpactXModel": "impactx.model",

@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lume_diff.blackbox.differences.bunch_rows import COORDINATES_OUT, N_IN, N_OUT, bunch_rows
+from lume_diff.blackbox.differences.bunch_rows import COORDINATES_OUT, N_IN, N_OUT, all_ids, bunch_rows, weighted_rows
 from lume_diff.blackbox.differences.bunches import BunchBox
 from lume_diff.blackbox.differences.collective import collective_bunch
-from lume_diff.blackbox.differences.engine import DifferenceBox, Evaluate
+from lume_diff.blackbox.differences.engine import DifferenceBox, Evaluate, Native
 from lume_diff.blackbox.differences.native import bunch_block, number_block
 from lume_diff.blackbox.node import black_box
 from lume_diff.blackbox.plain import as_numbers
 from lume_diff.blackbox.points import Points, wants_gradient
-from lume_diff.errors import SimulatorError
+from lume_diff.errors import ShapeError, SimulatorError
 from lume_diff.models.cost import whole_bunches
 from lume_diff.models.derivatives import component_shape
 from lume_diff.models.guards import concrete, refuse_gradient, warn_of_gradient
 from lume_diff.models.transforms import in_transform, is_wrapped, tensors_in
 from lume_diff.particles import TorchParticleGroup
-from lume_diff.variables import ParticleGroupVariable
+from lume_diff.variables import EnumVariable, ParticleGroupVariable, StrVariable
 
 if TYPE_CHECKING:
     from lume_diff.blackbox.model import BlackBoxModel
@@ -72,12 +72,10 @@ class Call:
         labels = [n for n in self.numbers for _ in range(math.prod(self.shapes[n]))]
         model = self.model
         dependent = self._bunch_dependent()
-        keys = (
-            points.keys
-            if points.bunch_name is None
-            else [(k, points.bunch_digest(i)) for i, k in enumerate(points.keys)]
-        )
-        box = self._box(self.evaluate, labels, keys, self.shapes)
+        keys = points.keys
+        if points.bunch_name is not None:
+            keys = [(key, points.bunch_digest(owner)) for owner, key in enumerate(keys)]
+        box = self._box(self.evaluate, labels, keys, functools.partial(self._own_numbers, self.shapes))
         y = black_box(x, box) if points.active else self._constant(box, len(labels))
         found = {}
         start = 0
@@ -142,7 +140,7 @@ class Call:
             particles = "stop" if model._gradient is None else model._gradient.particles
             collective = particles == "collective" or (particles == "per_particle" and whole_bunches.get())
             rows = collective_bunch(z, box) if collective else black_box(z, box)
-            alive = self._alive(box, z).reshape((*points.batch, group.n_particle)).to(group.dtype)
+            alive = self._alive(box, z).reshape((*points.batch, group.n_particle)).to(rows.device, group.dtype)
             found[name] = self._group(name, group, rows.to(group.dtype), alive)
         return found
 
@@ -155,7 +153,7 @@ class Call:
     def _group(self, name: str, incoming: TorchParticleGroup, rows: Tensor, alive: Tensor) -> TorchParticleGroup:
         weight = incoming.weight.expand(alive.shape)
         x, px, y, py, z, t, pz = self._guarded(name, rows.unbind(-1), weight * incoming.alive * (1.0 - alive), weight)
-        energy, time = self._output_reference(name, incoming.mass, rows, alive)
+        energy, time = self._output_reference(name, incoming, rows, alive)
         leaves = [x, y, z, px, py, pz, t, weight.expand(x.shape), incoming.alive * alive]
         references = [torch.full(x.shape[:-1], value, dtype=x.dtype, device=x.device) for value in (energy, time)]
         return TorchParticleGroup._from_leaves([*leaves, *references], incoming._static)
@@ -176,47 +174,58 @@ class Call:
         return warn_of_gradient(columns, message)
 
     def _source_bunch(self, name: str, x: Tensor) -> TorchParticleGroup:
-        """Return a bunch that the simulator makes from numbers alone, ``(*batch, n)``."""
-        numbers = self.points.numbers()
-        first = [self.points.result(row, owner)[name] for owner, row in enumerate(numbers)]
-        ids = np.asarray(first[0].id)
-        labels = [f"{name}.{coordinate}" for _ in ids for coordinate in COORDINATES_OUT]
+        """Return a bunch that the simulator makes from numbers alone, ``(*batch, n)``.
+
+        Its weights may depend on the numbers too. A particle that is lost, at the point or at a shifted one, has no
+        derivative; the rows of such particles are NaN on their way through the differences.
+        """
+        model, batch = self.model, self.points.batch
+        first = [self.points.result(row, owner)[name] for owner, row in enumerate(self.points.numbers())]
+        ids = all_ids(first)
+        labels = [f"{name}.{quantity}" for _ in ids for quantity in (*COORDINATES_OUT, "weight")]
 
         def evaluate(rows: Array, owners: Sequence[int]) -> list[Array | SimulatorError]:
             results = self.points.many(rows, owners, [None] * len(owners), name, self.readers)
-            return [r if isinstance(r, SimulatorError) else bunch_rows(r[name], ids)[0].ravel() for r in results]
+            return [r if isinstance(r, SimulatorError) else _of_living(*weighted_rows(r[name], ids)) for r in results]
 
-        model = self.model
-        keys = [(key, name) for key in self.points.keys]
-        box = self._box(evaluate, labels, keys, {name: (len(ids), N_OUT)})
+        keys = [(key, name, ids.tobytes()) for key in self.points.keys]
+        box = self._box(evaluate, labels, keys, functools.partial(self._own_source, name, len(ids)))
         y = black_box(x, box) if self.points.active else self._constant(box, len(labels))
-        rows = y.reshape((*y.shape[:-1], len(ids), N_OUT)).to(model.dtype)
-        alive = np.stack([bunch_rows(group, ids)[1] for group in first]).reshape((*self.points.batch, len(ids)))
-        weight = np.stack([np.asarray(group.weight) for group in first]).reshape((*self.points.batch, len(ids)))
+        moving = y.reshape((*y.shape[:-1], len(ids), N_OUT + 1))
+        parts = (np.stack(part) for part in zip(*(weighted_rows(group, ids) for group in first), strict=True))
+        fixed, lives = (torch.from_numpy(part).to(y.device).reshape((*batch, *part.shape[1:])) for part in parts)
+        rows = torch.where(lives.unsqueeze(-1), moving, fixed).to(model.dtype)
+        alive = lives.to(model.dtype)
         template = TorchParticleGroup.from_particle_group(first[0], dtype=model.dtype, device=model.device)
-        living = torch.from_numpy(alive.astype(float)).to(rows.dtype)
-        bunch = template._with(weight=torch.from_numpy(weight).to(rows.dtype), alive=torch.ones_like(living))
-        return self._group(name, bunch, rows, living)
+        static = template._static.replace(id=torch.from_numpy(ids).to(y.device))
+        bunch = template._with(static, weight=fixed[..., N_OUT].to(model.dtype), alive=torch.ones_like(alive))
+        return self._group(name, bunch, rows[..., :N_OUT], alive)._with(weight=rows[..., N_OUT])
 
     def _constant(self, box: DifferenceBox, count: int) -> Tensor:
         with torch._C._DisableFuncTorch():
             points = torch.zeros((len(self.points.fixed), 0), dtype=torch.float64)
             return box.derivative(points, 0).reshape((*self.points.batch, count)).to(self.model.device)
 
-    def _output_reference(self, name: str, mass: float, rows: Tensor, alive: Tensor) -> tuple[float, float]:
-        """Return the reference of the outgoing bunch: the mean of the first one that came out, for ever."""
+    def _output_reference(
+        self, name: str, incoming: TorchParticleGroup, rows: Tensor, alive: Tensor
+    ) -> tuple[float, float]:
+        """Return the reference of the outgoing bunch: the mean of the first one that came out, for ever.
+
+        Until one does it is the incoming one's.
+        """
         known = self.model._output_references
         if name not in known:
             with torch._C._DisableFuncTorch():
                 plain = concrete(rows)
                 momenta = plain[..., [1, 3, 6]].square().sum(-1)
-                energy = (momenta + mass**2).sqrt()
+                energy = (momenta + incoming.mass**2).sqrt()
                 living = alive if alive.shape == energy.shape else torch.ones_like(energy)
-                total = living.sum().clamp_min(1.0)
-                known[name] = (
-                    float((energy * living).sum() / total),
-                    float((plain[..., 5] * living).sum() / total),
-                )
+                total = float(living.sum())
+                if total == 0.0:
+                    before = (concrete(v).reshape(-1)[0] for v in (incoming.reference_energy, incoming.reference_time))
+                    energy_before, time_before = map(float, before)
+                    return energy_before, time_before
+                known[name] = float((energy * living).sum() / total), float((plain[..., 5] * living).sum() / total)
         return known[name]
 
     def _other_outputs(self, names: Sequence[str]) -> dict[str, Any]:
@@ -227,18 +236,22 @@ class Call:
             values = [result[name] for result in results]
             if not self.points.batch:
                 found[name] = self.variables[name].validate_value(values[0], config="none")
-            elif isinstance(values[0], str):
-                found[name] = np.array(values, dtype=object).reshape(self.points.batch).tolist()
+            elif isinstance(self.variables[name], (EnumVariable, StrVariable)):
+                if len(set(values)) != 1:
+                    seen = ", ".join(map(repr, sorted(set(values))))
+                    raise ShapeError(
+                        f"output {name!r} is {seen} within one batch, and a string has no batch: evaluate these points "
+                        "one by one"
+                    )
+                found[name] = self.variables[name].validate_value(values[0], config="none")
             else:
                 found[name] = torch.tensor(np.array(values)).reshape(self.points.batch)
         return found
 
-    def _box(
-        self, evaluate: Evaluate, labels: Sequence[str], keys: Sequence[Any], outputs: Mapping[str, tuple[int, ...]]
-    ) -> DifferenceBox:
-        """Return the black box that gives some numbers, which stand in outputs of certain shapes."""
+    def _box(self, evaluate: Evaluate, labels: Sequence[str], keys: Sequence[Any], own: Native) -> DifferenceBox:
+        """Return the black box that gives some numbers; ``own`` asks the simulator for derivatives of its own."""
         model = self.model
-        native = functools.partial(self._own_numbers, outputs) if self._has_own else None
+        native = own if self._has_own else None
         return DifferenceBox(
             evaluate, self.points.columns, labels, model._gradient, model._memory, keys, model._note, native
         )
@@ -257,6 +270,15 @@ class Call:
         bunches = [None if points.bunch_name is None else points.bunch_rows(o % len(points.fixed)) for o in owners]
         found = points.own_derivatives(rows, owners, bunches, list(outputs), points.active)
         return [number_block(one, outputs, self._active_shapes()) for one in found]
+
+    def _own_source(self, name: str, count: int, rows: Array, owners: Sequence[int]) -> list[Array]:
+        """Return what the simulator knows of a bunch that it makes, whose weights stay where it knows the rest."""
+        found = []
+        for block in self._own_numbers({name: (count, N_OUT)}, rows, owners):
+            whole = block.reshape(count, N_OUT, -1)
+            of_weight = np.where(np.isnan(whole).all(axis=1, keepdims=True), np.nan, 0.0)
+            found.append(np.concatenate([whole, of_weight], axis=1).reshape(count * (N_OUT + 1), -1))
+        return found
 
     def _own_bunch(self, name: str, point: tuple[Array, Array], owner: int) -> Array:
         points, (bunch, numbers) = self.points, point
@@ -291,3 +313,8 @@ class Call:
         for name in self.numbers:
             parts.append(as_numbers(name, result[name], self.shapes[name]).reshape(-1))
         return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _of_living(rows: Array, alive: Array) -> Array:
+    """Return rows in a line, NaN for who is lost."""
+    return np.where(alive[:, None], rows, np.nan).ravel()

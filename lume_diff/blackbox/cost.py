@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lume_diff.blackbox.difference import FiniteDifference
 from lume_diff.blackbox.differences.bunch_rows import COORDINATES_OUT, N_IN
 from lume_diff.blackbox.differences.bunches import TOLERANCE, typical_step
 from lume_diff.blackbox.differences.memory import Column
+from lume_diff.blackbox.differences.method import FiniteDifference
 from lume_diff.blackbox.differences.stencil import STENCILS, fitted
-from lume_diff.blackbox.differences.steps import Calibration
+from lume_diff.blackbox.differences.steps import StepCalibration
 from lume_diff.blackbox.points import columns_of
 from lume_diff.errors import GradientError
 from lume_diff.models.cost import MODES, DerivativeCost, Question
@@ -129,7 +129,7 @@ class _Runs:
             return 0
         return sum(self._of_steps(column, known, here) for here in self._places(column))
 
-    def _of_steps(self, column: Column, known: Calibration | None, here: float | None) -> int:
+    def _of_steps(self, column: Column, known: StepCalibration | None, here: float | None) -> int:
         fixed = self._method.fixed_step(column.name, column.scale)
         if fixed is not None or known is None:
             return self._of_step(column, fixed or column.scale, here)

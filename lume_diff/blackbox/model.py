@@ -12,20 +12,20 @@ import torch
 from lume_diff.archive import RunArchive
 from lume_diff.blackbox.call import Call
 from lume_diff.blackbox.cost import derivative_cost
-from lume_diff.blackbox.difference import FiniteDifference, method_of
-from lume_diff.blackbox.differences.memory import Memory
+from lume_diff.blackbox.differences.memory import BlackBoxMemory
+from lume_diff.blackbox.differences.method import FiniteDifference, method_of
 from lume_diff.blackbox.plain import plain_point, plain_run
 from lume_diff.blackbox.runners.archived import Archived
 from lume_diff.blackbox.runners.executors import ExecutorRunner
 from lume_diff.blackbox.runners.pool import WorkerPool
 from lume_diff.blackbox.runners.runner import InProcess, Runner
 from lume_diff.blackbox.simulator import FunctionSimulator, Simulator
-from lume_diff.errors import ValidationError
+from lume_diff.errors import ValidationError, unknown_variable
 from lume_diff.models import GradientEntry, GradientReport, LUMEModel
 from lume_diff.models.cost import DerivativeCost, Question
 from lume_diff.models.evaluation import Evaluation
 from lume_diff.models.guards import concrete, is_differentiated, refuse_gradient
-from lume_diff.particles import TorchParticleGroup
+from lume_diff.particles import TorchParticleGroup, parse_key
 from lume_diff.variables import ParticleGroupVariable, Variable
 
 #: Statistics that losses change although no coordinate does.
@@ -57,6 +57,8 @@ class BlackBoxModel(LUMEModel):
 
     Raises:
         ValidationError: for options that do not go together.
+        UnknownVariableError: for a step in ``gradient`` of something that is no input, and a ``derived`` output that is
+            not among the variables, or of a statistic that there is not.
         SimulatorError: from any evaluation, if the simulator fails twice at a point; with the inputs that did it.
 
     Gradient:
@@ -96,20 +98,34 @@ class BlackBoxModel(LUMEModel):
         validation: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(variables, initial=initial, dtype=dtype, device=device, validation=validation)
-        self._gradient = method_of(gradient)
         self._runner = _runner(factory, workers, timeout, executor, archive)
-        self._memory = Memory(self._runner)
+        self._memory = BlackBoxMemory(self._runner)
         self._entries: dict[tuple[str, str], GradientEntry] = {}
         self._derived = dict(derived or {})
         self._bunch_inputs = [n for n in self._input_names if isinstance(self._variables[n], ParticleGroupVariable)]
+        numbers = [n for n in self._input_names if self._variables[n].is_differentiable and n not in self._bunch_inputs]
+        self._gradient = method_of(gradient, numbers)
         outputs = [self._variables[name] for name in self._output_names]
         floats = frozenset(v.name for v in outputs if v.is_differentiable)
         self._bunch_outputs = frozenset(v.name for v in outputs if isinstance(v, ParticleGroupVariable))
         self._bunches = self._bunch_outputs | self._derived.keys()
         self._numbers = floats - self._bunches
         self._output_references: dict[str, tuple[float, float]] = {}
+        self._was_changed = False  # by hand, since the simulator's start
+        self._check_derived()
         if len(self._bunch_inputs) > 1:
             raise ValidationError(f"a black box takes one bunch, got variables {self._bunch_inputs}")
+
+    def _check_derived(self) -> None:
+        for name, (bunch, key) in self._derived.items():
+            if name not in self._output_names:
+                raise unknown_variable(name, self._output_names, "the outputs, and derived says how it is computed")
+            if bunch not in self._bunch_outputs:
+                raise ValidationError(
+                    f"derived output {name!r} is a statistic of {bunch!r}; expected an output that is a bunch: "
+                    f"{', '.join(map(repr, sorted(self._bunch_outputs))) or 'there is none'}"
+                )
+            parse_key(key)
 
     @classmethod
     def from_function(
@@ -198,7 +214,13 @@ class BlackBoxModel(LUMEModel):
 
         Returns:
             ``(n, len(names))`` [the inputs' units]; none without an archive, or with a bunch that comes in.
+
+        Raises:
+            UnknownVariableError: for a name that is no input.
         """
+        for name in names:
+            if name not in self._input_names:
+                raise unknown_variable(name, self._input_names, "the inputs")
         with torch.no_grad():
             point = plain_point(self._variables, self.get(self._input_names))
         known = self._runner.known_points(point, names) if isinstance(self._runner, Archived) and point else []
@@ -231,12 +253,19 @@ class BlackBoxModel(LUMEModel):
     def refresh(self) -> None:
         """Forget results, noise and curvature, because the simulator was changed by hand."""
         super().refresh()
+        self._forget()
+        self._was_changed = True
+
+    def _forget(self) -> None:
         self._memory.clear()
         self._entries.clear()
         self._output_references.clear()
 
     def _reset_simulator(self) -> None:
         self._runner.reset()
+        if self._was_changed:  # what was changed by hand is undone, and results of it hold no longer
+            self._forget()
+            self._was_changed = False
 
     def close(self) -> None:
         """Give up the simulator and its processes."""

@@ -43,6 +43,8 @@ def plain_run(model: BlackBoxModel, inputs: Mapping[str, Any], outputs: Sequence
         if isinstance(result, SimulatorError):
             raise result
         notes["result"] = result
+        size = sum(value.nbytes for value in result.values() if isinstance(value, np.ndarray))
+        model._memory.at(("plain", key), size)
     return {name: _checked(model, model._variables[name], result[name]) for name in outputs}
 
 

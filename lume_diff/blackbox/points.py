@@ -108,7 +108,9 @@ class Points:
         if not self.groups:
             return values
         group = self.groups[owner]
-        digest = hashlib.sha1(group["weight"].tobytes() + group["z"].tobytes() + group["status"].tobytes())
+        digest = hashlib.sha1(str(group["species"]).encode())
+        for name in ("weight", "z", "status", "id"):
+            digest.update(group[name].tobytes())
         return (*values, digest.digest())
 
     def x(self) -> Tensor:

@@ -67,7 +67,7 @@ class Simulator(ABC):
               (``differences.bunch_rows.COORDINATES_OUT``) with respect to x, px, y, py, t, pz (``COORDINATES_IN``), in
               m, eV/c and s;
             - bunch by number or array: ``(n, 7, *in_shape)``; particles in the order of the incoming bunch, or of
-              ``run``'s where there is none.
+              ``run``'s where there is none, whose weights are then taken to stay.
 
             Entries that were not asked for do no harm. It is no run, and is not counted as one.
 
@@ -107,6 +107,13 @@ class FunctionSimulator(Simulator):
             code = getattr(function, "__code__", None)
             content = repr(function) if code is None else code.co_code.hex() + repr(code.co_consts)
         closed_over = getattr(function, "__closure__", None) or ()
-        content += "".join(repr(cell.cell_contents) for cell in closed_over)
+        content += "".join(_text(cell.cell_contents) for cell in closed_over)
         name = getattr(function, "__qualname__", type(function).__qualname__)
         return f"{name}:{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+def _text(value: Any) -> str:
+    """Return a value as text; an array in full, which its ``repr`` shortens."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
+    return repr(value)

@@ -63,15 +63,15 @@ class WorkerProcess:
         with contextlib.ExitStack() as on_failure:
             self._log = on_failure.enter_context(tempfile.TemporaryFile(buffering=0))
             fcntl.fcntl(self._log, fcntl.F_SETFL, fcntl.fcntl(self._log, fcntl.F_GETFL) | os.O_APPEND)
+            # A file and not the channel, which would fill up and hold us until the interpreter has started.
+            letter = on_failure.enter_context(tempfile.TemporaryFile())
+            cloudpickle.dump(host, letter)
+            letter.seek(0)
             ours, theirs = socket.socketpair()
             on_failure.callback(ours.close)
             listening, self._lifeline = os.pipe()
             on_failure.callback(self._cut)
             path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
-            # A file and not the channel, which would fill up and hold us until the interpreter has started.
-            letter = on_failure.enter_context(tempfile.TemporaryFile())
-            cloudpickle.dump(host, letter)
-            letter.seek(0)
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-u", "-c", _BOOT, str(theirs.fileno()), str(listening), path],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import lume_diff as ld
-from lume_diff.blackbox.difference import FiniteDifference
+from lume_diff.blackbox.differences.method import FiniteDifference
 from lume_diff.blackbox.impact.model import ImpactTModel
 from lume_diff.blackbox.impact.program import find_program, lume_impact
 from lume_diff.errors import GradientError, MissingExtraError, PhysicsWarning

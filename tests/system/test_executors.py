@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -15,8 +14,9 @@ import cloudpickle
 import pytest
 
 from lume_diff.blackbox.runners.executors import ExecutorRunner
-from lume_diff.blackbox.simulator import Simulator
 from lume_diff.errors import SimulatorError
+from tests.system import toys
+from tests.system.toys import noted, points, values
 
 # Tests are not importable in a worker, so their classes go there by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -25,25 +25,15 @@ pytestmark = [pytest.mark.system, pytest.mark.usefixtures("time_limit")]
 Make = Callable[..., Any]
 
 
-class Toy(Simulator):
-    """Multiply, and note in a file each time one is made."""
-
-    def __init__(self, notes: Path) -> None:
-        self.gain = 2.0
-        with notes.open("a") as file:
-            file.write(f"{os.getpid()}\n")
+class Toy(toys.Toy):
+    """Multiply; fail at negative inputs, and end the process at large ones."""
 
     def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        time.sleep(inputs.get("nap", 0.0))
         if inputs["a"] < 0:
             raise ArithmeticError("negative")
         if inputs["a"] > 1000:
             os._exit(3)
-        return {"y": self.gain * inputs["a"], "pid": os.getpid()}
-
-
-def points(count: int, **more: Any) -> list[dict[str, Any]]:
-    return [{"a": float(index), **more} for index in range(count)]
+        return super().run(inputs, outputs)
 
 
 def check(runner: ExecutorRunner, notes: Path) -> None:
@@ -52,23 +42,23 @@ def check(runner: ExecutorRunner, notes: Path) -> None:
     batch[5] = {"a": -1.0}
     results = runner.run_many(batch, ["y"])
     error = results.pop(5)
-    assert [result["y"] for result in results] == [2.0 * i for i in range(30) if i != 5]
+    assert values(results) == [2.0 * i for i in range(30) if i != 5]
     assert isinstance(error, SimulatorError)
     assert "ArithmeticError: negative; inputs were a=-1" in str(error)
     assert runner.runs_made == 31
-    made = notes.read_text().split()
-    pids = {str(result["pid"]) for result in results}
+    made = noted(notes, "made")
+    pids = {result["pid"] for result in results}
     assert len(pids) == 2
-    assert str(os.getpid()) not in pids
+    assert os.getpid() not in pids
     assert len(made) == 3  # one a process and a fresh one
     assert set(made) == pids
     runner.simulator.gain = 3.0
     assert runner.simulator.gain == 3.0
     again = runner.run_many(points(20, nap=0.02), ["y"])
-    assert [result["y"] for result in again] == [3.0 * i for i in range(20)]
-    assert len(notes.read_text().split()) == 3
+    assert values(again) == [3.0 * i for i in range(20)]
+    assert len(noted(notes, "made")) == 3
     runner.reset()
-    assert [result["y"] for result in runner.run_many(points(4), ["y"])] == [0.0, 2.0, 4.0, 6.0]
+    assert values(runner.run_many(points(4), ["y"])) == [0.0, 2.0, 4.0, 6.0]
 
 
 def test_process_pool(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ import pytest
 from lume_diff.blackbox.runners.pool import WorkerPool
 from lume_diff.blackbox.simulator import FunctionSimulator, Simulator
 from lume_diff.errors import SimulatorError, ValidationError
+from tests.system import toys
+from tests.system.toys import noted, points, values
 
 # Tests are not importable in a worker, so their classes go there by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -65,44 +67,17 @@ def misbehave(what: str) -> Any:
     raise AssertionError(what)
 
 
-class Toy(Simulator):
-    """Multiply, after whatever the inputs ask for.
-
-    Args:
-        notes: file that takes a line for every simulator that is made and closed.
-    """
-
-    def __init__(self, notes: Path | None = None) -> None:
-        self.notes = notes
-        self.note("made")
-
-    def note(self, what: str) -> None:
-        if self.notes is not None:
-            with self.notes.open("a") as file:
-                file.write(f"{what} {os.getpid()}\n")
+class Toy(toys.Toy):
+    """Multiply, after whatever the inputs ask for, which may be done once only."""
 
     def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        print("run at", inputs["a"])
-        time.sleep(inputs.get("nap", 0.0))
+        found = super().run(inputs, outputs)
         what, once = inputs.get("do"), inputs.get("once")
         if once is not None and Path(once).exists():
             what = None
         elif once is not None:
             Path(once).touch()
-        if what is not None:
-            return misbehave(what)
-        return {"y": 2.0 * inputs["a"], "pid": os.getpid(), "echo": inputs.get("echo")}
-
-    def close(self) -> None:
-        self.note("closed")
-
-
-def points(count: int, **more: Any) -> list[dict[str, Any]]:
-    return [{"a": float(index), **more} for index in range(count)]
-
-
-def values(results: Sequence[Any]) -> list[Any]:
-    return [result["y"] for result in results]
+        return found if what is None else misbehave(what)
 
 
 SOFT = ["raise", "NaN", "NaN in array", "None", "nothing", "no dictionary", "cannot be sent"]
@@ -158,8 +133,7 @@ def test_second_try_on_a_fresh_simulator_succeeds(
     batch[4] |= {"do": what, "once": str(tmp_path / "once")}
     assert values(pool.run_many(batch, ["y"])) == [2.0 * i for i in range(10)]
     assert pool.runs_made == 11
-    notes = (tmp_path / "notes").read_text().splitlines()
-    assert sum(note.startswith("made") for note in notes) == 3
+    assert len(noted(tmp_path / "notes", "made")) == 3
 
 
 def test_slow_start_leaves_time_for_the_second_try_after_a_hang(

@@ -7,7 +7,6 @@ import os
 import pickle
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ import pytest
 
 from lume_diff.blackbox.runners.pool import WorkerPool
 from lume_diff.blackbox.runners.proxy import SimulatorProxy, ask, fetch
-from lume_diff.blackbox.simulator import Simulator
 from lume_diff.errors import SimulatorError
+from tests.system import toys
+from tests.system.toys import noted, points, values
 
 # Tests are not importable in a worker, so their classes go there by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -32,27 +32,21 @@ pytestmark = [
 Make = Callable[..., Any]
 
 
-class Toy(Simulator):
-    """Multiply and add; fail once where the inputs say so.
-
-    Args:
-        notes: file that takes a line for every simulator that is reset.
-    """
+class Toy(toys.Toy):
+    """Multiply and add; fail once where the inputs say so."""
 
     def __init__(self, notes: Path | None = None) -> None:
-        self.gain = 2.0
+        super().__init__(notes)
         self.table = {"offsets": [0.0, 0.0]}
         self.array = np.zeros(3)
-        self.notes = notes
         self.failures = 0
 
     def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        time.sleep(inputs.get("nap", 0.0))
+        found = super().run(inputs, outputs)
         if inputs.get("fails") and not self.failures:
             self.failures += 1
             raise ArithmeticError("unstable lattice")
-        y = self.gain * inputs["a"] + self.table["offsets"][0] + self.array.sum()
-        return {"y": y, "pid": os.getpid()}
+        return {**found, "y": found["y"] + self.table["offsets"][0] + self.array.sum()}
 
     def set_gain(self, gain: float, *, by: float = 1.0) -> float:
         self.gain = gain * by
@@ -65,21 +59,8 @@ class Toy(Simulator):
         self.gain = -1.0
         raise ArithmeticError("no such thing")
 
-    def reset(self) -> None:
-        if self.notes is not None:
-            with self.notes.open("a") as file:
-                file.write(f"reset {os.getpid()}\n")
-
     def identity(self) -> str:
         return "toy-1"
-
-
-def points(count: int, **more: Any) -> list[dict[str, Any]]:
-    return [{"a": float(index), **more} for index in range(count)]
-
-
-def values(results: Sequence[Any]) -> list[Any]:
-    return [result["y"] for result in results]
 
 
 def test_changes_reach_every_worker_and_those_to_come(pool_of: Callable[..., WorkerPool]) -> None:
@@ -182,8 +163,7 @@ def test_reset_reaches_every_worker(pool_of: Callable[..., WorkerPool], tmp_path
     pool = pool_of(lambda: Toy(notes))
     pool.start()
     pool.reset()
-    lines = notes.read_text().splitlines()
-    assert {line for line in lines if line.startswith("reset")} == {f"reset {pid}" for pid in pool.pids()}
+    assert set(noted(notes, "reset")) == set(pool.pids())
     pool.simulator.gain = 3.0
     pool.reset()
     assert values(pool.run_many(points(10, nap=0.01), ["y"])) == [2.0 * i for i in range(10)]

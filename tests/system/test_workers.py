@@ -20,6 +20,7 @@ import pytest
 from lume_diff.blackbox.runners.pool import WorkerPool
 from lume_diff.blackbox.simulator import FunctionSimulator, Simulator
 from lume_diff.errors import SimulatorError
+from tests.system.toys import Toy, noted, points, values
 
 # Tests are not importable in a worker, so their classes go there by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -32,39 +33,6 @@ pytestmark = [
 Make = Callable[..., Any]
 
 
-class Toy(Simulator):
-    """Multiply, after a nap if the inputs ask for one.
-
-    Args:
-        notes: file that takes a line for every simulator that is made and closed.
-    """
-
-    def __init__(self, notes: Path | None = None) -> None:
-        self.notes = notes
-        self.note("made")
-
-    def note(self, what: str) -> None:
-        if self.notes is not None:
-            with self.notes.open("a") as file:
-                file.write(f"{what} {os.getpid()}\n")
-
-    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        print("run at", inputs["a"])
-        time.sleep(inputs.get("nap", 0.0))
-        return {"y": 2.0 * inputs["a"], "pid": os.getpid(), "echo": inputs.get("echo")}
-
-    def close(self) -> None:
-        self.note("closed")
-
-
-def points(count: int, **more: Any) -> list[dict[str, Any]]:
-    return [{"a": float(index), **more} for index in range(count)]
-
-
-def values(results: Sequence[Any]) -> list[Any]:
-    return [result["y"] for result in results]
-
-
 def test_results_come_in_order_from_all_workers(pool_of: Callable[..., WorkerPool], tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     pool = pool_of(lambda: Toy(notes))
@@ -73,7 +41,7 @@ def test_results_come_in_order_from_all_workers(pool_of: Callable[..., WorkerPoo
     assert [values(r) for r in results] == [[2.0 * i for i in range(20)]] * 2
     assert len({r["pid"] for r in results[0]}) == 2
     assert os.getpid() not in {r["pid"] for r in results[0]}
-    assert len(notes.read_text().splitlines()) == 2  # one simulator a worker, made once
+    assert len(noted(notes, "made")) == 2  # one simulator a worker, made once
     assert pool.runs_made == 40
     assert pool.run_many([], ["y"]) == []
 
@@ -202,7 +170,7 @@ def test_close_ends_simulators_and_their_children(
     pool.close()
     assert not [pid for pid in pids if exists(pid)]
     assert wait_until(lambda: not [pid for pid in children if exists(pid)])
-    assert sum(line.startswith("closed") for line in notes.read_text().splitlines()) == 2
+    assert len(noted(notes, "closed")) == 2
     pool.close()
     assert isinstance(pool.run_many(points(1), ["y"])[0]["y"], int)  # a closed pool starts again
 

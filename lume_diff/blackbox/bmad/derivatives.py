@@ -9,7 +9,7 @@ import numpy as np
 
 from lume_diff.blackbox.bmad.optics import column, transfer_matrices
 from lume_diff.blackbox.bmad.session import TaoSession, number
-from lume_diff.blackbox.codes.derivatives import Found, by_start, gathered
+from lume_diff.blackbox.codes.derivatives import SMALL, Found, by_start, gathered, known_by_start
 from lume_diff.blackbox.codes.optics_names import Optics
 from lume_diff.blackbox.codes.plain_bunches import SPEED_OF_LIGHT, living
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 _DEVIATION = 5
-_SMALL = 1e-12
 _START = ("x", "px", "y", "py", "z", "pz")
 
 
@@ -36,15 +35,11 @@ def start_derivatives(
         outputs, wrt: names that are wanted.
     """
     momenta = column(session, "ele.p0c", optics.count)
-    if np.ptp(momenta) > _SMALL * momenta[0]:
+    if np.ptp(momenta) > SMALL * momenta[0]:
         return {}
     maps = transfer_matrices(session, optics.count)
     table = by_start(maps, start, float(momenta[0]), _DEVIATION)
-    coupled = max(np.abs(maps[:, :2, 2:4]).max(), np.abs(maps[:, 2:4, :2]).max()) > _SMALL
-    accelerated = np.abs(maps[:, 5] - np.eye(6)[5]).max() > _SMALL
-    left_out = [*(("beta", "alpha", "mu") if coupled else ()), *(("eta", "etap") if accelerated else ())]
-    known = {quantity: row for quantity, row in table.items() if quantity.partition("_")[0] not in left_out}
-    return gathered(optics, known, outputs, wrt)
+    return gathered(optics, known_by_start(table, maps), outputs, wrt)
 
 
 def bunch_derivatives(

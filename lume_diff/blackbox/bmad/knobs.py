@@ -131,9 +131,20 @@ class Knob:
             SimulatorError: if Tao has something else.
         """
         session.command(f"set ele {BRANCH}{self.element} {self.attribute} = {number(value)}")
+        self.check(session, value)
+
+    def check(self, session: TaoSession, value: float) -> None:
+        """See that Tao has a value.
+
+        Raises:
+            SimulatorError: if Tao has something else.
+        """
         found = self.read(session)
         if not abs(found - value) <= 1e-14 * abs(value):
-            raise SimulatorError(f"Tao has not taken {self.name} = {value!r}: it has {found!r}")
+            raise SimulatorError(
+                f"Tao has not taken {self.name} = {value!r}: it has {found!r}, as where another input of the element "
+                "decides it"
+            )
 
 
 class KnobFinder:
@@ -153,16 +164,20 @@ class KnobFinder:
 
         Raises:
             UnknownVariableError: for a control that does not exist.
-            ValidationError: for one that is bound to another, or of elements of one name that differ in it.
+            ValidationError: for one that is bound to another, of elements of one name that differ in it, and for two
+                names of one number.
         """
         if controls is None:
             knobs = (self._knob(name) for name in self._offered())
             return [k for k in knobs if isinstance(k, Knob) and (k.attribute != "l" or k.value > _SHORTEST)]
-        found = []
+        found: list[Knob] = []
         for name in dict.fromkeys(controls):
             knob = self._knob(name)
             if not isinstance(knob, Knob):
                 raise ValidationError(f"control {name!r}: {knob}")
+            same = next((k.name for k in found if (k.element, k.attribute) == (knob.element, knob.attribute)), None)
+            if same is not None:
+                raise ValidationError(f"controls {same!r} and {name!r} set the same number: choose one of them")
             found.append(knob)
         return found
 

@@ -21,7 +21,7 @@ from lume_diff.blackbox.codes.model import CodeModel
 from lume_diff.blackbox.codes.optics_names import INITIAL, MATRIX, PLACE, RING, OpticsNames
 from lume_diff.blackbox.codes.plain_bunches import check_mass
 from lume_diff.blackbox.codes.variables import check_names, is_periodic, knob_names, other_inputs, plan_outputs
-from lume_diff.blackbox.difference import FiniteDifference
+from lume_diff.blackbox.differences.method import FiniteDifference
 from lume_diff.blackbox.runners.pool import WorkerPool
 from lume_diff.blackbox.runners.proxy import ask
 from lume_diff.errors import ValidationError

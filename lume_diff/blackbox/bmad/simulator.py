@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -264,10 +265,25 @@ class TaoSimulator(CodeSimulator):
 
     def _set(self, inputs: Mapping[str, Any], baseline: Mapping[str, float]) -> None:
         """Set what differs from the baseline."""
-        for knob in self._recipe.knobs:
-            if float(inputs[knob.name]) != baseline[knob.name]:
-                knob.set(self._session, float(inputs[knob.name]))
+        self._set_knobs({name: float(inputs[name]) for name in self._moved(inputs, baseline)})
         self._session.command(*self._start_commands(inputs, baseline))
+
+    def _moved(self, inputs: Mapping[str, Any], baseline: Mapping[str, float]) -> list[str]:
+        return [knob.name for knob in self._recipe.knobs if float(inputs[knob.name]) != baseline[knob.name]]
+
+    def _set_knobs(self, values: Mapping[str, float]) -> None:
+        """Set numbers of elements, lengths first, because others such as a bending angle change with them.
+
+        Raises:
+            SimulatorError: if Tao has not taken one, or one has changed another.
+        """
+        knobs = [knob for knob in self._recipe.knobs if knob.name in values]
+        for knob in sorted(knobs, key=lambda knob: knob.attribute != "l"):
+            knob.set(self._session, values[knob.name])
+        per_element = Counter(knob.element for knob in knobs)
+        for knob in knobs:
+            if per_element[knob.element] > 1:
+                knob.check(self._session, values[knob.name])
 
     def _start_commands(self, wanted: Mapping[str, Any], standing: Mapping[str, float]) -> list[str]:
         """Return the commands that bring the start of the line from one state to another."""
@@ -291,9 +307,7 @@ class TaoSimulator(CodeSimulator):
             return
         try:
             self._stop()
-            for knob in self._recipe.knobs:
-                if float(inputs[knob.name]) != baseline[knob.name]:
-                    knob.set(session, baseline[knob.name])
+            self._set_knobs({name: baseline[name] for name in self._moved(inputs, baseline)})
             before = {name: float(value) for name, value in inputs.items() if name in baseline}
             session.command(*self._start_commands(baseline, before))
         except SimulatorError:

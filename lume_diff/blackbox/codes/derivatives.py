@@ -14,6 +14,8 @@ Table = dict[str, dict[str, Array]]
 #: Output -> input -> derivative.
 Found = dict[str, dict[str, Array]]
 
+#: Entries of a matrix that are taken for zero.
+SMALL = 1e-12
 _ORBIT = ("x", "px", "y", "py")
 _DISPERSION = ("eta_x", "etap_x", "eta_y", "etap_y")
 
@@ -57,6 +59,21 @@ def by_start(matrices: Array, start: Mapping[str, float], p0: float, deviation: 
         }
         table[name] = {**still, **slope}
     return {quantity: {f"{INITIAL}.{name}": values for name, values in row.items()} for quantity, row in table.items()}
+
+
+def known_by_start(table: Table, matrices: Array) -> Table:
+    """Return those derivatives that hold for a line.
+
+    Those of optics do not where the planes are coupled, and those of dispersion where particles are accelerated.
+
+    Args:
+        table: of ``by_start``.
+        matrices: from the start to all places, energy or momentum in the last coordinate.
+    """
+    coupled = max(np.abs(matrices[:, :2, 2:4]).max(), np.abs(matrices[:, 2:4, :2]).max()) > SMALL
+    accelerated = np.abs(matrices[:, 5] - np.eye(6)[5]).max() > SMALL
+    left_out = [*(("beta", "alpha", "mu") if coupled else ()), *(("eta", "etap") if accelerated else ())]
+    return {quantity: row for quantity, row in table.items() if quantity.partition("_")[0] not in left_out}
 
 
 def _twiss(block: Array, beta: float, alpha: float) -> dict[str, tuple[Array, Array]]:

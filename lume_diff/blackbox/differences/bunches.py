@@ -1,4 +1,4 @@
-"""A bunch through a black box: one block of derivatives a particle, or one direction of the whole bunch."""
+"""A bunch through a black box: its value, and one block of derivatives a particle."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lume_diff.blackbox.difference import FiniteDifference
 from lume_diff.blackbox.differences.bunch_rows import COORDINATES_OUT, N_IN, N_OUT
-from lume_diff.blackbox.differences.memory import Column, Memory
+from lume_diff.blackbox.differences.memory import BlackBoxMemory, Column
+from lume_diff.blackbox.differences.method import FiniteDifference
 from lume_diff.blackbox.differences.native import SHARE, warn_of
 from lume_diff.blackbox.differences.noise import calibrate
+from lume_diff.blackbox.differences.second import within_limits
 from lume_diff.blackbox.differences.stencil import STENCILS, exact_step, fitted
-from lume_diff.blackbox.differences.steps import Calibration, StepClass
+from lume_diff.blackbox.differences.steps import StepCalibration, StepClass
 from lume_diff.errors import GradientError, PhysicsWarning, SimulatorError
 from lume_diff.models import GradientEntry
 
@@ -38,13 +39,7 @@ EvaluateBunch = Callable[[Sequence[tuple[Array, Array]], Sequence[int]], list[tu
 NativeBunch = Callable[[tuple[Array, Array], int], Array]
 
 
-NO_REVERSE = (
-    "with collective forces the Jacobian of a bunch is no block a particle, so there is no reverse mode through it: "
-    "use forward mode, torch.func.jvp or model.jacobian(mode='forward')"
-)
-
-
-def typical_step(known: Calibration, scale: float) -> float:
+def typical_step(known: StepCalibration, scale: float) -> float:
     """Return the step of a machine's number that suits most coordinates."""
     steps = known.steps(scale)[known.third > 0]
     return float(np.exp(np.median(np.log(steps)))) if len(steps) else scale
@@ -79,7 +74,7 @@ class BunchBox:
         n_particles: int,
         columns: Sequence[Column],
         method: FiniteDifference | None,
-        memory: Memory,
+        memory: BlackBoxMemory,
         keys: Sequence[Any],
         report: Callable[[GradientEntry], None],
         is_active: bool = True,
@@ -91,7 +86,7 @@ class BunchBox:
         self.columns = list(columns)
         self.n_in, self.n_out = N_IN + len(self.columns), N_OUT
         self.method = method
-        self._memory = memory
+        self.memory = memory
         self._keys = list(keys)
         self._held: dict[Any, dict[Any, Any]] = {}  # for as long as the graph, even where the memory is too small
         self._report = report
@@ -103,48 +98,48 @@ class BunchBox:
 
     def derivative(self, points: Tensor, order: int) -> Tensor:
         """Return rows, their Jacobians or their Hessians; see ``node.Derivatives``."""
-        bunches = self._bunches(points)
+        bunches = self.plain_bunches(points)
         if order > 0:
-            self.refuse_where_there_is_none()
-        take = {0: self._value, 1: self._jacobian, 2: self._hessian}[order]
+            self._refuse_where_there_is_none()
+        take = {0: self.value_at, 1: self._jacobian, 2: self._hessian}[order]
         found = np.concatenate([take(bunch, index) for index, bunch in enumerate(bunches)])
         return torch.from_numpy(found).to(points.device)
 
-    def _bunches(self, rows: Tensor) -> Array:
+    def plain_bunches(self, rows: Tensor) -> Array:
         """Return rows ``(N, 6 + p)`` as plain bunches, ``(bunches, n, 6 + p)``."""
         return rows.detach().cpu().double().numpy().reshape(-1, self._n, self.n_in)
 
-    def refuse_where_there_is_none(self) -> None:
-        """Raise a ``GradientError`` where there is no gradient, or none in reverse mode."""
+    def _refuse_where_there_is_none(self) -> None:
+        """Raise a ``GradientError`` where there is no gradient."""
         if self.method is None or (self.method.particles == "stop" and self._is_active):
             raise GradientError(
                 "particles stop here: this black box gives them no gradient; build it with "
                 "gradient=FiniteDifference(particles='per_particle') or 'collective'"
             )
-        if self.method.particles == "collective":
-            raise GradientError(NO_REVERSE)
 
-    def _notes(self, bunch: Array, index: int) -> dict[Any, Any]:
+    def notes_on(self, bunch: Array, index: int) -> dict[Any, Any]:
+        """Return what is known at a bunch, ``"alive"`` among it once the value is; more may be written in."""
         labels = tuple(column.label for column in self.columns)
         key = (self._keys[index % len(self._keys)], labels, self._is_active, hash(bunch.tobytes()))
         if key not in self._held:
-            self._held[key] = self._memory.at(key, 8 * self._n * N_OUT * (1 + self.n_in))
+            self._held[key] = self.memory.at(key, 8 * self._n * N_OUT * (1 + self.n_in))
         return self._held[key]
 
     def alive(self, points: Tensor) -> Tensor:
         """Return who lives at the end, ``(bunches, n)``."""
-        bunches = self._bunches(points)
+        bunches = self.plain_bunches(points)
         for index, bunch in enumerate(bunches):
-            self._value(bunch, index)
-        lives = np.stack([self._notes(bunch, index)["alive"] for index, bunch in enumerate(bunches)])
+            self.value_at(bunch, index)
+        lives = np.stack([self.notes_on(bunch, index)["alive"] for index, bunch in enumerate(bunches)])
         return torch.from_numpy(lives.astype(float))
 
     def _run(self, bunches: Sequence[Array], index: int) -> list[tuple[Array, Array] | SimulatorError]:
         points = [(bunch[:, :N_IN], bunch[0, N_IN:]) for bunch in bunches]
         return self._evaluate(points, [index] * len(points))
 
-    def _value(self, bunch: Array, index: int) -> Array:
-        notes = self._notes(bunch, index)
+    def value_at(self, bunch: Array, index: int) -> Array:
+        """Return the rows of the bunch that comes out, ``(n, 7)``."""
+        notes = self.notes_on(bunch, index)
         if "value" not in notes:
             (found,) = self._run([bunch], index)
             if isinstance(found, SimulatorError):
@@ -176,15 +171,18 @@ class BunchBox:
             lost = np.full(len(sample) * N_OUT, np.nan)
             return np.stack([lost if isinstance(r, SimulatorError) else r[0][sample].ravel() for r in found])
 
-        def measure() -> Calibration:
+        def measure() -> StepCalibration:
             return calibrate(probe, c.scale, c.room(bunch[0, N_IN + column]))
 
-        return typical_step(self._memory.calibration(c, self._bunches_out, measure), c.scale)
+        return typical_step(self.memory.calibration(c, self._bunches_out, measure), c.scale)
 
     def _jacobian(self, bunch: Array, index: int) -> Array:
-        notes = self._notes(bunch, index)
+        notes = self.notes_on(bunch, index)
+        value = self.value_at(bunch, index)
+        lives = notes["alive"]
+        if not lives.any():
+            return np.zeros((self._n, N_OUT, self.n_in))
         if "jacobian" not in notes:
-            value, lives = self._value(bunch, index), notes["alive"]
             jacobian = self._own_derivatives(bunch, index, lives)
             wanted = range(0 if self._is_active else N_IN, self.n_in)
             open_ = [c for c in wanted if np.isnan(jacobian[lives, :, c]).any()]
@@ -192,10 +190,10 @@ class BunchBox:
             moves = [
                 offset * np.eye(self.n_in)[c] for c, part in zip(open_, parts, strict=True) for offset in part.offsets
             ]
-            with self._memory.spending("jacobian"):
-                before = self._memory.spent["jacobian"]
-                found = iter(self._good(self._run([bunch + move for move in moves], index)))
-                self._memory.last = 1, self.n_in, self._memory.spent["jacobian"] - before
+            with self.memory.spending("jacobian"):
+                before = self.memory.spent["jacobian"]
+                found = iter(self.good_runs([bunch + move for move in moves], index))
+                self.memory.last = 1, self.n_in, self.memory.spent["jacobian"] - before
             for c, part in zip(open_, parts, strict=True):
                 seen = [next(found) for _ in part.offsets]
                 slope = part.derivative(value, [rows for rows, _ in seen])
@@ -212,7 +210,7 @@ class BunchBox:
         """Return what the code knows itself of the Jacobian, NaN for the rest."""
         if self._native is None:
             return np.full((self._n, N_OUT, self.n_in), np.nan)
-        block, use = self._native((bunch[:, :N_IN], bunch[0, N_IN:]), index), self._memory.native
+        block, use = self._native((bunch[:, :N_IN], bunch[0, N_IN:]), index), self.memory.native
         first = 0 if self._is_active else N_IN
         covered = np.isfinite(block[lives][:, :, first:]).all(axis=(0, 1))
         use.asked += 1
@@ -230,7 +228,7 @@ class BunchBox:
                 column, here = self.columns[c - N_IN], float(bunch[0, c])
                 name, step = fitted(scheme, step, column.room(here))
                 step = exact_step(here, step)
-                known = self._memory.known(column, self._bunches_out)
+                known = self.memory.known(column, self._bunches_out)
                 if known is not None:
                     error = np.median(known.error(step, name).reshape(-1, N_OUT), axis=0)
             found.append(StepClass(name, step, np.arange(N_OUT), error))
@@ -238,13 +236,13 @@ class BunchBox:
 
     def _tell(self, jacobian: Array, parts: Mapping[int, StepClass], own: Sequence[int]) -> None:
         """Report the derivatives with respect to the machine's numbers, and which the code gave itself."""
-        off = self._memory.native.off
+        off = self.memory.native.off
         if any(c < N_IN for c in own):
             (error,) = off.get((self.name, self._incoming), [None])
             self._report(GradientEntry(self.name, self._incoming, "native", error=error))
         for c, column in enumerate(self.columns, N_IN):
             part, apart = parts.get(c), off.get((self.name, column.label))
-            known = None if part is None else self._memory.known(column, self._bunches_out)
+            known = None if part is None else self.memory.known(column, self._bunches_out)
             for o, coordinate in enumerate(COORDINATES_OUT):
                 error = part.error[o] if part is not None else np.nan if apart is None else apart[o]
                 entry = GradientEntry(
@@ -259,10 +257,14 @@ class BunchBox:
                 )
                 self._report(entry)
 
-    @staticmethod
-    def _good(found: Sequence[tuple[Array, Array] | SimulatorError]) -> list[tuple[Array, Array]]:
+    def good_runs(self, bunches: Sequence[Array], index: int) -> list[tuple[Array, Array]]:
+        """Run shifted bunches ``(n, 6 + p)``; returns rows ``(n, 7)`` and who lives, of each.
+
+        Raises:
+            GradientError: if one of the runs fails.
+        """
         good = []
-        for result in found:
+        for result in self._run(bunches, index):
             if isinstance(result, SimulatorError):
                 raise GradientError(f"no gradient of the bunch: a perturbed run failed: {result}") from result
             good.append(result)
@@ -280,27 +282,31 @@ class BunchBox:
         """
         if self.method is None or not self.method.check:
             return
-        off = self._memory.native.off
-        with self._memory.spending("check"):
+        off = self.memory.native.off
+        with self.memory.spending("check"):
             if any(c < N_IN for c in own):
                 if (self.name, self._incoming) not in off:
                     discrepancy = self._discrepancy(bunch, index, jacobian)
-                    off[self.name, self._incoming] = np.array([discrepancy])
-                    self._warn_of_form(discrepancy, is_own=True)
-            elif self._is_active and self._memory.discrepancy is None:
-                self._memory.discrepancy = self._discrepancy(bunch, index, jacobian)
-                self._warn_of_form(self._memory.discrepancy, is_own=False)
+                    if discrepancy is not None:
+                        off[self.name, self._incoming] = np.array([discrepancy])
+                        self._warn_of_form(discrepancy, is_own=True)
+            elif self._is_active and self.memory.discrepancy is None:
+                self.memory.discrepancy = discrepancy = self._discrepancy(bunch, index, jacobian)
+                if discrepancy is not None:
+                    self._warn_of_form(discrepancy, is_own=False)
             for c in own:
                 if c >= N_IN and (self.name, self.columns[c - N_IN].label) not in off:
                     self._check_number(bunch, index, jacobian, c)
 
-    def _discrepancy(self, bunch: Array, index: int, jacobian: Array) -> float:
-        """Return how far the Jacobian of the particles is off in a random direction, by 2 runs."""
+    def _discrepancy(self, bunch: Array, index: int, jacobian: Array) -> float | None:
+        """Return how far the Jacobian is off in a random direction of the particles; None if all are lost there."""
         shifts = self.shifts(bunch, index, range(N_IN))
         signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(self._n, N_IN)) * shifts
         moved = np.concatenate([signs, np.zeros((self._n, self.n_in - N_IN))], axis=1)
-        (up, alive_up), (down, alive_down) = self._good(self._run([bunch + moved, bunch - moved], index))
-        through = alive_up & alive_down & (self._notes(bunch, index)["alive"])
+        (up, alive_up), (down, alive_down) = self.good_runs([bunch + moved, bunch - moved], index)
+        through = alive_up & alive_down & self.notes_on(bunch, index)["alive"]
+        if not through.any():
+            return None
         seen = 0.5 * (up - down)[through]
         expected = np.einsum("noi,ni->no", jacobian[through][:, :, :N_IN], signs[through])
         size = np.sqrt(np.mean(np.square(seen), axis=0))
@@ -332,28 +338,37 @@ class BunchBox:
         fixed = None if self.method is None else self.method.fixed_step(c.name, c.scale)
         scheme, step = fitted("central", SHARE * c.scale if fixed is None else fixed, c.room(here))
         part = StepClass(scheme, exact_step(here, step), np.arange(N_OUT), np.full(N_OUT, np.nan))
-        value, lives = self._value(bunch, index), self._notes(bunch, index)["alive"]
-        seen = self._good(self._run([bunch + offset * np.eye(self.n_in)[column] for offset in part.offsets], index))
+        value, lives = self.value_at(bunch, index), self.notes_on(bunch, index)["alive"]
+        seen = self.good_runs([bunch + offset * np.eye(self.n_in)[column] for offset in part.offsets], index)
         through = lives & np.all([alive for _, alive in seen], axis=0)
+        if not through.any():
+            return
         slope = part.derivative(value, [rows for rows, _ in seen])[through]
         off = np.sqrt(np.mean(np.square(slope - jacobian[through, :, column]), axis=0))
         size = np.sqrt(np.mean(np.square(slope), axis=0))
         floor = np.finfo(float).eps * 1e3 * np.abs(value).max(axis=0, initial=0.0) / abs(part.step)
-        self._memory.native.off[self.name, c.label] = off
+        self.memory.native.off[self.name, c.label] = off
         for o in np.flatnonzero(off > TOLERANCE * size + floor):
             warn_of(f"{self.name}.{COORDINATES_OUT[o]}", c.label, float(off[o]), float(size[o]))
 
     def _hessian(self, bunch: Array, index: int) -> Array:
-        """Return the second derivatives of every particle's map, from ``m (m + 1)`` runs for m columns."""
-        value, shifts = self._value(bunch, index), 30.0 * self.shifts(bunch, index)
+        """Return the second derivatives of every particle's map, from ``m (m + 1)`` runs for m columns.
+
+        One that is lost at a point that is needed has none.
+        """
+        value, shifts = self.value_at(bunch, index), 30.0 * self.shifts(bunch, index)
+        for c, column in enumerate(self.columns, N_IN):
+            shifts[c] = within_limits(column, float(bunch[0, c]), float(shifts[c]))
         unit = np.eye(self.n_in)
         moves = [sign * shifts[c] * unit[c] for c in range(self.n_in) for sign in (1, -1)]
         pairs = [(a, b) for a in range(self.n_in) for b in range(a)]
         for a, b in pairs:
             both = shifts[a] * unit[a] + shifts[b] * unit[b]
             moves += [both, -both]
-        with self._memory.spending("hessian"):
-            rows = [found for found, _ in self._good(self._run([bunch + move for move in moves], index))]
+        with self.memory.spending("hessian"):
+            found = self.good_runs([bunch + move for move in moves], index)
+        lives = self.notes_on(bunch, index)["alive"][:, None]
+        rows = [np.where(lives & alive[:, None], values, np.nan) for values, alive in found]
         single = [rows[2 * c] + rows[2 * c + 1] for c in range(self.n_in)]
         hessian = np.zeros((self._n, N_OUT, self.n_in, self.n_in))
         for c in range(self.n_in):
@@ -362,31 +377,4 @@ class BunchBox:
             both = rows[2 * self.n_in + 2 * k] + rows[2 * self.n_in + 2 * k + 1]
             mixed = (both + 2 * value - single[a] - single[b]) / (2 * shifts[a] * shifts[b])
             hessian[:, :, a, b] = hessian[:, :, b, a] = mixed
-        return hessian
-
-    # -- a whole perturbed bunch -----------------------------------------------------------------------------
-
-    def along(self, points: Tensor, tangents: Tensor) -> Tensor:
-        """Return the derivative of all rows along one direction of the whole bunch, by 2 runs a bunch."""
-        with self._memory.spending("jacobian"):
-            pairs = zip(self._bunches(points), self._bunches(tangents), strict=True)
-            found = [self._along(bunch, direction, index) for index, (bunch, direction) in enumerate(pairs)]
-        return torch.from_numpy(np.concatenate(found)).to(points.device)
-
-    def _along(self, bunch: Array, direction: Array, index: int) -> Array:
-        notes, key = self._notes(bunch, index), ("along", hash(direction.tobytes()))
-        if key not in notes:
-            notes[key] = self._pushed(bunch, direction, index)
-        return notes[key]
-
-    def _pushed(self, bunch: Array, direction: Array, index: int) -> Array:
-        rms = np.sqrt(np.mean(np.square(direction), axis=0))
-        # Particles that cross a cell of the space-charge grid make kinks: a short way meets fewer of them.
-        shifts = 0.1 * self.shifts(bunch, index)
-        with np.errstate(divide="ignore"):
-            step = np.where(rms > 0, shifts / rms, np.inf).min()
-        if not np.isfinite(step):
-            return np.zeros((self._n, N_OUT))
-        both = self._run([bunch + step * direction, bunch - step * direction], index)
-        (up, alive_up), (down, alive_down) = self._good(both)
-        return np.where((alive_up & alive_down)[:, None], (up - down) / (2 * step), 0.0)
+        return np.where(np.isnan(hessian), 0.0, hessian)

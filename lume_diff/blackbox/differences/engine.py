@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lume_diff.blackbox.difference import FiniteDifference
 from lume_diff.blackbox.differences.check import check_numbers
-from lume_diff.blackbox.differences.memory import Column, Memory
+from lume_diff.blackbox.differences.memory import BlackBoxMemory, Column
+from lume_diff.blackbox.differences.method import FiniteDifference
 from lume_diff.blackbox.differences.noise import calibrate
 from lume_diff.blackbox.differences.second import hessian
 from lume_diff.blackbox.differences.stencil import STENCILS, exact_step, fitted, one_sided
-from lume_diff.blackbox.differences.steps import Calibration, StepClass
+from lume_diff.blackbox.differences.steps import StepCalibration, StepClass
 from lume_diff.errors import GradientError, SimulatorError
 from lume_diff.models import GradientEntry
 
@@ -49,7 +49,7 @@ class DifferenceBox:
         columns: Sequence[Column],
         outputs: Sequence[str],
         method: FiniteDifference | None,
-        memory: Memory,
+        memory: BlackBoxMemory,
         keys: Sequence[Any],
         report: Callable[[GradientEntry], None],
         native: Native | None = None,
@@ -85,8 +85,12 @@ class DifferenceBox:
     def _notes(self, row: Array, index: int) -> dict[Any, Any]:
         key = (self._keys[index % len(self._keys)], self._labels, row.tobytes())
         if key not in self._held:
-            self._held[key] = self.memory.at(key)
+            self._held[key] = self.memory.at(key, 8 * self.n_out * (1 + self.n_in))
         return self._held[key]
+
+    def _stacked(self, what: str, rows: Array, shape: tuple[int, ...]) -> Array:
+        """Return what is noted at all points, which may be none."""
+        return np.array([self._notes(row, i)[what] for i, row in enumerate(rows)]).reshape(len(rows), *shape)
 
     # -- values ----------------------------------------------------------------------------------------------
 
@@ -97,7 +101,7 @@ class DifferenceBox:
                 if isinstance(found, SimulatorError):
                     raise found
                 self._notes(rows[i], i)["value"] = found
-        return np.stack([self._notes(row, i)["value"] for i, row in enumerate(rows)])
+        return self._stacked("value", rows, (self.n_out,))
 
     # -- first derivatives -----------------------------------------------------------------------------------
 
@@ -112,13 +116,14 @@ class DifferenceBox:
                 for c in range(self.n_in)
                 for part in self.parts(rows[i], i, c, np.flatnonzero(np.isnan(block[:, c])))
             ]
-            for i, block in zip(missing, blocks, strict=True):
-                self._notes(rows[i], i)["jacobian"] = np.nan_to_num(block)
+            jacobians = {i: np.nan_to_num(block) for i, block in zip(missing, blocks, strict=True)}
             with self.memory.spending("jacobian"):
                 before = self.memory.spent["jacobian"]
-                self._fill(rows, values, plan, attempt=0)
+                self._fill(jacobians, rows, values, plan, attempt=0)
                 self.memory.last = len(missing), self.n_in, self.memory.spent["jacobian"] - before
-        return np.stack([self._notes(row, i)["jacobian"] for i, row in enumerate(rows)])
+            for i, jacobian in jacobians.items():  # only now that all of it is there: a failure leaves no zeros behind
+                self._notes(rows[i], i)["jacobian"] = jacobian
+        return self._stacked("jacobian", rows, (self.n_out, self.n_in))
 
     def parts(self, row: Array, index: int, column: int, outputs: Array, scheme: str | None = None) -> list[StepClass]:
         """Return the differences that give the derivatives of some outputs with respect to one input."""
@@ -135,7 +140,7 @@ class DifferenceBox:
             plan = known.plan(c.scale, c.room(here), scheme or self.method.scheme, point=here)
             return [dataclasses.replace(part, outputs=outputs[part.outputs]) for part in plan]
 
-    def calibration(self, row: Array, index: int, column: int) -> Calibration:
+    def calibration(self, row: Array, index: int, column: int) -> StepCalibration:
         """Return noise and curvature along an input, measured when first wanted."""
         c, here = self.columns[column], float(row[column])
 
@@ -144,7 +149,7 @@ class DifferenceBox:
             lost = np.full(self.n_out, np.nan)
             return np.stack([lost if isinstance(value, SimulatorError) else value for value in found])
 
-        def measure() -> Calibration:
+        def measure() -> StepCalibration:
             return dataclasses.replace(calibrate(probe, c.scale, c.room(here)), place=here)
 
         with self.named(column, here):
@@ -170,8 +175,18 @@ class DifferenceBox:
         rows[:, column] += offsets
         return rows
 
-    def _fill(self, rows: Array, values: Array, plan: list[tuple[int, int, StepClass]], attempt: int) -> None:
-        """Run all differences of a plan in one batch; those with a failed run are tried again elsewhere."""
+    def _fill(
+        self,
+        jacobians: Mapping[int, Array],
+        rows: Array,
+        values: Array,
+        plan: list[tuple[int, int, StepClass]],
+        attempt: int,
+    ) -> None:
+        """Run all differences of a plan in one batch; those with a failed run are tried again elsewhere.
+
+        An output that is not a number at a shifted point, such as a particle that is lost there, gets a zero.
+        """
         if not plan:
             return
         moved = [self.shifted(rows[i], column, part.offsets) for i, column, part in plan]
@@ -185,24 +200,23 @@ class DifferenceBox:
                 again.append((i, column, self._second_try(rows[i], column, part, attempt, failures[0])))
                 continue
             slope = part.derivative(values[i], seen)
-            self._notes(rows[i], i)["jacobian"][part.outputs, column] = slope[part.outputs]
+            slope = np.where(np.isnan(slope), 0.0, slope)
+            jacobians[i][part.outputs, column] = slope[part.outputs]
             self.tell(part, slope, self.columns[column].label, self.columns[column])
-        self._fill(rows, values, again, attempt + 1)
+        self._fill(jacobians, rows, values, again, attempt + 1)
 
     def _second_try(self, row: Array, column: int, part: StepClass, attempt: int, failure: SimulatorError) -> StepClass:
+        """Return another difference: to one side, to the other one, then closer and closer to the point."""
         c, here = self.columns[column], float(row[column])
         room = c.room(here)
-        if attempt == 0:
-            scheme, step = one_sided(part.step, room)
-        elif attempt == 1:
-            scheme, step = one_sided(part.step, room, other=True)
-        elif attempt < 5:
-            scheme, step = fitted("central", 0.1 * abs(part.step), room)
-        else:
+        if attempt >= 5:
             raise GradientError(
-                f"no gradient with respect to {c.label!r} at {here:.10g}: the simulator fails on both sides at every "
-                f"step tried down to {abs(part.step):.3g}; last failure: {failure}"
+                f"no gradient with respect to {c.label!r} at {here:.10g}: the simulator fails at every step tried down "
+                f"to {abs(part.step):.3g}; last failure: {failure}"
             ) from failure
+        scheme, step = one_sided(part.step, room, other=attempt == 1)
+        if attempt > 1 or step == 0.0 or (scheme, step) == (part.scheme, part.step):
+            scheme, step = fitted("central", 0.1 * abs(part.step), room)
         known = self.memory.known(c, self.outputs)
         error = np.full(len(part.outputs), np.nan) if known is None else known.error(step, scheme)[part.outputs]
         with self.named(column, here):
@@ -271,4 +285,4 @@ class DifferenceBox:
             if "hessian" not in notes:
                 with self.memory.spending("hessian"):
                     notes["hessian"] = hessian(self, row, values[i], i)
-        return np.stack([self._notes(row, i)["hessian"] for i, row in enumerate(rows)])
+        return self._stacked("hessian", rows, (self.n_out, self.n_in, self.n_in))

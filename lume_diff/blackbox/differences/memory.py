@@ -1,4 +1,4 @@
-"""Memory: what a black box knows of the last points, of noise and curvature, and of what its gradients cost."""
+"""BlackBoxMemory: what a black box knows of the last points, of noise and curvature, and of what its gradients cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lume_diff.blackbox.differences.native import NativeUse
-from lume_diff.blackbox.differences.steps import Calibration
+from lume_diff.blackbox.differences.steps import StepCalibration
 from lume_diff.models.report import counted
 
 
@@ -50,7 +50,7 @@ class Facts(Protocol):
         """Return a fact, or None."""
 
 
-class Memory:
+class BlackBoxMemory:
     """Keep what was computed at the last points, what was learned of noise and curvature, and what it all cost.
 
     Args:
@@ -71,7 +71,7 @@ class Memory:
         self._points: OrderedDict[Any, dict[Any, Any]] = OrderedDict()
         self._purpose = "values"
         self._recalls = True
-        self.calibrations: dict[Any, Calibration] = {}
+        self.calibrations: dict[Any, StepCalibration] = {}
         self.recalled: set[Any] = set()
         self.discrepancy: float | None = None
         self.bunch_dependent: dict[str, bool] = {}
@@ -107,7 +107,9 @@ class Memory:
 
     # -- noise and curvature ---------------------------------------------------------------------------------
 
-    def calibration(self, column: Column, outputs: Sequence[str], measure: Callable[[], Calibration]) -> Calibration:
+    def calibration(
+        self, column: Column, outputs: Sequence[str], measure: Callable[[], StepCalibration]
+    ) -> StepCalibration:
         """Return noise and curvature of some outputs along an input: known, or kept by another process, or measured."""
         key = (column.label, tuple(outputs))
         if key not in self.calibrations:
@@ -115,7 +117,7 @@ class Memory:
             kept = self._facts.recall(fact) if self._facts is not None and self._recalls else None
             if kept is not None:
                 self.recalled.add(key)
-                self.calibrations[key] = Calibration.from_plain(kept)
+                self.calibrations[key] = StepCalibration.from_plain(kept)
             else:
                 with self.spending("calibration"):
                     self.calibrations[key] = measure()
@@ -123,7 +125,7 @@ class Memory:
                     self._facts.remember(fact, self.calibrations[key].plain())
         return self.calibrations[key]
 
-    def known(self, column: Column, outputs: Sequence[str]) -> Calibration | None:
+    def known(self, column: Column, outputs: Sequence[str]) -> StepCalibration | None:
         """Return noise and curvature if they were wanted before."""
         return self.calibrations.get((column.label, tuple(outputs)))
 

@@ -99,7 +99,8 @@ def bunch_block(
     for name, shape in inputs.items():
         array = _of_shape(found.get(name), ((n, n_out, *shape),), output, name)
         columns.append(array.reshape(n, n_out, math.prod(shape)))
-    return np.concatenate(columns, axis=2)
+    block = np.concatenate(columns, axis=2)
+    return np.where(np.isfinite(block), block, np.nan)
 
 
 def _of_shape(array: Array | None, shapes: Sequence[Shape], output: str, name: str) -> Array:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lume_diff.blackbox.differences.stencil import no_room
-from lume_diff.blackbox.differences.steps import Array, Calibration, Probe, length_of
+from lume_diff.blackbox.differences.steps import Array, Probe, StepCalibration, length_of
 from lume_diff.errors import GradientError, ValidationError
 
 _DIGITS = 0.3 * float(np.finfo(float).eps)  # relative noise of a number that is only rounded
@@ -23,38 +23,32 @@ _CLUSTER = np.array([0.0, 0.02, 1.13, 1.87, 3.21, 3.94, 5.08, 6.17])
 _SPACING = 1e-6  # of the scale
 
 
-def noise_of(values: Array, points: Array | None = None) -> Array:
-    """Estimate the noise level of functions from values on a line by tables of differences.
+@dataclass(frozen=True)
+class NoiseTable:
+    """What a table of differences tells of each output, ``(n_out,)`` each.
+
+    Attributes:
+        noise: standard deviation at which the differences stay from one order to the next, NaN if they do not.
+        bound: a level that the noise does not exceed.
+        repeats: whether at least half of the values are equal to their neighbour, so that the spacing is too small.
+    """
+
+    noise: Array
+    bound: Array
+    repeats: Array
+
+
+def noise_table(values: Array, points: Array) -> NoiseTable:
+    """Estimate the noise of functions from all orders of differences, each scaled as if noise were all there is.
 
     Args:
         values: ``(points, n_out)``, at least four points.
-        points: where they were taken, ``(points,)``, in any unit and not necessarily even; even if left out.
-
-    Returns:
-        Standard deviation of the noise, ``(n_out,)``; NaN where the table shows no noise: the spacing is too small
-        (values that repeat) or too large (values that move too much).
+        points: where they were taken, ``(points,)``, in any unit and not necessarily even.
 
     Source:
         J. J. Moré and S. M. Wild, SIAM J. Sci. Comput. 33, 1292 (2011), doi:10.1137/100786125, algorithm ECnoise; on
         uneven points its differences become divided differences, scaled to the noise of a single value.
     """
-    table = _table(values - values[0], np.arange(len(values)) if points is None else points)
-    low, high = values.min(axis=0), values.max(axis=0)
-    too_wide = high - low > 0.1 * np.maximum(np.abs(low), np.abs(high))
-    return np.where(too_wide | table.repeats, np.nan, table.noise)
-
-
-@dataclass(frozen=True)
-class _Table:
-    """What a table of differences tells of each output, ``(n_out,)`` each."""
-
-    noise: Array  # the level at which the differences stay from one order to the next, NaN if they do not
-    bound: Array  # a level that the noise does not exceed
-    repeats: Array  # at least half of the values are equal to their neighbour
-
-
-def _table(values: Array, points: Array) -> _Table:
-    """Form all orders of differences, each scaled so that noise alone keeps its standard deviation."""
     count, points = len(points), points / np.ptp(points)
     levels, changes = [], []
     for order in range(1, count):
@@ -73,7 +67,7 @@ def _table(values: Array, points: Array) -> _Table:
         steady = three.max(axis=0) <= 4.0 * three.min(axis=0)
         noise = np.where(steady & changes[order], level[order], noise)
     repeats = (np.diff(values, axis=0) == 0).sum(axis=0) >= count / 2
-    return _Table(noise, np.where(repeats, level[0], level.min(axis=0)), repeats)
+    return NoiseTable(noise, np.where(repeats, level[0], level.min(axis=0)), repeats)
 
 
 def _divided_difference(points: Array) -> Array:
@@ -83,7 +77,7 @@ def _divided_difference(points: Array) -> Array:
     return 1.0 / distances.prod(axis=1)
 
 
-def calibrate(probe: Probe, scale: float, room: tuple[float, float] = (math.inf, math.inf)) -> Calibration:
+def calibrate(probe: Probe, scale: float, room: tuple[float, float] = (math.inf, math.inf)) -> StepCalibration:
     """Measure noise and derivatives of all outputs along one input, in 12 runs or a few more.
 
     Eight runs close together give the noise, tried again at 100 times or a hundredth of the spacing where it does not
@@ -216,7 +210,7 @@ def _measure_noise(line: _Line, scale: float) -> tuple[Array, Array, Array]:
                 factors = [0.01 * factor]
             continue
         points, values = cluster
-        table, size = _table(values, points), np.abs(line.centre + values).max(axis=0)
+        table, size = noise_table(values, points), np.abs(line.centre + values).max(axis=0)
         level = np.maximum(np.where(np.isnan(table.noise), table.bound, table.noise), _DIGITS * size)
         # What looks like noise of a percent may bend within the spacing: then the close pair is calm.
         doubtful = (level > 0.01 * size) & (np.abs(values[1]) < 0.05 * np.ptp(values, axis=0))
@@ -355,7 +349,7 @@ def _second_look(line: _Line, noise: Array, near: _Bends, scale: float, suspect:
     cluster = line.cluster(min(100.0 * _SPACING * scale, near.spacing / 6.0)) if suspect.mean() > _FEW else None
     if cluster is None:
         return np.maximum(noise, near.fourth_difference())
-    table = _table(cluster[1], cluster[0])
+    table = noise_table(cluster[1], cluster[0])
     wider = np.where(table.repeats, table.bound, np.nan_to_num(table.noise))
     open_ = suspect & (wider < 10.0 * noise)
     found = np.where(open_ & silent, near.fourth_difference(), np.maximum(noise, wider))
@@ -368,7 +362,7 @@ def _second_look(line: _Line, noise: Array, near: _Bends, scale: float, suspect:
     return found
 
 
-def _combine(line: _Line, noise: Array, near: _Bends, far: _Bends | None) -> Calibration:
+def _combine(line: _Line, noise: Array, near: _Bends, far: _Bends | None) -> StepCalibration:
     """Take each derivative from the near points, and from the far ones where these show less behind the noise."""
     sizes = near.floored(noise)
     if far is not None:
@@ -376,4 +370,4 @@ def _combine(line: _Line, noise: Array, near: _Bends, far: _Bends | None) -> Cal
     sizes, noise = np.where(line.lost, np.nan, sizes), np.where(line.lost, np.nan, noise)
     first, second, third, fourth, fifth = sizes
     low, high = (math.inf if c == math.inf else r for c, r in zip(line.closed, line.reached, strict=True))
-    return Calibration(noise, third, np.abs(line.centre), line.runs, first, second, fourth, fifth, (low, high))
+    return StepCalibration(noise, third, np.abs(line.centre), line.runs, first, second, fourth, fifth, (low, high))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lume_diff.blackbox.differences.memory import Column
 from lume_diff.blackbox.differences.steps import mixed_error
 from lume_diff.errors import GradientError, SimulatorError
 
@@ -42,6 +43,7 @@ def hessian(box: DifferenceBox, row: Array, value: Array, index: int) -> Array:
         up, down = numbers[2 * n_in + 2 * k], numbers[2 * n_in + 2 * k + 1]
         mixed = up + down + 2 * value - sum(single[a]) - sum(single[b])
         curve[:, a, b] = curve[:, b, a] = mixed / (2 * steps[a] * steps[b])
+    curve = np.where(np.isnan(curve), 0.0, curve)  # of particles that are lost on the way
     for a, b in [*((c, c) for c in range(n_in)), *pairs]:
         _tell(box, a, b, steps, curve[:, a, b])
     return curve
@@ -58,6 +60,7 @@ def _of_one(box: DifferenceBox, row: Array, value: Array, index: int) -> Array:
     numbers: Any = iter(_good(found))
     for part in parts:
         slope = part.derivative(value, [next(numbers) for _ in part.offsets])
+        slope = np.where(np.isnan(slope), 0.0, slope)
         curve[part.outputs, 0, 0] = slope[part.outputs]
         box.tell(part, slope, f"{column.label}, {column.label}", column)
     return curve
@@ -77,9 +80,21 @@ def _step(box: DifferenceBox, row: Array, index: int, column: int) -> float:
     if step is None:
         best = box.calibration(row, index, column).steps(c.scale, scheme="mixed")
         step = float(np.exp(np.median(np.log(best))))
-    room = min(c.room(here))
+    return within_limits(c, here, step)
+
+
+def within_limits(column: Column, here: float, step: float) -> float:
+    """Return a step for second derivatives that stays within an input's limits on both sides.
+
+    Raises:
+        GradientError: if these leave less than a tenth of it.
+    """
+    room = min(column.room(here))
     if room < 0.1 * step:
-        raise GradientError(f"no second derivative with respect to {c.label!r} at {here:.10g}, which is at its limit")
+        raise GradientError(
+            f"no second derivative with respect to {column.label!r} at {here:.10g}, which is at its limit: move it "
+            f"inwards by {0.1 * step:.3g} or more"
+        )
     return min(step, room)
 
 

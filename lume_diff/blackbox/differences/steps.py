@@ -1,8 +1,8 @@
 """How noisy a code's outputs are, how they bend, and the step at which a difference is best.
 
 A difference of step ``h`` has two errors: noise of the code, which grows as ``h`` shrinks, and truncation, which grows
-with ``h``. ``noise.calibrate`` measures what both need, once for an input; :class:`Calibration` turns it into steps and
-error estimates for every output; :func:`step_classes` lets outputs share runs.
+with ``h``. ``noise.calibrate`` measures what both need, once for an input; :class:`StepCalibration` turns it into steps
+and error estimates for every output; :func:`step_classes` lets outputs share runs.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class StepClass:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class StepCalibration:
     """What is known of one input's effect on all outputs, in units of the input and the outputs.
 
     An output that is not a number near the point has a noise of NaN and an error of infinity.
@@ -95,7 +95,7 @@ class Calibration:
     room: tuple[float, float] = (math.inf, math.inf)
     place: float | None = None
 
-    def only(self, outputs: Array) -> Calibration:
+    def only(self, outputs: Array) -> StepCalibration:
         """Return what is known of some of the outputs, given by their indices."""
         found = vars(self).items()
         arrays: dict[str, Any] = {name: v[outputs] for name, v in found if isinstance(v, np.ndarray)}
@@ -106,7 +106,7 @@ class Calibration:
         return {n: value.tolist() if isinstance(value, np.ndarray) else value for n, value in vars(self).items()}
 
     @classmethod
-    def from_plain(cls, content: Mapping[str, Any]) -> Calibration:
+    def from_plain(cls, content: Mapping[str, Any]) -> StepCalibration:
         """Return the calibration that ``plain`` was called on.
 
         Raises:
@@ -227,7 +227,7 @@ class Calibration:
         return found
 
 
-def mixed_error(a: Calibration, b: Calibration, step_a: float, step_b: float, value: Array) -> Array:
+def mixed_error(a: StepCalibration, b: StepCalibration, step_a: float, step_b: float, value: Array) -> Array:
     """Return the estimated error of a mixed second derivative, for each output.
 
     The difference is ``(f(h, k) + f(-h, -k) + 2 f - f(h, 0) - f(-h, 0) - f(0, k) - f(0, -k)) / (2 h k)``, of which all

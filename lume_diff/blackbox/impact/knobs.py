@@ -116,11 +116,13 @@ class Knobs:
 
         Raises:
             UnknownVariableError: for a control that does not exist.
-            ValidationError: for one that would do nothing, or that is not a real number.
+            ValidationError: for one that would do nothing or is not a real number, and for two names of the charge.
         """
         if controls is None:
             controls = [f"{name}.{attribute}" for name, e in self._elements.items() for attribute in _main(e)]
             controls += [f"{name}.{group.var_name}" for name, group in self._native.group.items()]
+        if CHARGE in controls and f"{HEADER}.Bcurr" in controls:
+            raise ValidationError(f"controls {CHARGE!r} and '{HEADER}.Bcurr' set the same number: choose one of them")
         return [self._knob(name) for name in dict.fromkeys(controls)]
 
     def _knob(self, name: str) -> Knob:

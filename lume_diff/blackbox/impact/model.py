@@ -23,7 +23,7 @@ from lume_diff.blackbox.codes.bunch_names import (
 from lume_diff.blackbox.codes.model import CodeModel
 from lume_diff.blackbox.codes.optics_names import FINAL, OpticsNames
 from lume_diff.blackbox.codes.variables import check_names
-from lume_diff.blackbox.difference import FiniteDifference
+from lume_diff.blackbox.differences.method import FiniteDifference
 from lume_diff.blackbox.impact.deck import Deck, read_deck, used_elements
 from lume_diff.blackbox.impact.knobs import Knobs
 from lume_diff.blackbox.impact.program import find_program, lume_impact

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lume_diff.blackbox.codes.plain_bunches import SPEED_OF_LIGHT
+from lume_diff.blackbox.codes.plain_bunches import SPEED_OF_LIGHT, living, momentum, on_plane, outgoing
 from lume_diff.blackbox.impactx.engine import Reference, Snapshot
 from lume_diff.errors import ValidationError
 
 if TYPE_CHECKING:
     from beamphysics import ParticleGroup
 
-Array = np.ndarray
 ELEMENTARY_CHARGE = 1.602176634e-19
 
 
@@ -33,30 +32,28 @@ class Incoming:
     """
 
     def __init__(self, group: ParticleGroup, energy: float, time: float) -> None:
-        if np.ptp(group.z) != 0.0:
-            group = group.copy()
-            group.drift_to_z()
+        group = on_plane(group)
         mass = float(group.mass)
         if not energy > mass:
             raise ValidationError(f"reference_energy is {energy:g} eV; expected more than the rest energy, {mass:g} eV")
         self._group, self._time = group, time
-        self._alive = np.flatnonzero(np.asarray(group.status) == 1)
+        self._alive = living(group)
         if not len(self._alive):
             raise ValidationError("no particle of the incoming bunch lives, so there is nothing to track")
         if (group.pz[self._alive] <= 0.0).any():
             raise ValidationError("particles of the incoming bunch fly backwards (pz <= 0), which ImpactX cannot track")
         charge = float(np.sign(group.species_charge)) * round(abs(float(group.species_charge)) / ELEMENTARY_CHARGE)
         self.reference = Reference(energy, mass, charge)
-        momentum = np.sqrt((energy - mass) * (energy + mass))
+        p0 = momentum(energy, mass)
         own = {name: np.asarray(getattr(group, name))[self._alive] for name in ("x", "px", "y", "py", "t", "energy")}
         self.rows = np.stack(
             [
                 own["x"],
-                own["px"] / momentum,
+                own["px"] / p0,
                 own["y"],
-                own["py"] / momentum,
+                own["py"] / p0,
                 SPEED_OF_LIGHT * (own["t"] - time),
-                (energy - own["energy"]) / momentum,
+                (energy - own["energy"]) / p0,
             ],
             axis=-1,
         )
@@ -67,39 +64,16 @@ class Incoming:
 
         Particles that are lost have a status of 0 and stand where the reference particle is.
         """
-        from beamphysics import ParticleGroup
-
         mass = self.reference.mass
-        momentum, energy = mass * seen.beta_gamma, mass * seen.gamma
-        place = self._alive[seen.index]
+        p0, energy = mass * seen.beta_gamma, mass * seen.gamma
         x, px, y, py, t, pt = seen.rows.T
-        px, py = momentum * px, momentum * py
+        px, py = p0 * px, p0 * py
         with np.errstate(invalid="ignore"):
-            own_energy = energy - momentum * pt
+            own_energy = energy - p0 * pt
             pz = np.sqrt((own_energy - mass) * (own_energy + mass) - px**2 - py**2)
         good = np.isfinite(seen.rows).all(axis=1) & np.isfinite(pz)
-        count, due = len(self._group.x), self._time + seen.t / SPEED_OF_LIGHT
-        data: dict[str, Any] = {
-            name: _filled(count, place[good], value[good], at_reference)
-            for name, value, at_reference in (
-                ("x", x, 0.0),
-                ("px", px, 0.0),
-                ("y", y, 0.0),
-                ("py", py, 0.0),
-                ("pz", pz, momentum),
-                ("t", due + t / SPEED_OF_LIGHT, due),
-            )
-        }
-        data["z"] = np.full(count, self._group.z[0] + seen.s)
-        data["status"] = np.zeros(count, dtype=int)
-        data["status"][place[good]] = 1
-        data["weight"] = np.array(self._group.weight)
-        data["species"] = self._group.species
-        data["id"] = np.array(self._group.id)
-        return ParticleGroup(data=data)
-
-
-def _filled(count: int, place: Array, values: Array, rest: float) -> Array:
-    found = np.full(count, rest)
-    found[place] = values
-    return found
+        due = self._time + seen.t / SPEED_OF_LIGHT
+        rows = {"x": x, "px": px, "y": y, "py": py, "pz": pz, "t": due + t / SPEED_OF_LIGHT}
+        survivors = self._alive[seen.index[good]]
+        coming_through = {name: values[good] for name, values in rows.items()}
+        return outgoing(self._group, survivors, coming_through, self._group.z[0] + seen.s, {"pz": p0, "t": due})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -174,16 +175,31 @@ class Knobs:
 
         Raises:
             UnknownVariableError: for a control that does not exist.
-            ValidationError: where elements of one name differ in it, so that they cannot act as one.
+            ValidationError: where elements of one name differ in it, so that they cannot act as one, and for two
+                names of one number.
         """
         if controls is not None:
-            return [self._knob(name) for name in dict.fromkeys(controls)]
+            knobs = [self._knob(name) for name in dict.fromkeys(controls)]
+            for one, other in itertools.combinations(knobs, 2):
+                if self._moves(one, other) and self._moves(other, one):
+                    raise ValidationError(
+                        f"controls {one.name!r} and {other.name!r} set the same number: choose one of them"
+                    )
+            return knobs
         found = []
         for element, family in self._families.items():
             for attribute in attributes(self._data[family[0]])[1]:
                 with contextlib.suppress(ValidationError):
                     found.append(self._knob(f"{element}.{attribute}"))
         return found
+
+    def _moves(self, knob: Knob, other: Knob) -> bool:
+        """Tell whether the second of two knobs has another value when the first is set."""
+        if knob.positions != other.positions:
+            return False
+        data, attribute, seen = self._data[knob.positions[0]], knob.attributes[0], other.attributes[0]
+        moved = {**data, **attribute.write(data, 1.5 * attribute.read(data) + 1e-3)}
+        return seen.read(moved) != seen.read(data)
 
     def _knob(self, name: str) -> Knob:
         element, _, attribute = name.rpartition(".")

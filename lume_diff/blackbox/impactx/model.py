@@ -19,7 +19,7 @@ from lume_diff.blackbox.codes.bunch_names import (
 from lume_diff.blackbox.codes.model import CodeModel
 from lume_diff.blackbox.codes.optics_names import FINAL, MATRIX, OpticsNames
 from lume_diff.blackbox.codes.variables import check_names, knob_names
-from lume_diff.blackbox.difference import FiniteDifference
+from lume_diff.blackbox.differences.method import FiniteDifference
 from lume_diff.blackbox.impactx.engine import Engine
 from lume_diff.blackbox.impactx.knobs import Knobs
 from lume_diff.blackbox.impactx.lattice import Lattice, impactx, lattice_data

@@ -97,7 +97,10 @@ class ImpactXSimulator(CodeSimulator):
         self._recipe = recipe
         self._lattice = recipe.make() if lattice is None else lattice
         self._edits = self._lattice.generation if edits is None else edits
-        self._knobs: dict[str, Knob] = {knob.name: knob for knob in Knobs(self.data()).choose(recipe.controls)}
+        knobs = Knobs(self.data()).choose(recipe.controls)
+        # Lengths are set first: a bending angle is kept as a radius, which goes with the length.
+        lengths_first = sorted(knobs, key=lambda knob: knob.attributes[0].name not in ("length", "ds"))
+        self._knobs: dict[str, Knob] = {knob.name: knob for knob in lengths_first}
 
     # -- the native object -----------------------------------------------------------------------------------
 

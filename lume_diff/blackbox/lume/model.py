@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lume_diff.blackbox.difference import FiniteDifference
+from lume_diff.blackbox.differences.method import FiniteDifference
 from lume_diff.blackbox.lume.adapter import to_lume
 from lume_diff.blackbox.lume.simulator import LumeSimulator, current, lock_of, model_from, variables_of
 from lume_diff.blackbox.lume.variables import translated

@@ -27,6 +27,7 @@ _LOCKS_LOCK = threading.Lock()
 
 
 def lock_of(native: Any) -> Any:
+    """Return the lock of a model, the same for all who share it."""
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(native, threading.RLock())
 

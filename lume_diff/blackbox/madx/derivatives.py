@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lume_diff.blackbox.codes.derivatives import Table, by_kick, by_start
+from lume_diff.blackbox.codes.derivatives import SMALL, Table, by_kick, by_start, known_by_start
 from lume_diff.blackbox.codes.plain_bunches import SPEED_OF_LIGHT, living, momentum
 from lume_diff.blackbox.madx.knobs import Knob
 from lume_diff.blackbox.madx.session import MADXSession
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 _ENERGY_DEVIATION = 5
-_SMALL = 1e-12
 #: How MAD-X itself tells a ring whose momentum stays.
 _STATIC = 1e-5
 
@@ -31,11 +30,7 @@ def start_derivatives(maps: Array, start: Mapping[str, float], p0: float) -> Tab
         start: value by name.
         p0: reference momentum [eV/c].
     """
-    table = by_start(maps, start, p0, _ENERGY_DEVIATION)
-    coupled = max(np.abs(maps[:, :2, 2:4]).max(), np.abs(maps[:, 2:4, :2]).max()) > _SMALL
-    accelerated = np.abs(maps[:, 5] - np.eye(6)[5]).max() > _SMALL
-    left_out = [*(("beta", "alpha", "mu") if coupled else ()), *(("eta", "etap") if accelerated else ())]
-    return {quantity: row for quantity, row in table.items() if quantity.partition("_")[0] not in left_out}
+    return known_by_start(by_start(maps, start, p0, _ENERGY_DEVIATION), maps)
 
 
 def kick_derivatives(
@@ -61,7 +56,7 @@ def kick_derivatives(
     if periodic:
         closed = 4 if np.abs(maps[-1][5] - np.eye(6)[5]).max() <= _STATIC else 6
     nodes = [node for node, name in enumerate(session.node_names()) if name == knob.element]
-    thick = length != 0.0 and (closed == 6 or np.abs(rays[nodes, 5]).max() > _SMALL)
+    thick = length != 0.0 and (closed == 6 or np.abs(rays[nodes, 5]).max() > SMALL)
     if float(native["tilt"]) != 0.0 or float(session.beam.bv) != 1.0 or thick:
         return {}
     row = 0 if knob.attribute.name == "hkick" else 2
@@ -109,7 +104,7 @@ def bunch_derivatives(
     rays, maps = maps_along(session, centroid, nodes)
     found = {}
     for name, node in places.items():
-        if np.abs(maps[: node + 1, 5] - np.eye(6)[5]).max() > _SMALL:
+        if np.abs(maps[: node + 1, 5] - np.eye(6)[5]).max() > SMALL:
             continue
         found[name] = np.zeros((len(group.x), 7, 6))
         behind = rays[node] + (rows - centroid) @ maps[node].T

@@ -12,7 +12,7 @@ from lume_diff.blackbox.codes.bunch_names import INCOMING, incoming_bunch
 from lume_diff.blackbox.codes.model import CodeModel
 from lume_diff.blackbox.codes.optics_names import OpticsNames
 from lume_diff.blackbox.codes.variables import check_names, is_periodic, knob_names, other_inputs, plan_outputs
-from lume_diff.blackbox.difference import FiniteDifference
+from lume_diff.blackbox.differences.method import FiniteDifference
 from lume_diff.blackbox.madx.knobs import KnobFinder, values
 from lume_diff.blackbox.madx.session import MADXSession
 from lume_diff.blackbox.madx.simulator import MADXFactory

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from lume_diff.archive import RunArchive, run_key
+from lume_diff.archive import RunArchive, can_keep, run_key
 from lume_diff.blackbox.runners.runner import Inputs, Jacobian, Result, Runner
 from lume_diff.errors import SimulatorError
 
@@ -59,7 +59,8 @@ class Archived(Runner):
                 if isinstance(result, SimulatorError):
                     self._archive.put_failure(identity, point, str(result), seconds)
                 else:
-                    self._archive.put(identity, point, result, seconds)
+                    kept = {name: value for name, value in result.items() if name in outputs or can_keep(value)}
+                    self._archive.put(identity, point, kept, seconds)
                 found[key] = result
         return [found[key] for key in keys]
 

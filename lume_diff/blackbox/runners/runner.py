@@ -104,7 +104,11 @@ class InProcess(Runner):
     def _try(self, point: Inputs, outputs: Sequence[str]) -> Result | SimulatorError:
         simulator = self.simulator
         self.runs_made += 1
-        return attempt(simulator, point, outputs)
+        result = attempt(simulator, point, outputs)
+        if isinstance(result, SimulatorError):
+            return result
+        # A simulator may write its next result where this one is.
+        return {name: value.copy() if hasattr(value, "copy") else value for name, value in result.items()}
 
     def jacobians(
         self, points: Sequence[Inputs], outputs: Sequence[str], wrt: Sequence[str]

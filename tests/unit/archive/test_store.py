@@ -14,7 +14,7 @@ import pytest
 from beamphysics import ParticleGroup
 
 from lume_diff.archive import RunArchive, run_key
-from lume_diff.archive.values import pack, unpack
+from lume_diff.archive.values import can_keep, pack, unpack
 from lume_diff.errors import ValidationError
 
 
@@ -53,9 +53,20 @@ def test_values_survive_to_the_last_bit() -> None:
         np.testing.assert_array_equal(getattr(found["bunch"], field), getattr(bunch(), field))
 
 
-def test_what_cannot_be_kept_is_refused_by_name() -> None:
-    with pytest.raises(ValidationError, match="'deck' is a object"):
-        pack({"deck": object()})
+@pytest.mark.parametrize(
+    "value",
+    [object(), {"a": 1}, [[1.0], [2.0, 3.0]], ["a"], np.array(["a"])],
+    ids=["object", "dictionary", "ragged-lists", "texts", "array-of-texts"],
+)
+def test_what_cannot_be_kept_is_refused_by_name(value: object) -> None:
+    assert not can_keep(value)
+    with pytest.raises(ValidationError, match="'deck' is of type"):
+        pack({"deck": value})
+
+
+def test_lists_of_numbers_come_back_as_arrays() -> None:
+    assert can_keep([[1.0, 2.0]])
+    np.testing.assert_array_equal(unpack(pack({"y": [[1.0, 2.0]]}))["y"], np.array([[1.0, 2.0]]))
 
 
 @pytest.mark.parametrize(

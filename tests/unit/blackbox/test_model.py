@@ -12,9 +12,16 @@ import pytest
 import torch
 
 from lume_diff.blackbox import BlackBoxModel, FiniteDifference, Simulator
-from lume_diff.errors import GradientError, SimulatorError, ValidationError
+from lume_diff.errors import GradientError, ShapeError, SimulatorError, UnknownVariableError, ValidationError
 from lume_diff.testing import check_model
-from lume_diff.variables import IntVariable, StrVariable, TorchNDVariable, TorchScalarVariable
+from lume_diff.variables import (
+    EnumVariable,
+    IntVariable,
+    ParticleGroupVariable,
+    StrVariable,
+    TorchNDVariable,
+    TorchScalarVariable,
+)
 
 D = torch.float64
 
@@ -165,6 +172,17 @@ def test_other_kinds_pass_through() -> None:
     torch.testing.assert_close(wave.grad, torch.full((2,), 1.5 * 4 + 1.5, dtype=D), rtol=1e-8, atol=0)
 
 
+def test_a_string_that_is_the_same_all_over_a_batch_is_that_string() -> None:
+    box = BlackBoxModel.from_function(
+        lambda a: {"y": a, "sign": "plus" if a > 0 else "minus"},
+        inputs=[scalar("a", 1.0)],
+        outputs=[scalar("y"), EnumVariable(name="sign", options=["plus", "minus"])],
+    )
+    assert box({"a": torch.tensor([1.0, 2.0], dtype=D)})["sign"] == "plus"
+    with pytest.raises(ShapeError, match="'sign' is 'minus', 'plus' within one batch"):
+        box({"a": torch.tensor([1.0, -2.0], dtype=D)})
+
+
 class Fragile(Simulator):
     """Fail where ``a`` is too large."""
 
@@ -208,17 +226,25 @@ def test_a_gradient_beside_a_region_that_fails_is_one_sided() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "words"),
     [
-        pytest.param({"scheme": "simplex"}, id="scheme"),
-        pytest.param({"step": -1.0}, id="step"),
-        pytest.param({"step": {"a": 0.0}}, id="steps"),
-        pytest.param({"particles": "some"}, id="particles"),
+        pytest.param({"scheme": "simplex"}, "scheme is 'simplex'; expected one of 'central'", id="scheme"),
+        pytest.param({"step": -1.0}, "step is -1.0; expected 'auto' or a positive", id="step"),
+        pytest.param({"step": {"a": 0.0}}, "the step of 'a' is 0.0", id="steps"),
+        pytest.param({"step": math.inf}, "step is inf", id="endless-step"),
+        pytest.param({"step": True}, "step is True", id="no-number"),
+        pytest.param({"particles": "some"}, "particles is 'some'; expected one of 'per_particle'", id="particles"),
     ],
 )
-def test_bad_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
+def test_bad_options_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
         FiniteDifference(**options)
+
+
+@pytest.mark.parametrize("name", ["d", "aa", "y"])
+def test_a_step_of_what_is_no_input_is_refused(name: str) -> None:
+    with pytest.raises(UnknownVariableError, match=f"a step for '{name}', which is no input"):
+        model(gradient=FiniteDifference(step={"a": 1e-3, name: 1e-3}))
 
 
 def test_an_output_that_is_missing_is_named() -> None:
@@ -257,14 +283,78 @@ def test_an_archive_saves_every_run(tmp_path: Path) -> None:
     assert torch.equal(gradients[0], gradients[1])
 
 
+def test_an_archive_takes_lists_and_leaves_out_what_nobody_asked_for(tmp_path: Path) -> None:
+    outputs = [TorchNDVariable(name="y", shape=(2,))]
+    for made in (1, 0):
+        box = BlackBoxModel.from_function(
+            lambda a: {"y": [a, 2.0 * a], "log": {"lines": 3}, "other": 5},
+            inputs=[scalar("a", 1.5)],
+            outputs=outputs,
+            archive=tmp_path / "runs.db",
+        )
+        assert box.get("y").tolist() == [1.5, 3.0]
+        assert box.runs == made
+
+
+def test_archived_points_of_what_is_no_input_are_refused(tmp_path: Path) -> None:
+    box = model(archive=tmp_path / "runs.db")
+    box({"b": 0.1})
+    assert box.archived_points(["b"]).tolist() == [[0.1]]
+    with pytest.raises(UnknownVariableError, match="'bb' is not a variable of the inputs; nearest: 'b'"):
+        box.archived_points(["bb"])
+
+
+class Adjustable(Simulator):
+    """Multiply by what somebody may change by hand."""
+
+    gain = 2.0
+
+    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        return {"y": self.gain * inputs["a"]}
+
+    def reset(self) -> None:
+        self.gain = 2.0
+
+
+def test_a_reset_undoes_what_was_changed_by_hand_and_its_results() -> None:
+    box = BlackBoxModel(Adjustable, [scalar("a", 1.0), scalar("y", read_only=True).replace(default_value=None)])
+    assert box.get("y").item() == 2.0
+    box.simulator.gain = 5.0
+    box.refresh()
+    assert box.get("y").item() == 5.0
+    box.reset()
+    assert (box.get("y").item(), box.simulator.gain) == (2.0, 2.0)
+    runs = box.runs
+    box.reset()
+    assert box.get("y").item() == 2.0
+    assert box.runs == runs  # nothing was changed since, so nothing is run again
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("derived", "error", "words"),
     [
-        pytest.param({"timeout": 1.0}, id="timeout-without-workers"),
-        pytest.param({"workers": -1}, id="workers"),
-        pytest.param({"workers": 2, "executor": ThreadPoolExecutor(1)}, id="workers-and-executor"),
+        ({"size": ("out", "sigma_x")}, UnknownVariableError, "'size' is not a variable of the outputs"),
+        ({"y": ("y", "sigma_x")}, ValidationError, "'y' is a statistic of 'y'; expected .* a bunch: 'out'"),
+        ({"y": ("out", "sigmax")}, UnknownVariableError, "sigma_x"),
+    ],
+    ids=["no-output", "no-bunch", "no-statistic"],
+)
+def test_what_cannot_be_derived_is_refused(derived: Any, error: type[Exception], words: str) -> None:
+    variables = [scalar("a", 1.0), scalar("y", read_only=True), ParticleGroupVariable(name="out", read_only=True)]
+    with pytest.raises(error, match=words):
+        BlackBoxModel(Adjustable, variables, derived=derived)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        pytest.param({"timeout": 1.0}, "only worker processes can be stopped", id="timeout-without-workers"),
+        pytest.param({"workers": -1}, "workers is -1; expected a whole number", id="workers"),
+        pytest.param(
+            {"workers": 2, "executor": ThreadPoolExecutor(1)}, "choose one of them", id="workers-and-executor"
+        ),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
+def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
         BlackBoxModel.from_function(square, inputs=[scalar("a", 1.5)], outputs=[scalar("y")], **options)

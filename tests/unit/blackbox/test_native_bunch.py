@@ -11,12 +11,12 @@ import torch
 
 from lume_diff.blackbox import BlackBoxModel, FiniteDifference, Simulator
 from lume_diff.blackbox.differences.bunch_rows import COORDINATES_IN, COORDINATES_OUT
+from lume_diff.blackbox.differences.native import bunch_block
 from lume_diff.errors import PhysicsWarning
-from lume_diff.particles import TorchParticleGroup
 from lume_diff.variables import ParticleGroupVariable, TorchScalarVariable
+from tests.unit.blackbox.bunches import P, incoming
 
 D = torch.float64
-P = 1e8  # reference momentum [eV/c]
 LENGTH = 2.0  # [m]
 OUT, IN = ({name: i for i, name in enumerate(names)} for names in (COORDINATES_OUT, COORDINATES_IN))
 
@@ -51,15 +51,6 @@ class Line(Simulator):
 
 
 BOTH = ("initial_particles", "k")
-
-
-def incoming(n: int = 50) -> TorchParticleGroup:
-    random = np.random.default_rng(3)
-    x, px, y, py, t, pz = random.normal(size=(6, n))
-    return TorchParticleGroup(
-        x=1e-3 * x, px=1e3 * px, y=1e-3 * y, py=1e3 * py, z=np.zeros(n), pz=P + 1e4 * pz, t=1e-12 * t,
-        weight=np.full(n, 1e-12 / n), species="electron",
-    )  # fmt: skip
 
 
 def model(
@@ -137,6 +128,16 @@ def test_a_linear_map_of_a_bent_code_is_told_with_its_number() -> None:
 def test_a_wrong_derivative_with_respect_to_a_number_is_told_with_its_number() -> None:
     with pytest.warns(PhysicsWarning, match=r"'final_particles\.px' with respect to 'k' is off by .* \(0\.01 of it\)"):
         gradients(model(["k"], off=0.01))
+
+
+def test_what_is_not_finite_is_not_covered() -> None:
+    own = np.ones((7, 6))
+    own[2, 3] = np.inf
+    by_k = np.ones((2, 7))
+    by_k[1, 0] = -np.inf
+    block = bunch_block({"in": own, "k": by_k}, "out", "in", (2, 7, 6), {"k": ()})
+    assert block.shape == (2, 7, 7)
+    assert np.argwhere(np.isnan(block)).tolist() == [[0, 2, 3], [1, 0, 6], [1, 2, 3]]
 
 
 class Source(Simulator):

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from lume_diff.blackbox import BlackBoxModel, FiniteDifference, Simulator
-from lume_diff.particles import TorchParticleGroup
 from lume_diff.variables import ParticleGroupVariable, TorchScalarVariable
+from tests.unit.blackbox.bunches import P, incoming
 
 D = torch.float64
-P = 1e8  # reference momentum [eV/c]
 
 
 class Line(Simulator):
@@ -26,14 +24,6 @@ class Line(Simulator):
         after = before.copy()
         after.px = after.px - inputs["k"] * P * after.x
         return {"Q.particles": before, "final_particles": after, "trace": 2.0 - 2.0 * inputs["k"] + inputs["k"] ** 3}
-
-
-def incoming(n: int = 50) -> TorchParticleGroup:
-    x, px, y, py, t, pz = np.random.default_rng(3).normal(size=(6, n))
-    return TorchParticleGroup(
-        x=1e-3 * x, px=1e3 * px, y=1e-3 * y, py=1e3 * py, z=np.zeros(n), pz=P + 1e4 * pz, t=1e-12 * t,
-        weight=np.full(n, 1e-12 / n), species="electron",
-    )  # fmt: skip
 
 
 def model(outputs: Sequence[str], gradient: FiniteDifference) -> BlackBoxModel:

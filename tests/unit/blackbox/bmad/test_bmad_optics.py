@@ -11,7 +11,7 @@ import torch
 
 from lume_diff.blackbox.bmad.model import BmadModel
 from lume_diff.blackbox.runners.proxy import ask
-from lume_diff.errors import LatticeError, UnknownVariableError, ValidationError
+from lume_diff.errors import LatticeError, SimulatorError, UnknownVariableError, ValidationError
 
 # -- names ---------------------------------------------------------------------------------------------------
 
@@ -48,6 +48,8 @@ def test_unknown_name_is_refused(decks: Any, options: dict[str, Any], message: s
 def test_what_cannot_be_set_is_refused(decks: Any) -> None:
     with pytest.raises(ValidationError, match=r"'QD\.k1'.*overlay"):
         BmadModel(decks.ring(), controls=["QD.k1"])
+    with pytest.raises(ValidationError, match=r"'QF\.length' and 'QF\.l' set the same number"):
+        BmadModel(decks.ring(), controls=["QF.length", "QF.l"])
     with pytest.raises(ValidationError, match="give beam="):
         BmadModel(decks.ring(), outputs=["final.sigma_x"])
 
@@ -125,6 +127,27 @@ def test_line_starts_where_it_is_told(decks: Any, plain: Any) -> None:
     assert values["D3.beta_x"].item() == pytest.approx(expected, rel=1e-9)
     assert values["D3.x"].item() == pytest.approx(a * 1e-4 + b * 1e5 / 1e8, rel=1e-2)
     assert values["D3.px"].item() == pytest.approx((c * 1e-4 + d * 1e5 / 1e8) * 1e8, rel=1e-2)
+
+
+def test_an_angle_stays_where_the_length_moves_in_whatever_order(decks: Any) -> None:
+    longer = {"BB.angle": 0.12, "BB.length": 1.5}
+    found = []
+    for controls in (["BB.angle", "BB.length"], ["BB.length", "BB.angle"]):
+        with BmadModel(decks.ring(), controls=controls, outputs=["tune_x"]) as box, torch.no_grad():
+            before = box.get("tune_x").item()
+            found.append(box(longer)["tune_x"].item())
+            box.refresh()
+            assert [box.get(name).item() for name in longer] == [0.1, 1.0]
+            assert box.get("tune_x").item() == pytest.approx(before, rel=1e-12)
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
+def test_controls_that_undo_each_other_are_an_error(decks: Any) -> None:
+    with (
+        BmadModel(decks.line(), controls=["Q5.k1", "Q5.b1_gradient"], outputs=["final.r_matrix"]) as box,
+        pytest.raises(SimulatorError, match=r"Tao has not taken Q5\.k1 = 3\.5.*another input of the element"),
+    ):
+        box({"Q5.k1": 3.5, "Q5.b1_gradient": -2.0})
 
 
 # -- gradients -----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lume_diff.blackbox.differences.noise import calibrate
-from lume_diff.blackbox.differences.steps import Calibration, mixed_error
+from lume_diff.blackbox.differences.steps import StepCalibration, mixed_error
 from lume_diff.errors import GradientError, ValidationError
 
 Array = np.ndarray
@@ -31,7 +31,7 @@ class Recorder:
 
 
 def differentiate(
-    calibration: Calibration,
+    calibration: StepCalibration,
     probe: Callable[[Array], Array],
     scale: float,
     room: tuple[float, float] = (math.inf, math.inf),
@@ -326,7 +326,7 @@ def test_jump_further_off_than_the_step_does_no_harm() -> None:
 def test_what_was_measured_survives_json() -> None:
     probe = Recorder(lambda x: [math.sin(x), math.nan, 3.0] if x <= POINT else [math.nan] * 3)
     found = calibrate(probe, 1.0)
-    again = Calibration.from_plain(json.loads(json.dumps(found.plain())))
+    again = StepCalibration.from_plain(json.loads(json.dumps(found.plain())))
     assert again.room == found.room
     assert again.runs == found.runs
     for name in ("noise", "size", "first", "second", "third", "fourth", "fifth"):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 
-from lume_diff.blackbox.differences.memory import Memory
+from lume_diff.blackbox.differences.memory import BlackBoxMemory
 
 
-def kept(memory: Memory, count: int) -> list[int]:
+def kept(memory: BlackBoxMemory, count: int) -> list[int]:
     """Return which of some points still have their notes, the oldest asked last so that asking moves nothing out."""
     return sorted(i for i in reversed(range(count)) if i in memory._points)
 
 
 def test_the_oldest_points_go_first() -> None:
-    memory = Memory(most=3)
+    memory = BlackBoxMemory(most=3)
     for i in range(5):
         memory.at(i)["value"] = i
         memory.at(0)
@@ -22,7 +22,7 @@ def test_the_oldest_points_go_first() -> None:
 
 
 def test_large_points_go_by_their_size() -> None:
-    memory = Memory(most=100, most_bytes=1000)
+    memory = BlackBoxMemory(most=100, most_bytes=1000)
     for i in range(5):
         memory.at(i, 400)["value"] = i
     assert kept(memory, 5) == [3, 4]
@@ -33,7 +33,7 @@ def test_large_points_go_by_their_size() -> None:
 
 
 def test_a_copy_starts_without_points() -> None:
-    memory = Memory(most_bytes=1000)
+    memory = BlackBoxMemory(most_bytes=1000)
     memory.at(1, 900)
     other = copy.deepcopy(memory)
     other.at(2, 900)

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from lume_diff.blackbox.differences.noise import noise_of
+from lume_diff.blackbox.differences.noise import noise_table
 
 Array = np.ndarray
 UNEVEN = np.array([0.0, 1.13, 1.87, 3.21, 3.94, 5.08, 6.17, 7.0])
@@ -32,18 +32,19 @@ def published_ecnoise(values: list[float]) -> float:
 def test_noise_on_an_even_grid_is_that_of_the_published_algorithm() -> None:
     random = np.random.default_rng(11)
     values = 10.0 + np.outer(np.arange(8.0), random.normal(size=200)) * 1e-3 + 1e-4 * random.normal(size=(8, 200))
-    np.testing.assert_allclose(noise_of(values), [published_ecnoise(column) for column in values.T.tolist()], rtol=1e-6)
+    found = noise_table(values, np.arange(8.0)).noise
+    np.testing.assert_allclose(found, [published_ecnoise(column) for column in values.T.tolist()], rtol=1e-6)
 
 
-@pytest.mark.parametrize("points", [None, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize("points", [np.arange(8.0), UNEVEN], ids=["even", "uneven"])
 @pytest.mark.parametrize("level", [1e-12, 1e-7, 1e-4])
 @pytest.mark.parametrize("kind", ["normal", "uniform"])
-def test_noise_is_within_a_factor_4_in_95_percent(kind: str, level: float, points: Array | None) -> None:
+def test_noise_is_within_a_factor_4_in_95_percent(kind: str, level: float, points: Array) -> None:
     random = np.random.default_rng(2)
-    x = 1e-6 * (np.arange(8.0) if points is None else points)[:, None]
+    x = 1e-6 * points[:, None]
     smooth = np.sin(random.uniform(0.3, 1.2, 2000) + x)
     noise = random.normal(size=smooth.shape) if kind == "normal" else random.uniform(-1, 1, smooth.shape) * math.sqrt(3)
-    ratio = noise_of(smooth + level * noise, points) / level
+    ratio = noise_table(smooth + level * noise, points).noise / level
     assert np.mean((ratio > 0.25) & (ratio < 4)) >= 0.95
 
 
@@ -52,7 +53,7 @@ def test_noise_of_rounded_numbers_is_seen_on_uneven_points() -> None:
     random = np.random.default_rng(3)
     slope, start = 10 ** random.uniform(0, 3, 4000), random.uniform(1e5, 2e5, 4000)
     ratio, even = (
-        noise_of(np.round(start + np.outer(points, slope)), points) * math.sqrt(12)
+        noise_table(np.round(start + np.outer(points, slope)), points).noise * math.sqrt(12)
         for points in (UNEVEN, np.arange(8.0))
     )
     assert np.mean((ratio > 0.25) & (ratio < 4)) >= 0.98
@@ -65,4 +66,5 @@ def test_noise_of_rounded_numbers_is_seen_on_uneven_points() -> None:
     ids=["constant", "repeating", "moving too much", "smooth"],
 )
 def test_no_noise_is_reported_where_none_shows(values: Array) -> None:
-    assert np.isnan(noise_of(values[:, None])).all()
+    table = noise_table(values[:, None], np.arange(8.0))
+    assert (np.isnan(table.noise) | table.repeats).all()

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from lume_diff.blackbox.differences.stencil import STENCILS, exact_step, fitted, one_sided
-from lume_diff.blackbox.differences.steps import Calibration, step_classes
+from lume_diff.blackbox.differences.steps import StepCalibration, step_classes
 from lume_diff.errors import GradientError, ValidationError
 
 Array = np.ndarray
 
 
-def known(noise: float, bend: float = 2.0) -> Calibration:
+def known(noise: float, bend: float = 2.0) -> StepCalibration:
     """Return a calibration of one output whose derivatives are all the same."""
     array = np.array([bend])
-    return Calibration(np.array([noise]), array, np.array([1.0]), 12, array, array, array, array)
+    return StepCalibration(np.array([noise]), array, np.array([1.0]), 12, array, array, array, array)
 
 
 # -- formulas ------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def test_error_of_a_central_difference_is_three_deviations_of_noise_and_the_whol
 
 def test_unmeasured_derivatives_are_those_of_a_sine() -> None:
     length = 0.1
-    calibration = Calibration(np.array([1e-8]), np.array([5.0 / length**3]), np.array([5.0]), 12)
+    calibration = StepCalibration(np.array([1e-8]), np.array([5.0 / length**3]), np.array([5.0]), 12)
     assert [calibration.bend(order)[0] * length**order for order in range(1, 6)] == pytest.approx([5.0] * 5)
 
 
@@ -142,7 +142,7 @@ def test_a_side_where_runs_failed_moves_with_the_point() -> None:
 
 def test_a_part_of_the_outputs_is_planned_as_if_alone() -> None:
     ones = np.ones(2)
-    both = Calibration(np.array([1e-16, 1e-6]), ones, ones, 12, ones, ones)
+    both = StepCalibration(np.array([1e-16, 1e-6]), ones, ones, 12, ones, ones)
     fine, coarse = both.plan(1.0)
     (alone,) = both.only(np.array([1])).plan(1.0)
     assert alone.step == coarse.step > fine.step

@@ -77,6 +77,11 @@ def test_what_cannot_be_set_is_refused(write_deck: WriteDeck, name: str, error: 
         Knobs(read_deck(write_deck()), True).choose([name])
 
 
+def test_two_names_of_the_charge_are_refused(write_deck: WriteDeck) -> None:
+    with pytest.raises(ValidationError, match=r"'total_charge' and 'header\.Bcurr' set the same number"):
+        Knobs(read_deck(write_deck(current=2.0)), True).choose(["total_charge", "header.Bcurr"])
+
+
 def test_placement_counts_where_the_deck_looks_at_it(write_deck: WriteDeck) -> None:
     knobs = Knobs(read_deck(write_deck(errors=1)), False).choose(["Q1.x_offset", "header.Tini"])
     assert [knob.unit for knob in knobs] == ["m", "s"]

@@ -11,28 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-import lume_diff as ld
 from lume_diff.blackbox.impact.model import ImpactTModel
 from lume_diff.errors import LatticeError, PhysicsWarning, SimulatorError, ValidationError
 from lume_diff.particles import TorchParticleGroup
 from lume_diff.testing import check_model
+from tests.unit.blackbox.impact.drift import DRIFT, bunch, number
 
 pytestmark = pytest.mark.usefixtures("impact_t")
 WriteDeck = Callable[..., Path]
 
 C = 299792458.0
 MASS = 510998.95069
-DRIFT = "1.0 0 0 0 0.0 {radius!r} /!name:D1\n0 1 71 -2 0 0 0.5 /!name:SCR\n0 0 0 -99 0 0 1.0 /!name:stop_1\n"
-
-
-def bunch(count: int = 200, energy: float = 1e7, charge: float = 1e-10, **changes: Any) -> TorchParticleGroup:
-    twiss = {"beta_x": 5.0, "norm_emit_x": 1e-6, "beta_y": 4.0, "norm_emit_y": 1e-6}
-    values = {**twiss, "sigma_t": 1e-12, "sigma_energy": 1e-3 * energy, **changes}
-    return ld.BunchFromMoments(count, mean_energy=energy, charge=charge, **values).get("final_particles")
-
-
-def number(value: Any) -> float:
-    return float(value.detach())
 
 
 def richardson(model: Any, output: str, name: str, step: float) -> float:

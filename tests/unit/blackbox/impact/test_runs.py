@@ -16,27 +16,14 @@ from typing import Any
 import pytest
 import torch
 
-import lume_diff as ld
-from lume_diff.blackbox.difference import FiniteDifference
+from lume_diff.blackbox.differences.method import FiniteDifference
 from lume_diff.blackbox.impact.model import ImpactTModel
 from lume_diff.errors import SimulatorError, UnknownVariableError, ValidationError
-from lume_diff.particles import TorchParticleGroup
+from tests.unit.blackbox.impact.drift import DRIFT, bunch, number
 
 psutil = pytest.importorskip("psutil", reason="the extra 'impact' is not installed")
 pytestmark = pytest.mark.usefixtures("impact_t")
 WriteDeck = Callable[..., Path]
-
-DRIFT = "1.0 0 0 0 0.0 {radius!r} /!name:D1\n0 1 71 -2 0 0 0.5 /!name:SCR\n0 0 0 -99 0 0 1.0 /!name:stop_1\n"
-
-
-def bunch(count: int) -> TorchParticleGroup:
-    twiss = {"beta_x": 5.0, "norm_emit_x": 1e-6, "beta_y": 4.0, "norm_emit_y": 1e-6}
-    values = {**twiss, "sigma_t": 1e-12, "sigma_energy": 1e4}
-    return ld.BunchFromMoments(count, mean_energy=1e7, charge=1e-10, **values).get("final_particles")
-
-
-def number(value: Any) -> float:
-    return float(value.detach())
 
 
 def ours() -> set[str]:

@@ -147,6 +147,20 @@ def test_mistakes_are_refused_when_the_model_is_built(
         ImpactXModel(options.pop("lattice"), **options)
 
 
+@pytest.mark.parametrize("names", [("k1", "k"), ("length", "ds")], ids="-".join)
+def test_two_names_of_one_number_are_refused(names: tuple[str, str], bunch: Make, line: Make) -> None:
+    with pytest.raises(ValidationError, match=f"'Q1.{names[0]}' and 'Q1.{names[1]}' set the same number"):
+        ImpactXModel(line(), [f"Q1.{name}" for name in names], ["final.sigma_x"], beam=bunch(10))
+
+
+@pytest.mark.parametrize("controls", [["B.angle", "B.length"], ["B.length", "B.angle"]], ids="-".join)
+def test_an_angle_stays_where_the_length_moves_in_whatever_order(controls: list[str], bunch: Make) -> None:
+    start = bunch(10)
+    short, long = (ImpactXModel([ix.Sbend(name="B", ds=ds, rc=10.0)], controls, [], beam=start) for ds in (0.5, 1.0))
+    short.set({"B.length": 1.0, "B.angle": 0.1})
+    torch.testing.assert_close(short.get("final_particles").px, long.get("final_particles").px, rtol=1e-12, atol=1e-3)
+
+
 def test_numbers_that_are_none_never_reach_impactx(bunch: Make, line: Make) -> None:
     model = ImpactXModel(line(), ["Q1.k1"], ["final.sigma_x"], beam=bunch(10))
     with pytest.raises(ValidationError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lume_diff.errors import ValidationError
+from lume_diff.errors import UnknownVariableError, ValidationError, nearest_names
 
 SCHEMES = ("central", "forward", "fourth")
 PARTICLES = ("per_particle", "collective", "stop")
@@ -47,8 +48,10 @@ class FiniteDifference:
                 raise ValidationError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
         steps = self.step if isinstance(self.step, Mapping) else {"step": self.step}
         for name, step in steps.items():
-            if step != "auto" and not (isinstance(step, (int, float)) and step > 0):
-                raise ValidationError(f"{name} is {step!r}; expected 'auto' or a positive number")
+            is_step = isinstance(step, (int, float)) and not isinstance(step, bool) and 0.0 < step < math.inf
+            if step != "auto" and not is_step:
+                owner = "step" if name == "step" else f"the step of {name!r}"
+                raise ValidationError(f"{owner} is {step!r}; expected 'auto' or a positive finite number")
 
     def fixed_step(self, name: str, scale: float) -> float | None:
         """Return the step for an input in its unit, or None where it is to be chosen.
@@ -63,14 +66,27 @@ class FiniteDifference:
         return None if self.step == "auto" else float(self.step) * scale
 
 
-def method_of(gradient: FiniteDifference | str | None) -> FiniteDifference | None:
+def method_of(gradient: FiniteDifference | str | None, numbers: Sequence[str]) -> FiniteDifference | None:
     """Return how derivatives are taken, for the short name too.
 
+    Args:
+        gradient: as ``BlackBoxModel`` was given it.
+        numbers: names of the inputs that a step can be given for.
+
     Raises:
-        ValidationError: for anything else.
+        UnknownVariableError: for a step of something else.
+        ValidationError: for anything that is no such method.
     """
     if gradient == "native":
         return FiniteDifference(native=True)
-    if gradient is None or isinstance(gradient, FiniteDifference):
+    if isinstance(gradient, FiniteDifference):
+        for name in gradient.step if isinstance(gradient.step, Mapping) else ():
+            if name not in numbers:
+                raise UnknownVariableError(
+                    f"gradient has a step for {name!r}, which is no input that is a real number"
+                    f"{nearest_names(name, numbers)}"
+                )
         return gradient
+    if gradient is None:
+        return None
     raise ValidationError(f"gradient is {gradient!r}; expected FiniteDifference(), 'native' or None")

@@ -1,0 +1,28 @@
+"""What every simulator has: an identity that changes whenever its results may."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lume_diff.blackbox import FunctionSimulator
+
+
+def identity(value: Any) -> str:
+    return FunctionSimulator(lambda a: {"y": a * np.sum(value)}, ["y"]).identity()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param(1.0, 2.0, id="numbers"),
+        pytest.param(np.eye(50)[0], np.eye(50)[7], id="arrays"),
+        pytest.param(np.eye(5000)[2000], np.eye(5000)[2500], id="arrays-too-long-to-be-shown"),
+        pytest.param(np.zeros(4, dtype=np.float32), np.zeros(4), id="dtypes"),
+    ],
+)
+def test_what_a_function_closes_over_is_part_of_its_identity(one: Any, other: Any) -> None:
+    assert identity(one) == identity(one)
+    assert identity(one) != identity(other)
