@@ -12,7 +12,7 @@ import torch
 from lume_diff.errors import LatticeError
 from lume_diff.models.line.files import read_lattice
 from lume_diff.models.line.lattice_writing import write_json
-from tests.unit.models.lattices import drift, number, quadrupole, written
+from tests.unit.models.line.lattices import drift, number, quadrupole, written
 
 BEND = {"length": number(0.3), "angle": number(0.25), "k1": number(0.1), "tilt": number(0.3), "gap": number(0.02)}
 BEND |= {"gap_exit": number(0.03), "fringe_integral": number(0.4), "fringe_integral_exit": number(0.6)}

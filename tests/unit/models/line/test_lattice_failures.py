@@ -11,7 +11,7 @@ import pytest
 
 from lume_diff.errors import LatticeError
 from lume_diff.models.line.files import read_lattice
-from tests.unit.models.lattices import written
+from tests.unit.models.line.lattices import written
 
 
 def lattice_json(element: str, lattices: str = '"cell": ["Q1"]', root: str = "cell") -> str:

@@ -14,7 +14,7 @@ from typer.testing import Result
 from lume_diff.calibration import Reconstruction
 from lume_diff.cli.reconstruct import EXAMPLE
 from lume_diff.models import BunchFromMoments, CheetahModel
-from tests.unit.commands import assert_fault_is_named, assert_no_configuration_is_refused, invoke
+from tests.unit.cli.commands import assert_fault_is_named, assert_no_configuration_is_refused, invoke
 
 PIXEL = 2e-4
 K1 = np.linspace(-8.0, 8.0, 5)

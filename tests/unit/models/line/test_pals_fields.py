@@ -13,7 +13,7 @@ import torch
 from lume_diff.errors import PhysicsWarning
 from lume_diff.models.cheetah_model import CheetahModel
 from lume_diff.particles import TorchParticleGroup
-from tests.unit.models.pals_lines import ENERGY, MASS, C, bunch, line, t
+from tests.unit.models.line.pals_lines import ENERGY, MASS, C, bunch, line, t
 
 pytest.importorskip("pals", reason="pals-schema is not installed")
 

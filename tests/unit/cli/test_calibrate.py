@@ -15,7 +15,7 @@ from typer.testing import Result
 from lume_diff.calibration.data.screens import ScreenDataset
 from lume_diff.cli.calibrate import EXAMPLE
 from lume_diff.models import BunchFromMoments, CheetahModel
-from tests.unit.commands import assert_fault_is_named, assert_no_configuration_is_refused, invoke
+from tests.unit.cli.commands import assert_fault_is_named, assert_no_configuration_is_refused, invoke
 
 PIXEL = 2e-4
 ELEMENTS = {

@@ -16,7 +16,7 @@ import yaml
 from lume_diff.errors import LatticeError, MissingExtraError
 from lume_diff.models.cheetah_model import CheetahModel
 from lume_diff.models.line.files import read_lattice
-from tests.unit.models.pals_lines import C, bunch, line, t, written
+from tests.unit.models.line.pals_lines import C, bunch, line, t, written
 
 pytest.importorskip("pals", reason="pals-schema is not installed")
 

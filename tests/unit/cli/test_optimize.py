@@ -16,7 +16,7 @@ from xopt import Xopt
 from lume_diff.calibration import PriorMeanModelConstructor
 from lume_diff.cli.optimize import EXAMPLE
 from lume_diff.models import BunchFromMoments
-from tests.unit.commands import assert_fault_is_named, assert_no_configuration_is_refused, invoke
+from tests.unit.cli.commands import assert_fault_is_named, assert_no_configuration_is_refused, invoke
 
 ELEMENTS = {
     "Q1": ["Quadrupole", {"length": 0.1, "k1": 0.0}],

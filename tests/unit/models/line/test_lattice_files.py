@@ -15,7 +15,7 @@ from lume_diff.errors import LatticeError, MissingExtraError, PhysicsWarning
 from lume_diff.models.cheetah_model import CheetahModel
 from lume_diff.models.line.files import read_lattice
 from lume_diff.particles import TorchParticleGroup
-from tests.unit.models.lattices import drift, incoming, number, quadrupole, sizes, written
+from tests.unit.models.line.lattices import drift, incoming, number, quadrupole, sizes, written
 
 HAS_OCELOT = importlib.util.find_spec("ocelot") is not None
 

@@ -19,7 +19,7 @@ PARTICLES = 500
 
 @pytest.fixture(scope="module")
 def bench() -> dict[str, Any]:
-    benchmarks = Path(__file__).parents[3] / "benchmarks"
+    benchmarks = Path(__file__).parents[4] / "benchmarks"
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(benchmarks))  # as when it is run
         return runpy.run_path(str(benchmarks / "calibration.py"))
