@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from lume_diff.control.readings import Condition, Reading, Severity, sendable
@@ -134,7 +134,7 @@ class Runtime(Board):
         asked = [] if service is None else [name for name in values if name in service.variables]
         try:
             self._access.check(client, values)
-            self._check_reserved(values, client)
+            self.check_reserved(values, client)
             if asked and service is not None:
                 if len(values) > 1:
                     raise ValidationError(
@@ -171,8 +171,9 @@ class Runtime(Board):
         self.refused(values, error)
 
     def refresh(self) -> None:
-        """Publish what was written to the model elsewhere."""
-        self._ask(Request("refresh"))
+        """Publish what was written to the model elsewhere; a server that is stopping leaves it at that."""
+        with contextlib.suppress(SimulatorError):  # it would be raised in whoever has written to the model
+            self._ask(Request("refresh"))
 
     def shot(self, counter: str | None = None, done: Done = ignore) -> None:
         """Count a shot, and publish every output again, whether or not it has changed.
@@ -187,7 +188,7 @@ class Runtime(Board):
     def reset(self, client: str, done: Done) -> None:
         """Ask for the inputs to go back to their baseline."""
         self._access.check(client, {"RESET": True})
-        self._check_reserved(self._inputs, client)
+        self.check_reserved(self._inputs, client)
         self._ask(Request("reset", client=client, done=done))
 
     def restore(self, snapshot: Mapping[str, Any], client: str, done: Done) -> None:
@@ -198,7 +199,7 @@ class Runtime(Board):
         """
         try:
             self._access.check(client, snapshot)
-            self._check_reserved(self._inputs, client)
+            self.check_reserved(self._inputs, client)
             plain = self.accepted(snapshot)
         except LumeDiffError as error:
             self._refuse(client, snapshot, error)
@@ -230,7 +231,12 @@ class Runtime(Board):
         """
         self._reserved, self._owner = dict(reasons), client
 
-    def _check_reserved(self, names: Iterable[str], client: str) -> None:
+    def check_reserved(self, names: Iterable[str], client: str) -> None:
+        """Refuse inputs that only another client may write.
+
+        Raises:
+            ReadOnlyError: for the first of them, with the reason.
+        """
         if self._reserved and client != self._owner:
             for name in names:
                 if name in self._reserved:
@@ -305,8 +311,6 @@ class Runtime(Board):
         return self._engine.evaluate(merged(requests))
 
     def _succeed(self, requests: Sequence[Request], evaluated: Evaluated) -> None:
-        self.evaluated, self.last_error, now = evaluated, "", time.time()
-        self.cycle += 1
         values = {name: value for name, value in evaluated.values.items() if name in self.variables}
         for name in written(requests):
             values.setdefault(name, self._readings[name].value)
@@ -315,9 +319,12 @@ class Runtime(Board):
             if is_shot or self._readings[name].condition is Condition.FAILED:
                 values.setdefault(name, self._readings[name].value)
         old = {name: self._readings[name].value for name in values}
-        if self._service is not None:
-            values |= self._service.after(self.cycle, evaluated)
-        self._post(values, now)
+        with self._publishing:  # nothing has the new number before this cycle is published
+            self.evaluated, self.last_error = evaluated, ""
+            self.cycle += 1
+            if self._service is not None:
+                values |= self._service.after(self.cycle, evaluated)
+            self._post(values, time.time())
         self.first_cycle.set()
         for request in requests:
             if request.kind == "write":
@@ -328,18 +335,22 @@ class Runtime(Board):
             self._answer(request, None)
 
     def _fail(self, requests: Sequence[Request], error: Exception) -> None:
-        now, self.last_error = time.time(), sendable(str(error))
-        self.cycle += 1
+        text = sendable(str(error))
         if isinstance(error, LumeDiffError):
-            LOG.warning("evaluation failed: %s", self.last_error)
+            LOG.warning("evaluation failed: %s", text)
         else:
             LOG.error("evaluation failed", exc_info=error)
-        found = {name: replace(self._readings[name], time=now, cycle=self.cycle) for name in written(requests)}
-        for name in self._outputs:
-            last = self._readings[name].value
-            found[name] = Reading(last, now, self.cycle, Severity.INVALID, Condition.FAILED, self.last_error)
-        told = {} if self._service is None else self._service.after(self.cycle, None, self.last_error)
-        self._post(told, now, found)
+        with self._publishing:
+            now, self.last_error = time.time(), text
+            self.cycle += 1
+            last = self._shown(written(requests))  # judged anew: what is the matter with them may have changed
+            if self._service is not None:
+                last |= self._service.after(self.cycle, None, text)
+            failed = {
+                name: Reading(self._readings[name].value, now, self.cycle, Severity.INVALID, Condition.FAILED, text)
+                for name in self._outputs
+            }
+            self._post(last, now, failed)
         self.first_cycle.set()
         for request in requests:
             self.writes.failed(request.client, request.values, self._shown(request.values), error)
