@@ -18,6 +18,8 @@ from lume_diff.variables import (
     Variable,
 )
 
+#: Names of classes that the file has anyway.
+_IMPORTED = ("A", "Array1D", "EpicsDevice", "PvSuffix", "SignalR", "SignalRW", "StrictEnum")
 _HEAD = '''\
 """{title}, as lume-diff serves it by PVAccess: machine = {title}("pva://{prefix}", name="machine")."""
 
@@ -53,11 +55,15 @@ def ophyd_device(model: LUMEModel, prefix: str = "", title: str = "Machine", nam
     shown = [variable for variable in shown if not isinstance(variable, MomentsVariable | ParticleGroupVariable)]
     attributes = _unique(variable.name for variable in shown)
     enums, lines = [], [f"class {title}(EpicsDevice):", f'    """{len(shown)} variables."""', ""]
+    classes = {title, *_IMPORTED}
     for variable in shown:
         attribute = attributes[variable.name]
         kind = _type(variable)
         if isinstance(variable, EnumVariable):
             kind = "".join(part.capitalize() for part in attribute.split("_"))
+            while kind in classes:
+                kind += "_"
+            classes.add(kind)
             enums += ["", "", *_enum(kind, variable)]
         signal = "SignalR" if variable.read_only else "SignalRW"
         lines.append(f"    {attribute}: A[{signal}[{kind}], PvSuffix({_quoted(variable.name)})]")

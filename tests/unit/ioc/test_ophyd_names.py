@@ -1,0 +1,27 @@
+"""Names of classes in the source of an ophyd-async device."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from lume_diff.ioc.generate.ophyd import ophyd_device
+from lume_diff.models import LUMEModel
+from lume_diff.variables import EnumVariable, TorchScalarVariable
+
+
+class Modes(LUMEModel):
+    def __init__(self, *names: str) -> None:
+        modes = [EnumVariable(name=name, options=["on", "off"], default_value="on") for name in names]
+        super().__init__([*modes, TorchScalarVariable(name="x", read_only=True)])
+
+    def _run(self, inputs, outputs):
+        return {"x": torch.zeros(())}
+
+
+def test_every_enumeration_has_a_class_of_its_own_beside_the_device_and_what_is_imported():
+    source = ophyd_device(Modes("mode_1", "mode1", "machine", "signal_r"))
+    classes = re.findall(r"^class (\w+)\(", source, re.MULTILINE)
+    assert classes == ["Mode1", "Mode1_", "Machine_", "SignalR_", "Machine"]
+    assert 'machine: A[SignalRW[Machine_], PvSuffix("machine")]' in source
