@@ -165,12 +165,14 @@ class LiveView:
             origins: further ``host:port`` under which browsers may load the page, such as that of a proxy.
 
         Raises:
-            SimulatorError: if it is served already.
-            ValidationError: if the port is taken.
+            SimulatorError: if it is served already, or was stopped.
+            ValidationError: if the port is taken, or is none.
         """
-        if self._server is not None:
-            raise SimulatorError("this view is served already: make a new one")
-        self._stopped = False
+        if self._server is not None or self._stopped:
+            state = "was stopped" if self._stopped else "is served already"
+            raise SimulatorError(f"this view {state}: make a new one")
+        if not 0 <= port < 1 << 16:
+            raise ValidationError(f"port={port}; expected 0 for any that is free, or up to 65535")
         self._make_ready()
         ready = threading.Event()
         failed: list[Exception] = []
@@ -238,6 +240,9 @@ class LiveView:
             )  # fmt: skip
         except OSError as error:
             failed.append(ValidationError(f"{address}:{port} cannot be listened on: {error.strerror or error}"))
+        except Exception as error:  # raised by `start`, which waits
+            failed.append(error)
+        if failed:
             ready.set()
             return
         for listening in server._http._sockets.values():
