@@ -13,7 +13,7 @@ from typing import Any
 from lume_diff.control.readings import Condition, Reading, Severity, sendable
 from lume_diff.errors import LumeDiffError, ReadOnlyError, SimulatorError, ValidationError, unknown_variable
 from lume_diff.ioc.access import Access
-from lume_diff.ioc.arrival import checked
+from lume_diff.ioc.arrival import check_drive, checked
 from lume_diff.ioc.board import Board
 from lume_diff.ioc.engine import Engine, Evaluated
 from lume_diff.ioc.limits import LimitStore
@@ -49,6 +49,7 @@ class Runtime(Board):
         service: variables about the server, shown and written beside the model's.
         access: which clients may write.
         writes: is told of every write.
+        baseline: returns plain values that a reset goes back to, of those inputs whose limits may be changed.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Runtime(Board):
         service: Service | None = None,
         access: Access | None = None,
         writes: WriteLog | None = None,
+        baseline: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         super().__init__({name: engine.variables[name] for name in names}, limits, setpoints, service)
         self._engine = engine
@@ -69,6 +71,7 @@ class Runtime(Board):
         self._owner = ""
         self._service = service
         self._access, self.writes = access or Access(), writes or WriteLog()
+        self._baseline = baseline
         self._waiting: list[Request] = []
         self._idle: deque[Idle] = deque()
         self._arrived = threading.Condition()
@@ -186,9 +189,16 @@ class Runtime(Board):
         self._ask(Request("shot", counted, done=done))
 
     def reset(self, client: str, done: Done) -> None:
-        """Ask for the inputs to go back to their baseline."""
+        """Ask for the inputs to go back to their baseline.
+
+        Raises:
+            ReadOnlyError: if the client may not.
+            ValidationError: for a baseline outside of drive limits as they are now.
+        """
         self._access.check(client, {"RESET": True})
         self.check_reserved(self._inputs, client)
+        for name, value in self._baseline().items():
+            check_drive(self.variables[name], value, self._limits[name])
         self._ask(Request("reset", client=client, done=done))
 
     def restore(self, snapshot: Mapping[str, Any], client: str, done: Done) -> None:
