@@ -182,10 +182,11 @@ class Runtime(Board):
         """Count a shot, and publish every output again, whether or not it has changed.
 
         Args:
-            counter: input that is raised by one.
+            counter: input that is raised by one, once it has a value.
             done: told when it is published.
         """
-        counted = {} if counter is None else {counter: self._readings[counter].value + 1}
+        count = None if counter is None else self._readings[counter].value
+        counted = {} if counter is None or count is None else {counter: count + 1}
         self._ask(Request("shot", counted, done=done))
 
     def reset(self, client: str, done: Done) -> None:

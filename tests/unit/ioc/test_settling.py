@@ -102,6 +102,30 @@ def test_a_clock_counts_shots(noisy):
     assert noisy.cycle <= stopped + 1
 
 
+def test_a_clock_goes_on_where_its_counter_has_no_value_because_the_first_cycle_failed():
+    place = {"is_up": False}
+
+    def noise(values):
+        if not place["is_up"]:
+            raise RuntimeError("not up yet")
+        return {"x": values["SHOT"] * 7.0}
+
+    shot = IntVariable(name="SHOT", default_value=0, value_range=(0, 10**6))
+    model = TorchModel(noise, [shot], [TorchScalarVariable(name="x", read_only=True)], layout="dict")
+    runtime = Runtime(ThreadEngine(model, ["SHOT", "x"]), ["SHOT", "x"], LimitStore(model.supported_variables))
+    clock = ShotClock(runtime, 100.0, "SHOT")
+    runtime.start()
+    clock.start()
+    try:
+        wait_until(lambda: runtime.cycle >= 3)
+        assert runtime.reading("SHOT").value is None
+        place["is_up"] = True
+        wait_until(lambda: (runtime.reading("SHOT").value or 0) >= 2)
+    finally:
+        clock.stop()
+        runtime.stop()
+
+
 def test_rates_of_clocks_are_positive(noisy):
     with pytest.raises(ValidationError, match="rate_hz"):
         ShotClock(noisy, 0.0)
