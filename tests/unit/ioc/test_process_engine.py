@@ -39,6 +39,12 @@ def licence(tmp_path: Path) -> Path:
     return path
 
 
+def error_of(engine: ProcessEngine, values: dict[str, float]) -> str:
+    with pytest.raises(SimulatorError) as caught:
+        engine.evaluate(values)
+    return str(caught.value)
+
+
 def test_a_new_process_that_cannot_be_brought_to_the_last_good_set_points_is_not_used(licence):
     model = Licensed(licence)
     engine = ProcessEngine(lambda: model, model.supported_variables, list(model.supported_variables))
@@ -47,8 +53,10 @@ def test_a_new_process_that_cannot_be_brought_to_the_last_good_set_points_is_not
         assert engine.evaluate({"b": 3.0}).values["sum"] == 3.0
         engine.interrupt()
         licence.unlink()
-        with pytest.raises(SimulatorError, match="no licence"):
-            engine.evaluate({"a": 1.0})
+        errors = [error_of(engine, {"a": 1.0})]
+        if "SIGKILL" in errors[0]:  # it was still dying: the next evaluation starts another one
+            errors.append(error_of(engine, {"a": 1.0}))
+        assert "no licence" in errors[-1]
         assert engine.pid is None  # the next request starts another one, and does not find b at zero
         assert engine.snapshot()["b"] == 3.0
     finally:
