@@ -134,7 +134,9 @@ class SettlingEngine(Engine):
         """Return derivatives at set-points that have been reached: a readback is its set-point there."""
         followed = {name + READBACK: name for name in self._settling}
         rest = [output for output in outputs if output not in followed]
-        found = self._engine.jacobian(rest, inputs, at) if rest else {"values": {}, "errors": {}, "runs": 0}
+        found: dict[str, Any] = {"values": {}, "errors": {}, "runs": 0}
+        if rest:
+            found = self._engine.jacobian(rest, inputs, at)
         for output in followed.keys() & set(outputs):
             blocks = {name: np.zeros(getattr(self._variables[name], "shape", ())) for name in inputs}
             if followed[output] in blocks:
