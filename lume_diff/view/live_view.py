@@ -114,10 +114,15 @@ class LiveView:
         return page, page.template()
 
     def _make_ready(self) -> None:
-        """Make the next page before somebody asks for it: the first takes seconds, as everything is imported for it."""
+        """Make the next page before somebody asks for it: the first takes seconds, as everything is imported for it.
+
+        One that was made while no output had a value is not kept: its panels did not know what to begin with.
+        """
+        frame = self.source.latest()
+        is_early = not any(frame.value(name) is not None for name in self.source.outputs)
         made = self._page_and_template()
         with self._lock:
-            if self._ready is None and not self._stopped:
+            if self._ready is None and not self._stopped and not is_early:
                 self._ready = made
                 return
         made[0].close()

@@ -198,6 +198,16 @@ def test_a_view_is_served_at_a_port_and_once(source):
         view.start()
 
 
+def test_a_page_that_was_made_before_there_were_values_is_not_kept(source):
+    early, view = LiveView(ModelSource(Magnet())), LiveView(source)
+    for one in (early, view):
+        one._make_ready()
+    assert early._ready is None
+    assert view._ready is not None
+    for one in (early, view):
+        one.stop()
+
+
 def test_a_token_must_not_be_short(source):
     with pytest.raises(ValidationError, match="16"):
         LiveView(source, token="short")
