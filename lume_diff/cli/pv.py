@@ -167,9 +167,13 @@ def _line(name: str, reading: Reading, as_json: bool) -> str:
 
 
 def _listed(value: Any) -> Any:
+    """Return a value as JSON has it, which knows no number that is not finite: null stands for it."""
     if isinstance(value, dict):
         return {key: _listed(one) for key, one in value.items()}
-    return value.tolist() if hasattr(value, "tolist") else value
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(plain, list):
+        return [_listed(one) for one in plain]
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 def _short(value: Any) -> str:
@@ -179,7 +183,8 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_short(column)}" for key, column in value.items()) + "}"
     if hasattr(value, "shape") and value.shape:
-        head = " ".join(f"{one:.9g}" for one in value.reshape(-1)[:_MOST_SHOWN])
+        is_text = value.dtype.kind in "UO"  # such as a column of names
+        head = " ".join(str(one) if is_text else f"{one:.9g}" for one in value.reshape(-1)[:_MOST_SHOWN])
         shape = "x".join(map(str, value.shape))
         return f"[{head}{' ...' if value.size > _MOST_SHOWN else ''}] ({shape})"
     return str(value)

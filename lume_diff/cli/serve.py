@@ -148,7 +148,7 @@ def _print_messages(kind: str) -> None:
 def _tell(name: str, server: Server) -> None:
     """Print what is served."""
     served = server.served
-    of_model = [name for name in served.variables if name in server.model_names]
+    of_model = server.model_names
     inputs = [name for name in of_model if not served.variables[name].read_only]
     counts = f"{len(inputs)} inputs, {len(of_model) - len(inputs)} outputs"
     how = "read-only" if served.read_only else "writable"

@@ -28,6 +28,7 @@ _CONDITIONS = {
     AlarmStatus.TIMEOUT: Condition.STALE,
 }
 _FLOATS = (ChannelType.DOUBLE, ChannelType.FLOAT)
+_BITS = {ChannelType.INT: 16, ChannelType.LONG: 32}
 #: A truth value travels as an enumeration of these.
 _TRUTH = {"False": False, "True": True}
 
@@ -250,7 +251,11 @@ def _sent(kind: ChannelType, value: Any) -> Any:
         if not np.all(numbers == np.floor(numbers)):
             raise ValueError(f"{value} is no whole number")
         numbers = numbers.astype(np.int64)
-    return numbers.tolist()
+    found: list[Any] = numbers.tolist()
+    bits = _BITS.get(kind)
+    if bits is not None and not all(-(1 << bits - 1) <= number < 1 << bits - 1 for number in found):
+        raise ValueError(f"{value} needs more than {bits} bits")  # caproto would send what is left of it
+    return found
 
 
 class _Monitors(Subscription):

@@ -32,10 +32,19 @@ def checked(variable: Variable, value: Any, limits: PVLimits) -> Any:
     if len(variable.batch_shape(accepted)):
         raise ShapeError(f"{name!r} takes one value, received {tuple(variable.batch_shape(accepted))} of them")
     plain = to_plain(variable, accepted)
+    check_drive(variable, plain, limits)
+    return plain
+
+
+def check_drive(variable: Variable, plain: Any, limits: PVLimits) -> None:
+    """Refuse a number outside the drive limits.
+
+    Raises:
+        ValidationError: with the limits.
+    """
     low, high = limits.drive
     if isinstance(plain, float | int) and not low <= plain <= high:
         raise ValidationError(
-            f"{name!r}: {plain:g}{' ' + variable.unit if variable.unit else ''} is outside its drive limits "
+            f"{variable.name!r}: {plain:g}{' ' + variable.unit if variable.unit else ''} is outside its drive limits "
             f"[{low:g}, {high:g}]; write a value inside"
         )
-    return plain

@@ -48,7 +48,7 @@ class Followed:
             return
         try:
             value = checked(self._variable, self._in_shape(reading.value), self._limits[self.name])
-        except LumeDiffError as error:
+        except (LumeDiffError, TypeError, ValueError) as error:  # other servers send what they like
             self._unfit = str(error)
         else:
             self._wanted, self.good = value, reading

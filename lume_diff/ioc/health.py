@@ -47,7 +47,7 @@ class HealthProbe:
 
         try:
             self._server = ThreadingHTTPServer(self._place, Handler)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             raise SimulatorError(f"the health probe cannot listen on {self._place}: {error}") from None
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from lume_diff.control.client import ControlClient, client_of
 from lume_diff.control.readings import Condition, Reading, Severity
 from lume_diff.control.saved_states import read_state
-from lume_diff.errors import ValidationError
+from lume_diff.errors import SimulatorError, ValidationError
 from lume_diff.ioc.followed import Followed
 from lume_diff.ioc.follower import Follower
 from lume_diff.ioc.server import Server
@@ -104,7 +104,7 @@ class LiveTwin:
             self._client, self.remotes, self._follower.take, self._look, watch_every, answer_timeout
         )
         self._write_back = WriteBack(self._client, write_back, answer_timeout) if write_back else None
-        self._stopped = False
+        self._began = False
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -114,24 +114,24 @@ class LiveTwin:
         Raises:
             SimulatorError: if it was started before.
         """
+        if self._began:
+            raise SimulatorError("this twin has been started before: make a new one")
+        self._began = True
         try:
             self.server.start()
+            self._follower.start()
+            if self._write_back is not None:
+                self.server.runtime.add(self._write_back)
+                self._write_back.start()
+            if self.mode == "monitor":
+                self._watchdog.start()
         except BaseException:
             self.stop()
             raise
-        self._follower.start()
-        if self._write_back is not None:
-            self.server.runtime.add(self._write_back)
-            self._write_back.start()
-        if self.mode == "monitor":
-            self._watchdog.start()
         return self
 
     def stop(self) -> None:
         """Follow no more, and go offline; may be called again."""
-        if self._stopped:
-            return
-        self._stopped = True
         self._watchdog.stop()
         self._follower.stop()
         if self._write_back is not None:
@@ -141,7 +141,7 @@ class LiveTwin:
             self._client.close()
 
     def __enter__(self) -> Self:
-        return self.start()
+        return self if self._began else self.start()
 
     def __exit__(self, *exception: object) -> None:
         self.stop()

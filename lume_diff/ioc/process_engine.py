@@ -132,9 +132,13 @@ class ProcessEngine(Engine):
         host = functools.partial(RemoteHost, self._factory, self._names, self._shapes, arena.descriptor)
         worker = WorkerProcess(host, dict(os.environ), os.getcwd(), descriptors)
         self._home = home = _Home(worker, arena)
-        self._answer(worker, self._start_timeout, "could not be made")
-        if self._good:
-            self._ask(worker, self._start_timeout, "restore", self._good)
+        try:
+            self._answer(worker, self._start_timeout, "could not be made")
+            if self._good:
+                self._ask(worker, self._start_timeout, "restore", self._good)
+        except BaseException:
+            self._bury()  # it is not where it ought to be: the next request tries again, and does not use it
+            raise
         return home
 
     def _ask(self, worker: WorkerProcess, limit: float | None, verb: str, *args: Any) -> Any:

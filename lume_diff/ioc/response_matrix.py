@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from lume_diff.control.readings import Update
 from lume_diff.ioc.jacobian_job import JacobianJob, JacobianResult
+from lume_diff.ioc.plain import same
 from lume_diff.ioc.publisher import Publisher
 from lume_diff.variables import TorchScalarVariable
 
@@ -37,16 +38,21 @@ class ResponseMatrix(Publisher):
         self._listeners: list[Callable[[JacobianResult | Exception], None]] = []
         self._lock = threading.Lock()
         self._working, self._stale = False, False
+        self._known: dict[str, Any] = {}  # values of inputs, as they were published last
 
     def listen(self, listener: Callable[[JacobianResult | Exception], None]) -> None:
         """Be told of every new matrix, or why there is none, in the runtime's thread."""
         self._listeners.append(listener)
 
     def publish(self, update: Update) -> None:
-        """Begin anew if an input was published."""
-        if not self.outputs or self._moving.isdisjoint(update.readings):
+        """Begin anew if an input has changed: after a refused write one is published as it was."""
+        if not self.outputs:
             return
+        values = {name: reading.value for name, reading in update.readings.items() if name in self._moving}
         with self._lock:
+            if all(name in self._known and same(value, self._known[name]) for name, value in values.items()):
+                return
+            self._known |= values
             self._stale = True
             if self._working:
                 return
@@ -61,6 +67,8 @@ class ResponseMatrix(Publisher):
     def _done(self, result: JacobianResult | Exception) -> None:
         if isinstance(result, Exception):
             LOG.warning("the response matrix is not updated: %s", result)
+            with self._lock:
+                self._known = {}  # whatever is published next is a reason to try again
         else:
             self.result = result
         for listener in self._listeners:

@@ -69,6 +69,7 @@ def write_each(runtime: Runtime, values: Mapping[str, Any], finished: Callable[[
 
 def _is_accepted(runtime: Runtime, name: str, value: Any) -> bool:
     try:
+        runtime.check_reserved([name], _CLIENT)
         runtime.accepted({name: value})
     except LumeDiffError as error:
         LOG.warning("saved set-point %s is not restored: %s", name, error)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from lume_diff.control.readings import Condition, Reading, Severity, sendable
 from lume_diff.errors import LumeDiffError, ReadOnlyError, SimulatorError, ValidationError, unknown_variable
 from lume_diff.ioc.access import Access
-from lume_diff.ioc.arrival import checked
+from lume_diff.ioc.arrival import check_drive, checked
 from lume_diff.ioc.board import Board
 from lume_diff.ioc.engine import Engine, Evaluated
 from lume_diff.ioc.limits import LimitStore
@@ -49,6 +49,7 @@ class Runtime(Board):
         service: variables about the server, shown and written beside the model's.
         access: which clients may write.
         writes: is told of every write.
+        baseline: returns plain values that a reset goes back to, of those inputs whose limits may be changed.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Runtime(Board):
         service: Service | None = None,
         access: Access | None = None,
         writes: WriteLog | None = None,
+        baseline: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         super().__init__({name: engine.variables[name] for name in names}, limits, setpoints, service)
         self._engine = engine
@@ -69,6 +71,7 @@ class Runtime(Board):
         self._owner = ""
         self._service = service
         self._access, self.writes = access or Access(), writes or WriteLog()
+        self._baseline = baseline
         self._waiting: list[Request] = []
         self._idle: deque[Idle] = deque()
         self._arrived = threading.Condition()
@@ -134,7 +137,7 @@ class Runtime(Board):
         asked = [] if service is None else [name for name in values if name in service.variables]
         try:
             self._access.check(client, values)
-            self._check_reserved(values, client)
+            self.check_reserved(values, client)
             if asked and service is not None:
                 if len(values) > 1:
                     raise ValidationError(
@@ -171,23 +174,32 @@ class Runtime(Board):
         self.refused(values, error)
 
     def refresh(self) -> None:
-        """Publish what was written to the model elsewhere."""
-        self._ask(Request("refresh"))
+        """Publish what was written to the model elsewhere; a server that is stopping leaves it at that."""
+        with contextlib.suppress(SimulatorError):  # it would be raised in whoever has written to the model
+            self._ask(Request("refresh"))
 
     def shot(self, counter: str | None = None, done: Done = ignore) -> None:
         """Count a shot, and publish every output again, whether or not it has changed.
 
         Args:
-            counter: input that is raised by one.
+            counter: input that is raised by one, once it has a value.
             done: told when it is published.
         """
-        counted = {} if counter is None else {counter: self._readings[counter].value + 1}
+        count = None if counter is None else self._readings[counter].value
+        counted = {} if counter is None or count is None else {counter: count + 1}
         self._ask(Request("shot", counted, done=done))
 
     def reset(self, client: str, done: Done) -> None:
-        """Ask for the inputs to go back to their baseline."""
+        """Ask for the inputs to go back to their baseline.
+
+        Raises:
+            ReadOnlyError: if the client may not.
+            ValidationError: for a baseline outside of drive limits as they are now.
+        """
         self._access.check(client, {"RESET": True})
-        self._check_reserved(self._inputs, client)
+        self.check_reserved(self._inputs, client)
+        for name, value in self._baseline().items():
+            check_drive(self.variables[name], value, self._limits[name])
         self._ask(Request("reset", client=client, done=done))
 
     def restore(self, snapshot: Mapping[str, Any], client: str, done: Done) -> None:
@@ -198,7 +210,7 @@ class Runtime(Board):
         """
         try:
             self._access.check(client, snapshot)
-            self._check_reserved(self._inputs, client)
+            self.check_reserved(self._inputs, client)
             plain = self.accepted(snapshot)
         except LumeDiffError as error:
             self._refuse(client, snapshot, error)
@@ -230,7 +242,12 @@ class Runtime(Board):
         """
         self._reserved, self._owner = dict(reasons), client
 
-    def _check_reserved(self, names: Iterable[str], client: str) -> None:
+    def check_reserved(self, names: Iterable[str], client: str) -> None:
+        """Refuse inputs that only another client may write.
+
+        Raises:
+            ReadOnlyError: for the first of them, with the reason.
+        """
         if self._reserved and client != self._owner:
             for name in names:
                 if name in self._reserved:
@@ -305,8 +322,6 @@ class Runtime(Board):
         return self._engine.evaluate(merged(requests))
 
     def _succeed(self, requests: Sequence[Request], evaluated: Evaluated) -> None:
-        self.evaluated, self.last_error, now = evaluated, "", time.time()
-        self.cycle += 1
         values = {name: value for name, value in evaluated.values.items() if name in self.variables}
         for name in written(requests):
             values.setdefault(name, self._readings[name].value)
@@ -315,9 +330,12 @@ class Runtime(Board):
             if is_shot or self._readings[name].condition is Condition.FAILED:
                 values.setdefault(name, self._readings[name].value)
         old = {name: self._readings[name].value for name in values}
-        if self._service is not None:
-            values |= self._service.after(self.cycle, evaluated)
-        self._post(values, now)
+        with self._publishing:  # nothing has the new number before this cycle is published
+            self.evaluated, self.last_error = evaluated, ""
+            self.cycle += 1
+            if self._service is not None:
+                values |= self._service.after(self.cycle, evaluated)
+            self._post(values, time.time())
         self.first_cycle.set()
         for request in requests:
             if request.kind == "write":
@@ -328,18 +346,22 @@ class Runtime(Board):
             self._answer(request, None)
 
     def _fail(self, requests: Sequence[Request], error: Exception) -> None:
-        now, self.last_error = time.time(), sendable(str(error))
-        self.cycle += 1
+        text = sendable(str(error))
         if isinstance(error, LumeDiffError):
-            LOG.warning("evaluation failed: %s", self.last_error)
+            LOG.warning("evaluation failed: %s", text)
         else:
             LOG.error("evaluation failed", exc_info=error)
-        found = {name: replace(self._readings[name], time=now, cycle=self.cycle) for name in written(requests)}
-        for name in self._outputs:
-            last = self._readings[name].value
-            found[name] = Reading(last, now, self.cycle, Severity.INVALID, Condition.FAILED, self.last_error)
-        told = {} if self._service is None else self._service.after(self.cycle, None, self.last_error)
-        self._post(told, now, found)
+        with self._publishing:
+            now, self.last_error = time.time(), text
+            self.cycle += 1
+            last = self._shown(written(requests))  # judged anew: what is the matter with them may have changed
+            if self._service is not None:
+                last |= self._service.after(self.cycle, None, text)
+            failed = {
+                name: Reading(self._readings[name].value, now, self.cycle, Severity.INVALID, Condition.FAILED, text)
+                for name in self._outputs
+            }
+            self._post(last, now, failed)
         self.first_cycle.set()
         for request in requests:
             self.writes.failed(request.client, request.values, self._shown(request.values), error)

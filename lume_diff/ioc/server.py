@@ -124,7 +124,12 @@ class Server:
         self.limits = LimitStore({**chosen, **service.variables}, changeable_limits)
         access = Access.of(read_only, allow, largest_array)
         self._writes = WriteLog(None if write_log is None else Path(write_log), prefix)
-        self.runtime = Runtime(engine, wanted, self.limits, ordered, shown, service, access, self._writes)
+        changeable = [name for name in inputs if self.limits.changeable(name)]
+
+        def baseline() -> dict[str, Any]:
+            return {name: to_plain(chosen[name], model.baseline(name)) for name in changeable}
+
+        self.runtime = Runtime(engine, wanted, self.limits, ordered, shown, service, access, self._writes, baseline)
         self.response = ResponseMatrix(self.runtime) if response_matrix else None
         if self.response is not None:
             self.runtime.add(self.response)

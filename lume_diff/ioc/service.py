@@ -39,7 +39,7 @@ class Service:
     ``PVS``         every name that is served, without the prefix, one a line
     ``VARIABLES``   the model's variables: units, limits, choices and so on: JSON; within a second of the start
     ``SNAPSHOT``    the set-points, taken within a second of a cycle: JSON; writing one restores it
-    ``RESET``       writing True brings the inputs back to their baseline
+    ``RESET``       writing True brings the inputs back to their baseline, if drive limits as they are now allow it
     ==============  ======================================================================================
 
     Args:

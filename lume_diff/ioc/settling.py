@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 import time
@@ -10,7 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from lume_diff.errors import SimulatorError, ValidationError, unknown_variable
+import numpy as np
+
+from lume_diff.errors import ValidationError, unknown_variable
 from lume_diff.ioc.engine import Engine, Evaluated
 from lume_diff.variables import BoolVariable, TorchScalarVariable, Variable
 
@@ -107,7 +108,7 @@ class SettlingEngine(Engine):
         except Exception:
             if self._is_moving():
                 self._tick()
-            if not goals:
+            if not values:  # what was written has failed otherwise, and the way may still be free
                 self._rest(self._ways)
             raise
         self._ways |= ways
@@ -130,8 +131,19 @@ class SettlingEngine(Engine):
         return self._engine.snapshot()
 
     def jacobian(self, outputs: Sequence[str], inputs: Sequence[str], at: Mapping[str, Any]) -> dict[str, Any]:
-        """Return derivatives at set-points that have been reached."""
-        return self._engine.jacobian(outputs, inputs, at)
+        """Return derivatives at set-points that have been reached: a readback is its set-point there."""
+        followed = {name + READBACK: name for name in self._settling}
+        rest = [output for output in outputs if output not in followed]
+        found: dict[str, Any] = {"values": {}, "errors": {}, "runs": 0}
+        if rest:
+            found = self._engine.jacobian(rest, inputs, at)
+        for output in followed.keys() & set(outputs):
+            blocks = {name: np.zeros(getattr(self._variables[name], "shape", ())) for name in inputs}
+            if followed[output] in blocks:
+                blocks[followed[output]] = np.ones(())
+            found["values"][output] = blocks
+            found["errors"] |= {(output, name): 0.0 for name in inputs}
+        return found
 
     def stop(self) -> None:
         """End what `start` began."""
@@ -179,17 +191,16 @@ class SettlingEngine(Engine):
         return any(way.at != way.goal for way in self._ways.values())
 
     def _tick(self) -> None:
-        """Have another evaluation made soon."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = threading.Timer(_PERIOD, self._tell)
-        self._timer.daemon = True
-        self._timer.start()
+        """Have another evaluation made soon, however many there are until then."""
+        if self._timer is None:
+            self._timer = threading.Timer(_PERIOD, self._tell)
+            self._timer.daemon = True
+            self._timer.start()
 
     def _tell(self) -> None:
+        self._timer = None
         if self._notice is not None:
-            with contextlib.suppress(SimulatorError):  # it is stopping
-                self._notice()
+            self._notice()
 
 
 def _made(name: str, variables: Mapping[str, Variable]) -> tuple[Variable, Variable]:

@@ -26,12 +26,12 @@ class ShotClock:
         counter: input that counts the shots and so chooses the noise; None where the model has none.
 
     Raises:
-        ValidationError: for a rate that is not positive.
+        ValidationError: for a rate that is not positive, or beyond 10 kHz.
     """
 
     def __init__(self, runtime: Runtime, rate_hz: float, counter: str | None = None) -> None:
         if not 0.0 < rate_hz < 1e4:
-            raise ValidationError(f"rate_hz={rate_hz}; expected a positive number of shots a second")
+            raise ValidationError(f"rate_hz={rate_hz}; expected a positive number of shots a second, below 10000")
         self._runtime, self._period, self._counter = runtime, 1.0 / rate_hz, counter
         self._end, self._free = threading.Event(), threading.Event()
         self._free.set()

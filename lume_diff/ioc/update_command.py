@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from lume_diff.ioc.requests import Done
+
+LOG = logging.getLogger("lume_diff.ioc.twin")
 
 
 class UpdateCommand:
@@ -44,7 +47,10 @@ class UpdateCommand:
             except Exception as one:
                 error = one
             for done in asked:
-                done(error, self._cycle())
+                try:
+                    done(error, self._cycle())
+                except Exception:  # the others and those who ask next still want to know
+                    LOG.exception("a client that asked for an update cannot be answered")
 
     def _next(self) -> list[Done]:
         with self._lock:

@@ -23,7 +23,7 @@ class Watchdog:
     Args:
         client: for the remote variables.
         names: of them.
-        take: told of what they show.
+        take: told of what they show, in the order in which it was learnt; it must return at once.
         look: called after each round.
         every: time between rounds [s].
         timeout: for a round of reads [s].
@@ -68,7 +68,7 @@ class Watchdog:
         with self._lock:
             self._count[name] += 1
             self._events[name] = self._told[name] = reading
-        self._take({name: reading})
+            self._take({name: reading})
 
     def _rounds(self) -> None:
         while not self._end.wait(self._every):
@@ -87,6 +87,7 @@ class Watchdog:
         with self._lock:
             silent = {name: read[name] for name in doubtful if self._count[name] == before[name]}
             self._told |= silent
+            self._take(silent)  # under the lock, or an event that comes now would be overwritten by this older read
             dead = [name for name, reading in silent.items() if _differ(reading, self._events.get(name))]
         for name in dead:
             if read[name].value is not None:
@@ -94,7 +95,6 @@ class Watchdog:
                 self._held[name].close()
                 self._held[name] = self._client.monitor([name], self._event)
                 self.renewed += 1
-        self._take(silent)
 
 
 def _differ(read: Reading, told: Reading | None) -> bool:

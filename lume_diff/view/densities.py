@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lume_diff.errors import LumeDiffError
+from lume_diff.errors import LumeDiffError, ValidationError
 from lume_diff.particles import TorchMoments, TorchParticleGroup, statistic_unit
 
 #: What is shown of a bunch: horizontal and vertical axis, by openPMD's names.
@@ -69,6 +69,9 @@ def picture_of(beam: TorchParticleGroup | TorchMoments) -> BeamPicture:
     Args:
         beam: without a batch.
 
+    Raises:
+        ValidationError: for one that is not finite.
+
     Gradient:
         None: it is made to be looked at.
     """
@@ -79,8 +82,22 @@ def picture_of(beam: TorchParticleGroup | TorchMoments) -> BeamPicture:
         has_particles = isinstance(beam, TorchParticleGroup)
         if lost:
             return BeamPicture({}, statistics, units, True, has_particles)
+        _check_finite(beam)
         found = _of_particles(beam) if isinstance(beam, TorchParticleGroup) else _of_moments(beam, statistics)
     return BeamPicture(found, statistics, units, False, has_particles)
+
+
+def _check_finite(beam: TorchParticleGroup | TorchMoments) -> None:
+    if isinstance(beam, TorchMoments):
+        if not all(bool(part.isfinite().all()) for part in (beam.mean, beam.cov)):
+            raise ValidationError("the moments of the beam are not finite: there is no density to show")
+        return
+    living = beam.alive * beam.weight > 0.0
+    axes = {name: beam[name] for name in dict.fromkeys(axis for plane in PLANES for axis in plane)}
+    wrong = {name: count for name, values in axes.items() if (count := int((living & ~values.isfinite()).sum()))}
+    if wrong:
+        name, count = max(wrong.items(), key=lambda item: item[1])
+        raise ValidationError(f"{name} of {count} of {int(living.sum())} living particles is not finite")
 
 
 def _statistics(beam: TorchParticleGroup | TorchMoments) -> dict[str, float]:
@@ -128,7 +145,8 @@ def _of_moments(moments: TorchMoments, statistics: Mapping[str, float]) -> dict[
     for a, b in PLANES:
         means = [0.0 if name in RELATIVE else float(moments[f"mean_{name}"]) for name in (a, b)]
         aa, bb, ab = (float(moments[f"cov_{p}__{q}"]) for p, q in ((a, a), (b, b), (a, b)))
-        edges = [_rounded(m - 3.5 * math.sqrt(v), m + 3.5 * math.sqrt(v)) for m, v in zip(means, (aa, bb), strict=True)]
+        reach = [3.5 * math.sqrt(max(variance, 0.0)) for variance in (aa, bb)]  # round-off may be below zero
+        edges = [_rounded(mean - half, mean + half) for mean, half in zip(means, reach, strict=True)]
         x, y = (low + (np.arange(BINS) + 0.5) * (high - low) / BINS for low, high in edges)
         x, y = x - means[0], (y - means[1])[:, None]
         determinant = max(aa * bb - ab * ab, 1e-12 * aa * bb)

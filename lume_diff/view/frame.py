@@ -12,19 +12,29 @@ from lume_diff.control.readings import Reading, Severity
 T = TypeVar("T")
 
 
-class _Memory:
-    """Results by key, each worked out once."""
+class _Place:
+    """Where one result is kept, with the state that it is for."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._made: dict[Hashable, tuple[Hashable, Any]] = {}
+        self.lock = threading.RLock()
+        self.made: tuple[Hashable, Any] | None = None
+
+
+class _Memory:
+    """Results by key, each worked out once; who asks for one waits for no other."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._places: dict[Hashable, _Place] = {}
 
     def once(self, key: Hashable, make: Callable[[], T], state: Hashable) -> T:
         """Return the result for a state, worked out by the first who asks."""
         with self._lock:
-            if key not in self._made or self._made[key][0] != state:
-                self._made[key] = state, make()
-            found: T = self._made[key][1]
+            place = self._places.setdefault(key, _Place())
+        with place.lock:
+            if place.made is None or place.made[0] != state:
+                place.made = state, make()
+            found: T = place.made[1]
             return found
 
 

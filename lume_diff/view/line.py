@@ -28,7 +28,7 @@ def survey(source: Source, frame: Frame) -> Result:
     model = source.model
     if model is None:
         return Result(frame.cycle)
-    return _tried(frame, "survey", lambda: survey_of(model, source.setpoints(frame)))
+    return tried(frame, "survey", lambda: survey_of(model, source.setpoints(frame)))
 
 
 def along(source: Source, frame: Frame) -> Result:
@@ -36,7 +36,7 @@ def along(source: Source, frame: Frame) -> Result:
     found = survey(source, frame)
     if found.value is None:
         return found
-    return _tried(frame, "along", found.value.along)
+    return tried(frame, "along", found.value.along)
 
 
 def beam(source: Source, frame: Frame, element: str) -> Result:
@@ -44,10 +44,12 @@ def beam(source: Source, frame: Frame, element: str) -> Result:
     found = survey(source, frame)
     if found.value is None:
         return found
-    return _tried(frame, ("beam", element), lambda: found.value.beam(element))
+    return tried(frame, ("beam", element), lambda: found.value.beam(element))
 
 
-def _tried(frame: Frame, key: Any, make: Callable[[], Any]) -> Result:
+def tried(frame: Frame, key: Any, make: Callable[[], Any]) -> Result:
+    """Return what is worked out from a frame, once for all who look, or what went wrong with it."""
+
     def work() -> Result:
         try:
             return Result(frame.cycle, make())

@@ -114,10 +114,15 @@ class LiveView:
         return page, page.template()
 
     def _make_ready(self) -> None:
-        """Make the next page before somebody asks for it: the first takes seconds, as everything is imported for it."""
+        """Make the next page before somebody asks for it: the first takes seconds, as everything is imported for it.
+
+        One that was made while no output had a value is not kept: its panels did not know what to begin with.
+        """
+        frame = self.source.latest()
+        is_early = not any(frame.value(name) is not None for name in self.source.outputs)
         made = self._page_and_template()
         with self._lock:
-            if self._ready is None and not self._stopped:
+            if self._ready is None and not self._stopped and not is_early:
                 self._ready = made
                 return
         made[0].close()
@@ -165,12 +170,14 @@ class LiveView:
             origins: further ``host:port`` under which browsers may load the page, such as that of a proxy.
 
         Raises:
-            SimulatorError: if it is served already.
-            ValidationError: if the port is taken.
+            SimulatorError: if it is served already, or was stopped.
+            ValidationError: if the port is taken, or is none.
         """
-        if self._server is not None:
-            raise SimulatorError("this view is served already: make a new one")
-        self._stopped = False
+        if self._server is not None or self._stopped:
+            state = "was stopped" if self._stopped else "is served already"
+            raise SimulatorError(f"this view {state}: make a new one")
+        if not 0 <= port < 1 << 16:
+            raise ValidationError(f"port={port}; expected 0 for any that is free, or up to 65535")
         self._make_ready()
         ready = threading.Event()
         failed: list[Exception] = []
@@ -238,6 +245,9 @@ class LiveView:
             )  # fmt: skip
         except OSError as error:
             failed.append(ValidationError(f"{address}:{port} cannot be listened on: {error.strerror or error}"))
+        except Exception as error:  # raised by `start`, which waits
+            failed.append(error)
+        if failed:
             ready.set()
             return
         for listening in server._http._sockets.values():

@@ -112,10 +112,18 @@ class PVSource(Source):
             self._client.close()
 
     def served_derivatives(self) -> Mapping[str, Any] | None:
-        """Return the response matrix that the server works out, None where it does not."""
+        """Return the response matrix that the server works out, None where it does not; it may hold what is not finite.
+
+        Raises:
+            ControlError: if it was worked out, and could not be again for the present settings.
+        """
         name = f"{self._prefix}SERVER:SENS"
         found = self._client.get([name], min(self._timeout, _PATIENCE))[name]
-        return found.value if isinstance(found.value, dict) and len(found.value.get("output", ())) else None
+        if not isinstance(found.value, dict) or not len(found.value.get("output", ())):
+            return None
+        if found.severity is Severity.INVALID and found.condition is not Condition.UNDEFINED:
+            raise ControlError(f"{name} is of earlier settings: {found.message or 'it does not hold'}")
+        return found.value
 
     @property
     def silent_since(self) -> float | None:

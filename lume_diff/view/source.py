@@ -80,6 +80,9 @@ class Source(ABC):
         Returns:
             The names of the rows under ``output``, and derivatives under ``d0``, ``d1`` and so on, one for each number
             among the inputs, in their order.
+
+        Raises:
+            ControlError: if there is one that does not hold any more.
         """
         return None
 

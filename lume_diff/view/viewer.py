@@ -41,6 +41,8 @@ class Viewer:
         self._document, self._sent = document, sent
         self._turns = None if document is None else Turns(document)
         self._lock = threading.Lock()
+        self._unprepared: set[Panel] = set()  # panels that cannot show what was prepared last
+        self._hidden: set[Panel] = set()
         self._newest: Frame | None = None
         self._is_scheduled = False
         self._number, self._seen, self._asked = 0, 0, 0.0
@@ -49,9 +51,15 @@ class Viewer:
         self._idle.set()
 
     def prepare(self, frame: Frame) -> None:
-        """Work out what will be shown."""
+        """Work out what will be shown; a panel for which that fails does not hold up the others."""
+        failed = set()
         for panel in self.panels:
-            panel.prepare(frame)
+            try:
+                panel.prepare(frame)
+            except Exception:
+                LOG.exception("panel %s could not prepare a frame", type(panel).__name__)
+                failed.add(panel)
+        self._unprepared = failed
 
     def show(self, frame: Frame) -> None:
         """Have a frame shown as soon as the page is ready for it."""
@@ -118,12 +126,28 @@ class Viewer:
             self._asked, number = time.monotonic(), self._number
         with self._together():
             for panel in self.panels:
-                try:
-                    panel.update(frame)
-                except Exception:
-                    LOG.exception("panel %s could not show a frame", type(panel).__name__)
+                self._show_or_hide(panel, self._is_updated(panel, frame))
             if self._sent is not None:
                 self._sent(number)
+
+    def _is_updated(self, panel: Panel, frame: Frame) -> bool:
+        if panel in self._unprepared:
+            return False
+        try:
+            panel.update(frame)
+        except Exception:
+            LOG.exception("panel %s could not show a frame", type(panel).__name__)
+            return False
+        return True
+
+    def _show_or_hide(self, panel: Panel, is_updated: bool) -> None:
+        """Hide a panel that could not show a frame until it can: what it shows is old and does not look so."""
+        if is_updated and panel in self._hidden:
+            self._hidden.discard(panel)
+            panel.view().visible = True
+        elif not is_updated and panel not in self._hidden:
+            self._hidden.add(panel)
+            panel.view().visible = False
 
     def _together(self) -> contextlib.AbstractContextManager[Any]:
         """Have all that changes sent as one message."""

@@ -24,7 +24,7 @@ from caproto import (
 from lume_diff.control.readings import Condition, Reading, Severity, not_shown
 from lume_diff.errors import ValidationError
 from lume_diff.ioc.ca.fields import LimitField, field_channel
-from lume_diff.ioc.ca.packed import DOUBLE, LONG, Follower, Wire, publish
+from lume_diff.ioc.ca.packed import DOUBLE, LONG, Followers, Wire, publish
 from lume_diff.ioc.ca.writes import CLIENT, Answering
 from lume_diff.ioc.limits import PVLimits
 from lume_diff.ioc.plain import check_text
@@ -81,7 +81,7 @@ class Channel(Answering):
         """Say which variable of which served model this is."""
         self.served, self.variable = served, variable
         self._fields: dict[str, ChannelData] = {}
-        self.followers: dict[int, Follower] = {}  # by the identity of what they ask for
+        self.followers: dict[int, Followers] = {}  # by the identity of what they ask for
 
     def plain(self, value: Any) -> Any:
         """Return what a client has written as the runtime takes it."""

@@ -32,7 +32,7 @@ DOUBLE = Wire("TIME_DOUBLE", int(ChannelType.TIME_DOUBLE), struct.Struct(">HHII4
 LONG = Wire("TIME_LONG", int(ChannelType.TIME_LONG), struct.Struct(">HHIIi"))
 
 
-class Follower(NamedTuple):
+class Followers(NamedTuple):
     """Those who follow a channel by one specification.
 
     Attributes:
@@ -72,15 +72,15 @@ def publish(channel: Any, value: float, time: float, alarm: Mapping[str, int], s
         Whether that could be done; not if somebody asks for another type, or for filters.
     """
     wire: Wire = channel.wire
-    followers: list[Follower] = []
+    followers: list[Followers] = []
     for syncs in channel._queues.values():  # what is asked of the channel: filters, types, and those who want them
         for types in syncs.values():
             for specs in types.values():
                 for spec in specs:
-                    follower = channel.followers.get(id(spec)) or _follower(channel, spec, subscriptions)
-                    if not follower.is_plain:
+                    asked = channel.followers.get(id(spec)) or _followers_of(channel, spec, subscriptions)
+                    if not asked.is_plain:
                         return False
-                    followers.append(follower)
+                    followers.append(asked)
     stamp, seconds, nanoseconds = _stamp(time)
     try:
         content = wire.layout.pack(alarm["status"], alarm["severity"], seconds, nanoseconds, value)
@@ -89,21 +89,21 @@ def publish(channel: Any, value: float, time: float, alarm: Mapping[str, int], s
     channel.alarm._data.update(alarm)
     channel._data["value"], channel._data["timestamp"] = value, stamp
     channel._content.clear()
-    for follower in followers:
-        for one in follower.subscriptions:
+    for asked in followers:
+        for one in asked.subscriptions:
             number = one.subscriptionid
             header = _HEADER.pack(_EVENT_ADD, len(content), wire.code, 1, _WELL, number)
-            one.circuit.push(follower.spec, one, Packed(number, header + content))
+            one.circuit.push(asked.spec, one, Packed(number, header + content))
     return True
 
 
-def _follower(channel: Any, spec: Any, subscriptions: Any) -> Follower:
+def _followers_of(channel: Any, spec: Any, subscriptions: Any) -> Followers:
     """Return who follows a channel by one specification, which is remembered: the hash of one takes 5 us."""
     is_plain = spec.data_type_name == channel.wire.name and not any(spec.channel_filter)
     if len(channel.followers) >= _MOST_FOLLOWERS:  # nearly all of them are gone
         channel.followers.clear()
-    channel.followers[id(spec)] = follower = Follower(spec, is_plain, subscriptions[spec])
-    return follower
+    channel.followers[id(spec)] = asked = Followers(spec, is_plain, subscriptions[spec])
+    return asked
 
 
 @lru_cache(maxsize=8)

@@ -6,18 +6,20 @@ import keyword
 import re
 from collections.abc import Iterable, Sequence
 
+from lume_diff.errors import ValidationError
+from lume_diff.ioc.generate.shown import shown
 from lume_diff.models import LUMEModel
 from lume_diff.variables import (
     BoolVariable,
     EnumVariable,
     IntVariable,
-    MomentsVariable,
-    ParticleGroupVariable,
     StrVariable,
     TorchNDVariable,
     Variable,
 )
 
+#: Names of classes that the file has anyway.
+_IMPORTED = ("A", "Array1D", "EpicsDevice", "PvSuffix", "SignalR", "SignalRW", "StrictEnum")
 _HEAD = '''\
 """{title}, as lume-diff serves it by PVAccess: machine = {title}("pva://{prefix}", name="machine")."""
 
@@ -41,6 +43,10 @@ def ophyd_device(model: LUMEModel, prefix: str = "", title: str = "Machine", nam
     Returns:
         Python source; ``Machine("pva://VA:")`` connects to what it describes.
 
+    Raises:
+        ValidationError: for a title that no class may have.
+        UnknownVariableError: for a name that the model does not have.
+
     Example:
         >>> from lume_diff.models import TorchModel
         >>> from lume_diff.variables import TorchScalarVariable
@@ -49,15 +55,20 @@ def ophyd_device(model: LUMEModel, prefix: str = "", title: str = "Machine", nam
         >>> print(ophyd_device(model, prefix="VA:").splitlines()[-2].strip())
         q1_k1: A[SignalRW[float], PvSuffix("Q1.k1")]
     """
-    shown = [model.supported_variables[name] for name in (model.supported_variables if names is None else names)]
-    shown = [variable for variable in shown if not isinstance(variable, MomentsVariable | ParticleGroupVariable)]
-    attributes = _unique(variable.name for variable in shown)
-    enums, lines = [], [f"class {title}(EpicsDevice):", f'    """{len(shown)} variables."""', ""]
-    for variable in shown:
+    if not title.isidentifier() or keyword.iskeyword(title):
+        raise ValidationError(f"title={title!r}; expected a name that a class may have, such as 'Machine'")
+    variables = shown(model, names)
+    attributes = _unique(variable.name for variable in variables)
+    enums, lines = [], [f"class {title}(EpicsDevice):", f'    """{len(variables)} variables."""', ""]
+    classes = {title, *_IMPORTED}
+    for variable in variables:
         attribute = attributes[variable.name]
         kind = _type(variable)
         if isinstance(variable, EnumVariable):
             kind = "".join(part.capitalize() for part in attribute.split("_"))
+            while kind in classes:
+                kind += "_"
+            classes.add(kind)
             enums += ["", "", *_enum(kind, variable)]
         signal = "SignalR" if variable.read_only else "SignalRW"
         lines.append(f"    {attribute}: A[{signal}[{kind}], PvSuffix({_quoted(variable.name)})]")

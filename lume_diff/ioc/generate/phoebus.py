@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from lume_diff.errors import ValidationError
+from lume_diff.ioc.generate.shown import shown
 from lume_diff.models import LUMEModel
 from lume_diff.variables import (
     BoolVariable,
     EnumVariable,
-    MomentsVariable,
-    ParticleGroupVariable,
     TorchNDVariable,
     Variable,
 )
@@ -35,6 +35,10 @@ def phoebus_screen(
     Returns:
         XML.
 
+    Raises:
+        ValidationError: for another protocol.
+        UnknownVariableError: for a name that the model does not have.
+
     Example:
         >>> from lume_diff.models import TorchModel
         >>> from lume_diff.variables import TorchScalarVariable
@@ -43,10 +47,11 @@ def phoebus_screen(
         >>> "pva://VA:k1" in phoebus_screen(model, prefix="VA:")
         True
     """
-    shown = [model.supported_variables[name] for name in (model.supported_variables if names is None else names)]
-    shown = [variable for variable in shown if not isinstance(variable, MomentsVariable | ParticleGroupVariable)]
-    images = [v for v in shown if isinstance(v, TorchNDVariable) and len(v.shape) == 2]
-    rows = [variable for variable in shown if variable not in images]
+    if protocol not in ("pva", "ca"):
+        raise ValidationError(f"protocol={protocol!r}; expected 'pva' or 'ca'")
+    variables = shown(model, names)
+    images = [v for v in variables if isinstance(v, TorchNDVariable) and len(v.shape) == 2]
+    rows = [variable for variable in variables if variable not in images]
     inputs = [variable for variable in rows if not variable.read_only]
     outputs = [variable for variable in rows if variable.read_only]
     screen = _Screen(f"{prefix.rstrip(':') or type(model).__name__}", f"{protocol}://{prefix}", f"pva://{prefix}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,10 @@ class JacobianTable:
         self._type = NTTable.buildType([("output", "as"), *((name, "ad") for name in self._columns)], extra=_EXTRA)
 
     def value(self, result: JacobianResult | Exception | None = None) -> Value:
-        """Return a Jacobian; or, as INVALID, why there is none, and a table without rows for before the first."""
+        """Return a Jacobian, as INVALID where it is not finite.
+
+        If there is none: why, as INVALID; and for before the first, a table without rows.
+        """
         if not isinstance(result, JacobianResult):
             status, why = (UNDEFINED, "not computed yet") if result is None else (DRIVER, str(result))
             alarm = {"severity": int(Severity.INVALID), "status": status, "message": sendable(why)}
@@ -88,10 +91,21 @@ class JacobianTable:
                 "seconds": result.seconds,
                 "point": {"names": list(result.point), "values": list(result.point.values())},
                 "errors": result.errors.reshape(-1),
-                "alarm": NO_ALARM,
+                "alarm": _alarm(result),
                 "timeStamp": _now(),
             },
         )
+
+
+def _alarm(result: JacobianResult) -> Mapping[str, Any]:
+    """Return the alarm of a Jacobian: derivatives that are not finite, such as at a kink, hold for nothing."""
+    places = np.argwhere(~np.isfinite(result.values))
+    if not len(places):
+        return NO_ALARM
+    row, column = places[0]
+    more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+    text = f"the derivative of {result.outputs[row]} by {result.inputs[column]} is not finite{more}"
+    return {"severity": int(Severity.INVALID), "status": UNDEFINED, "message": sendable(text)}
 
 
 def _arguments(sent: Value) -> dict[str, Any]:

@@ -65,9 +65,14 @@ class Sender:
 
     def hear(self) -> None:
         """Post what waits; called in the thread that sends."""
-        with contextlib.suppress(IndexError):  # it took too long, and was done elsewhere
-            _post(self._waiting.popleft())
-            self._posted.set()
+        try:
+            posts = self._waiting.popleft()
+        except IndexError:  # it took too long, and was done elsewhere
+            return
+        try:
+            _post(posts)
+        finally:
+            self._posted.set()  # whoever waits would wait for ever
 
     def keep(self) -> None:
         """Keep the connection, if it has not been used for a while; to be called every few seconds."""

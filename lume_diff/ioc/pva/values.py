@@ -157,13 +157,14 @@ class NumberCoder(Coder):
             for side, end in zip(("low", "high"), ends, strict=True):
                 if math.isfinite(end):
                     alarm[f"{side}{kind}Limit"], alarm[f"{side}{kind}Severity"] = self._number(end), int(severity)
-                elif self._number is float:
-                    alarm[f"{side}{kind}Limit"] = math.nan
+                else:
+                    alarm[f"{side}{kind}Limit"] = math.nan if self._number is float else 0
+                    alarm[f"{side}{kind}Severity"] = int(Severity.NO_ALARM)
         return {"display": display, "control": self._ends(limits.drive), "valueAlarm": alarm}
 
     def _ends(self, ends: tuple[float, float]) -> dict[str, Any]:
         if not _closed(*ends):
-            return {}
+            return {"limitLow": 0, "limitHigh": 0}
         biggest = 2.0**62 if self._number is int else 1e308
         low, high = (max(-biggest, min(biggest, end)) for end in ends)
         return {"limitLow": self._number(low), "limitHigh": self._number(high)}

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from lume_diff.control.readings import Severity
 from lume_diff.errors import unknown_variable
 from lume_diff.models import LUMEModel
 from lume_diff.models.survey import LineElement, Survey
 from lume_diff.plotting.spread import spread_out
 from lume_diff.plotting.units import per
 from lume_diff.view import line
+from lume_diff.view.alarms import Alarm
 from lume_diff.view.background import Result
 from lume_diff.view.doubt import doubt_of, in_short
 from lume_diff.view.frame import Frame
@@ -154,6 +156,8 @@ class Beamline(Panel):
         coloured = self._coloured(frame, found)
         if coloured is not None:
             notes += self._draw(surveyed.value, coloured, found is not None and found.cycle != frame.cycle)
+        elif doubt is None:
+            doubt = Alarm("", Severity.INVALID, "the model does not tell of its line now", None)
         notes += self._remarks(frame, found) if doubt is None else []
         self._notice.show(doubt, notes)
         for veil in self._veils:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from lume_diff.control.readings import Severity
 from lume_diff.models import LUMEModel
 from lume_diff.models.survey import BeamAlong, Survey
 from lume_diff.view import line
+from lume_diff.view.alarms import Alarm
 from lume_diff.view.doubt import doubt_of, in_short
 from lume_diff.view.frame import Frame
 from lume_diff.view.panels import shapes
@@ -217,6 +219,8 @@ class Optics(Panel):
             self._draw(found.value)
             put(self._strip, self._outlines(frame))
             notes = self._draw_line(surveyed.value)
+        elif doubt is None:
+            doubt = Alarm("", Severity.INVALID, "the model does not tell of the beam along its line now", None)
         self._notice.show(doubt, notes)
         for veil in self._veils:
             veil.show(in_short(doubt))

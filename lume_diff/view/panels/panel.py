@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -107,7 +109,7 @@ class Panel(ABC):
         return self._built
 
     def refresh(self) -> None:
-        """Show the newest frame again, because somebody chose something.
+        """Show the newest frame again, because somebody chose something; on a page as soon as that is worked out.
 
         Callbacks of widgets call this and change no Bokeh model themselves: they do not hold the document.
         """
@@ -118,8 +120,15 @@ class Panel(ABC):
         document = pn.state.curdoc
         if document is None:
             self.update(self.source.latest())
-        else:
-            Turns(document).ask(lambda: self._update_in(document))
+            return
+        turns = Turns(document)
+
+        def work() -> None:  # not in the event loop, where all pages would wait for it
+            with contextlib.suppress(Exception):  # the update meets it too, and tells
+                self.prepare(self.source.latest())
+            turns.ask(lambda: self._update_in(document))
+
+        threading.Thread(target=work, name="view choice", daemon=True).start()
 
     def _update_in(self, document: Document) -> None:
         from panel.io.document import hold

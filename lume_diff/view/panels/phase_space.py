@@ -106,7 +106,7 @@ class PhaseSpace(Panel):
         found = line.beam(self.source, frame, self.element)
         if found.value is None:
             return found
-        return frame.once(("picture", self.element), lambda: Result(frame.cycle, picture_of(found.value)))
+        return line.tried(frame, ("picture", self.element), lambda: picture_of(found.value))
 
     def prepare(self, frame: Frame) -> None:
         """Have the particles tracked and counted."""

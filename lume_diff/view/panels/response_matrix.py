@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from lume_diff.errors import ValidationError
+from lume_diff.errors import ControlError, ValidationError
 from lume_diff.models import LUMEModel
 from lume_diff.plotting.units import per
 from lume_diff.view import line
@@ -71,7 +71,10 @@ class ResponseMatrix(Panel):
     def suits(cls, source: Source) -> bool:
         """Tell whether there are numbers to differentiate, or a server that has done so."""
         if source.model is None:
-            return source.served_derivatives() is not None
+            try:
+                return source.served_derivatives() is not None
+            except ControlError:  # there is one, and the panel says what is the matter with it
+                return True
         return all(line.scalars(source, read_only) for read_only in (True, False))
 
     def build(self) -> Viewable:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _HEIGHT = 330  # [px]
 _SHARE = 0.18  # of the picture that a profile may take
+_NO_IMAGE: dict[str, Any] = {"image": [], "x": [], "y": [], "w": [], "h": []}
+_NO_LINES: dict[str, Any] = {"xs": [[], []], "ys": [[], []]}
 _METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6}
 
 
@@ -60,7 +62,6 @@ class Screen(Panel):
         self._name = name if name is not None else _with_beam(self.source, self._images)
         self._is_fixed = name is not None
         self._drawings: list[_Drawing] = []
-        self._shown: tuple[object, str] | None = None
 
     @classmethod
     def suits(cls, source: Source) -> bool:
@@ -77,8 +78,7 @@ class Screen(Panel):
         import panel as pn
 
         kinds = ("model", "measured", "difference") if self._is_twin else ("model",)
-        unit = self.source.variables[self._name].unit
-        self._drawings = [_Drawing(kind, unit, self._is_twin) for kind in kinds]
+        self._drawings = [_Drawing(kind, self._is_twin) for kind in kinds]
         first = self._drawings[0].figure
         for other in self._drawings[1:]:  # what is looked at closely in one is so in all
             other.figure.update(x_range=first.x_range, y_range=first.y_range)
@@ -92,7 +92,7 @@ class Screen(Panel):
         return pn.Column(choice, figures, self._facts, sizing_mode="stretch_width")
 
     def _choose(self, event: Any) -> None:
-        self._name, self._shown = event.new, None
+        self._name = event.new
         self.refresh()
 
     def prepare(self, frame: Frame) -> None:
@@ -108,16 +108,17 @@ class Screen(Panel):
         for drawing in self._drawings:
             found = pictures[drawing.kind]
             drawing.veil.show(in_short(alarms[drawing.kind]))
-            if found is not None and drawing.shown is not found:
-                drawing.show(found)
+            if drawing.shown is not found:
+                drawing.show(found, self.source.variables[self._name].unit)
         text = self._text(pictures, alarms)
         if self._facts.object != text:
             self._facts.object = text
 
     def _picture(self, frame: Frame, kind: str) -> Picture | None:
-        name, size = self._name, self._pixel_size(frame)
+        name = self._name
 
         def make() -> Picture | None:
+            size = self._pixel_size(name, frame)
             model, measured = frame.readings.get(name), frame.measured.get(name)
             images = [None if one is None else one.value for one in (model, measured)]
             if kind == "difference":
@@ -127,12 +128,12 @@ class Screen(Panel):
 
         return frame.once(("picture", kind, name), make)
 
-    def _pixel_size(self, frame: Frame) -> tuple[float, float] | None:
+    def _pixel_size(self, name: str, frame: Frame) -> tuple[float, float] | None:
         """Return width and height of a pixel [m] as the image declares it, or as its ``RESOLUTION`` says."""
-        declared = getattr(self.source.variables[self._name], "pixel_size", None)
+        declared = getattr(self.source.variables[name], "pixel_size", None)
         if declared is not None:
             return float(declared[0]), float(declared[1])
-        stem = self._name.removesuffix("ArrayData").removesuffix("Image:").removesuffix("IMAGE")
+        stem = name.removesuffix("ArrayData").removesuffix("Image:").removesuffix("IMAGE")
         variable, value = self.source.variables.get(f"{stem}RESOLUTION"), frame.value(f"{stem}RESOLUTION")
         if variable is None or not isinstance(value, float) or not value > 0.0:
             return None
@@ -148,6 +149,8 @@ class Screen(Panel):
             label, alarm = f"{kind}: " if len(pictures) > 1 else "", alarms[kind]
             if found is not None:
                 lines.append(html.escape(label + _facts(found, unit)))
+            elif alarm is None:
+                lines.append(html.escape(f"{label}no image of {self._name}"))
             if alarm is not None and alarm.severity is not Severity.NO_ALARM:
                 lines.append(f"<strong>{html.escape(f'{label}{alarm.name} {alarm.text}')}</strong>")
         return f'<div style="font-size:{TEXT_SIZE};color:{INK}">' + "<br>".join(lines) + "</div>"
@@ -156,7 +159,7 @@ class Screen(Panel):
 class _Drawing:
     """One figure: the model's image, the measured one or their difference."""
 
-    def __init__(self, kind: str, unit: str, is_twin: bool) -> None:
+    def __init__(self, kind: str, is_twin: bool) -> None:
         from bokeh.models import ColumnDataSource, LinearColorMapper
         from bokeh.models.annotations import ColorBar
         from bokeh.palettes import Cividis256, Viridis256
@@ -167,14 +170,12 @@ class _Drawing:
         self.figure = plot("x", "y", _HEIGHT, title=kind if is_twin else "", match_aspect=True, min_border_left=70)
         self.figure.grid.visible = False
         self.figure.background_fill_color = palette[128 if kind == "difference" else 0]
-        self._image = ColumnDataSource({"image": [np.zeros((2, 2), np.uint8)], "x": [0], "y": [0], "w": [1], "h": [1]})
-        self._lines = ColumnDataSource({"xs": [[], []], "ys": [[], []]})
+        self._image, self._lines = ColumnDataSource(_NO_IMAGE), ColumnDataSource(_NO_LINES)
         mapper = LinearColorMapper(palette=palette, low=0, high=255)
         self._scale = LinearColorMapper(palette=palette, low=0, high=1)
         self.figure.image("image", "x", "y", "w", "h", source=self._image, color_mapper=mapper)
         colour = "#000000" if kind == "difference" else "#ffffff"
         self.figure.multi_line("xs", "ys", source=self._lines, color=colour, line_width=1.5, alpha=0.9)
-        self._unit = "" if kind == "difference" else unit
         self._bar = ColorBar(
             color_mapper=self._scale, title="share of the sum", title_text_font_size=TEXT_SIZE, width=12,
             title_text_font_style="normal", title_standoff=6, major_label_text_font_size=TEXT_SIZE,
@@ -184,18 +185,25 @@ class _Drawing:
             ranged.range_padding = 0.0
         self.veil = Veil(self.figure)
 
-    def show(self, found: Picture) -> None:
-        """Show a picture."""
-        left, bottom, width, height = found.extent
+    def show(self, found: Picture | None, unit: str) -> None:
+        """Show a picture, or nothing where there is none.
+
+        Args:
+            found: the picture.
+            unit: of the image.
+        """
         self.shown = found
+        if found is None:
+            self._image.data, self._lines.data = dict(_NO_IMAGE), dict(_NO_LINES)
+            return
+        left, bottom, width, height = found.extent
         self._image.data = {"image": [found.pixels], "x": [left], "y": [bottom], "w": [width], "h": [height]}
-        factor, shown = prefixed(found.high, self._unit)
+        factor, shown = prefixed(found.high, "" if self.kind == "difference" else unit)
         low, high = factor * found.low, factor * found.high if found.high > found.low else found.low + 1.0
         if (low, high) != (self._scale.low, self._scale.high):
             self._scale.update(low=low, high=high)
         if self.kind != "difference":
             self._bar.title = f"{shown or 'value'} per pixel"
-        if self.kind != "difference":
             xs, ys = (left + width * _middles(found.profile_x), bottom + height * _middles(found.profile_y))
             self._lines.data = {
                 "xs": [xs, left + _SHARE * width * found.profile_y],

@@ -129,3 +129,14 @@ def test_a_matrix_that_there_is_not_is_invalid_and_says_why():
     failed = table.value(GradientError("given up"))
     assert (failed.alarm.severity, failed.alarm.message) == (3, "given up")
     assert not failed.changed("value")  # what was shown stays, as INVALID
+
+
+def test_a_matrix_that_is_not_finite_is_invalid():
+    pytest.importorskip("p4p")
+    from lume_diff.ioc.pva.calls import JacobianTable
+
+    values = np.array([[1.0, np.nan]])
+    kink = JacobianTable(["a", "b"]).value(JacobianResult(["y"], ["a", "b"], values, 0.0 * values, 4, {}, 0, 0.1))
+    assert (kink.alarm.severity, kink.alarm.status) == (3, 6)
+    assert kink.alarm.message == "the derivative of y by b is not finite"
+    assert list(kink.value.d0) == [1.0]

@@ -111,3 +111,13 @@ def test_the_file_is_json_that_people_can_read(tmp_path):
     content = json.loads((tmp_path / "s.json").read_text())
     assert content["values"] == {"k1": 1.0}
     assert content["time"].endswith("+00:00")
+
+
+def test_inputs_that_follow_a_machine_are_left_out_of_what_is_restored(runtime, caplog):
+    runtime.reserve({"current": "it follows PS:I"}, "live twin")
+    finished = threading.Event()
+    write_each(runtime, {"current": 2.0, "gap": 0.5}, finished.set)
+    runtime.start()
+    assert finished.wait(20.0)
+    assert (runtime.reading("current").value, runtime.reading("gap").value) == (0.0, 0.5)
+    assert "saved set-point current is not restored" in caplog.text

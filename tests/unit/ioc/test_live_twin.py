@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lume_diff.control import Condition, ControlClient, Reading, Severity, Subscription
-from lume_diff.errors import ControlError, ReadOnlyError, ValidationError
+from lume_diff.errors import ControlError, ReadOnlyError, SimulatorError, ValidationError
 from lume_diff.ioc import LiveTwin
 from lume_diff.ioc.update_command import UpdateCommand
 from tests.unit.ioc.conftest import QUENCH, Magnet
@@ -379,3 +379,10 @@ def test_requests_that_come_while_a_twin_is_read_share_the_next_reading() -> Non
     assert all(told.acquire(timeout=20.0) for _ in range(3))
     assert [type(error) for error in errors] == [type(None), ValueError, ValueError]
     assert readings == [0, 1]
+
+
+def test_a_twin_that_is_started_again_refuses_and_goes_on(follow):
+    twin = follow()
+    with pytest.raises(SimulatorError, match="started before"):
+        twin.start()
+    assert twin.wait_settled(10.0).settled

@@ -9,7 +9,10 @@ import pytest
 from lume_diff.control import Condition, Severity
 from lume_diff.errors import ReadOnlyError, SimulatorError, UnknownVariableError, ValidationError
 from lume_diff.ioc.engine import Engine
+from lume_diff.ioc.limits import LimitStore
 from lume_diff.ioc.process_engine import ProcessEngine
+from lume_diff.ioc.runtime import Runtime
+from lume_diff.ioc.service import Service
 from lume_diff.ioc.thread_engine import ThreadEngine
 from lume_diff.models import LUMEModel
 from tests.unit.ioc.conftest import DIE, HANG, QUENCH
@@ -298,3 +301,31 @@ def test_an_input_that_must_not_be_trusted_marks_itself_and_every_output(console
     assert place["gap"].severity is Severity.NO_ALARM
     place.runtime.clear_fault("current")
     assert {place[name].severity for name in ("current", "field", "force", "map")} == {Severity.NO_ALARM}
+
+
+def test_an_input_that_is_called_into_question_while_its_write_fails_is_not_shown_as_good(magnet):
+    class Doubt(Service):
+        def after(self, cycle, evaluated, error=""):
+            if evaluated is None:
+                runtime.fault("current", Condition.DISCONNECTED, "not connected")
+            return super().after(cycle, evaluated, error)
+
+    names, service = list(magnet.supported_variables), Doubt({})
+    limits = LimitStore({**magnet.supported_variables, **service.variables})
+    runtime = Runtime(ThreadEngine(magnet, names), names, limits, service=service)
+    runtime.start()
+    answered = threading.Event()
+    try:
+        runtime.write({"current": QUENCH}, "test", lambda error, cycle: answered.set())
+        assert answered.wait(20.0)
+        found = runtime.reading("current")
+    finally:
+        runtime.stop()
+    assert (found.value, found.severity, found.condition) == (0.0, Severity.INVALID, Condition.DISCONNECTED)
+
+
+def test_what_is_written_to_the_model_while_the_server_stops_is_no_error_of_the_writer(magnet, console):
+    place = console(engine_of("thread", magnet))
+    place.runtime._stopping = True  # and the thread, which sleeps, has not noticed
+    magnet.set({"current": 1.0})
+    assert float(magnet.get("current")) == 1.0

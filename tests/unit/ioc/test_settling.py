@@ -102,6 +102,30 @@ def test_a_clock_counts_shots(noisy):
     assert noisy.cycle <= stopped + 1
 
 
+def test_a_clock_goes_on_where_its_counter_has_no_value_because_the_first_cycle_failed():
+    place = {"is_up": False}
+
+    def noise(values):
+        if not place["is_up"]:
+            raise RuntimeError("not up yet")
+        return {"x": values["SHOT"] * 7.0}
+
+    shot = IntVariable(name="SHOT", default_value=0, value_range=(0, 10**6))
+    model = TorchModel(noise, [shot], [TorchScalarVariable(name="x", read_only=True)], layout="dict")
+    runtime = Runtime(ThreadEngine(model, ["SHOT", "x"]), ["SHOT", "x"], LimitStore(model.supported_variables))
+    clock = ShotClock(runtime, 100.0, "SHOT")
+    runtime.start()
+    clock.start()
+    try:
+        wait_until(lambda: runtime.cycle >= 3)
+        assert runtime.reading("SHOT").value is None
+        place["is_up"] = True
+        wait_until(lambda: (runtime.reading("SHOT").value or 0) >= 2)
+    finally:
+        clock.stop()
+        runtime.stop()
+
+
 def test_rates_of_clocks_are_positive(noisy):
     with pytest.raises(ValidationError, match="rate_hz"):
         ShotClock(noisy, 0.0)
@@ -115,3 +139,33 @@ def test_a_shot_publishes_every_output_whether_or_not_it_has_changed(magnet, con
     assert done.wait(20.0)
     assert set(place.log.updates[-1].readings) == {"field", "force", "map"}
     assert place["map"].cycle == before + 1
+
+
+def test_what_fails_beside_a_set_point_on_its_way_does_not_end_the_way(console):
+    def field(values):
+        if values[..., 1] == 0.0:
+            raise RuntimeError("closed")
+        return values[..., :1] / values[..., 1:]
+
+    inputs = [
+        TorchScalarVariable(name="current", default_value=0.0),
+        TorchScalarVariable(name="gap", default_value=1.0),
+    ]
+    model = TorchModel(field, inputs, [TorchScalarVariable(name="field", read_only=True)])
+    place = console(engine_of(model, current=Settling(rate=4.0)))
+    assert place.write(current=1.0) is None
+    assert "closed" in str(place.write(gap=0.0))
+    wait_until(lambda: not place["current_MOVN"].value)
+    assert (place["current"].value, place["current_RBV"].value, place["field"].value) == (1.0, 1.0, 1.0)
+
+
+def test_readbacks_have_derivatives_beside_those_of_the_model():
+    inputs = [TorchScalarVariable(name=name, default_value=1.0) for name in ("current", "gap")]
+    model = TorchModel(
+        lambda values: 2.0 * values[..., :1], inputs, [TorchScalarVariable(name="field", read_only=True)]
+    )
+    engine = engine_of(model, current=Settling(rate=1.0))
+    found = engine.jacobian(["current_RBV", "field"], ["current", "gap"], {"current": 1.0})
+    values = {output: [float(block) for block in row.values()] for output, row in found["values"].items()}
+    assert values == {"current_RBV": [1.0, 0.0], "field": [2.0, 0.0]}
+    assert engine.jacobian(["current_RBV"], ["current"], {})["errors"] == {("current_RBV", "current"): 0.0}

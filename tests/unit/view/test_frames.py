@@ -78,6 +78,26 @@ def test_work_is_done_anew_when_its_state_is_another_and_the_old_is_dropped():
     assert [frame.once("ages", make, second) for second in (1, 1, 2, 1)] == [1, 1, 2, 3]
 
 
+def test_who_asks_for_one_result_does_not_wait_for_another():
+    frame, begun, go_on = Frame(0, 0.0, {}), threading.Event(), threading.Event()
+
+    def slow():
+        begun.set()
+        return go_on.wait(20.0)
+
+    worker = threading.Thread(target=lambda: frame.once("slow", slow))
+    worker.start()
+    assert begun.wait(20.0)
+    quick = []
+    other = threading.Thread(target=lambda: quick.append(frame.once("quick", lambda: 1)), daemon=True)
+    other.start()
+    other.join(5.0)
+    assert quick == [1]
+    go_on.set()
+    worker.join(20.0)
+    assert frame.once("slow", lambda: "made anew") is True
+
+
 def test_waiting_ends_with_a_change_or_with_the_time():
     latest = Latest()
     version = latest.wait(-1, 0.0)

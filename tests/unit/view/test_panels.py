@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("panel")
 
-from lume_diff.errors import UnknownVariableError, ValidationError
+from lume_diff.errors import SimulatorError, UnknownVariableError, ValidationError
+from lume_diff.models import LUMEModel
 from lume_diff.registry import every_plugin
+from lume_diff.variables import TorchNDVariable, TorchScalarVariable
 from lume_diff.view.live_view import LiveView
+from lume_diff.view.model_source import ModelSource
 from lume_diff.view.panels.alarm_banner import AlarmBanner, banner
 from lume_diff.view.panels.knobs import Knobs
 from lume_diff.view.panels.panel import Panel
@@ -100,6 +105,33 @@ def test_a_screen_shows_pixels_and_a_veil_when_they_do_not_hold(source, written)
     assert not drawing.veil._box.visible
 
 
+class TwoScreens(LUMEModel):
+    """A beam on two screens, of which a machine may read one only."""
+
+    def __init__(self) -> None:
+        images = [TorchNDVariable(name=name, shape=(3, 4), unit=unit, read_only=True) for name, unit in ("aC", "bV")]
+        super().__init__([TorchScalarVariable(name="charge", default_value=1.0), *images])
+
+    def _run(self, inputs, outputs):
+        return {name: inputs["charge"] * torch.ones(3, 4, dtype=torch.float64) for name in ("a", "b")}
+
+
+def test_a_screen_that_is_not_measured_shows_no_image_of_another():
+    with ModelSource(TwoScreens()) as source:
+        source.wait_ready(60.0)
+        source._latest.take_measured({"a": good(np.eye(3, 4))}, {})
+        screen = Screen(source)
+        screen.view()
+        model, measured, difference = screen._drawings
+        assert len(measured._image.data["image"]) == len(difference._image.data["image"]) == 1
+        screen._choose(SimpleNamespace(new="b"))
+        assert measured._image.data["image"] == difference._image.data["image"] == []
+        assert "measured: no image of b" in screen._facts.object
+        assert model._bar.title == "V per pixel"
+        screen._choose(SimpleNamespace(new="a"))
+        assert np.array_equal(measured._image.data["image"][0], 255 * np.eye(3, 4))
+
+
 def test_screens_of_one_frame_share_their_picture(source):
     one, other = Screen(source, "map"), Screen(source, "map")
     one.view()
@@ -155,6 +187,25 @@ def test_strip_charts_draw_what_has_come(source, written):
     assert list(chart._charts["field"]._data.data["value"]) == [0.0, 4.0]
     with pytest.raises(UnknownVariableError, match="feild"):
         StripChart(source, ["feild"])
+
+
+def test_a_view_is_served_at_a_port_and_once(source):
+    view = LiveView(source)
+    with pytest.raises(ValidationError, match="port=70000"):
+        view.start(port=70000)
+    view.stop()
+    with pytest.raises(SimulatorError, match="was stopped: make a new one"):
+        view.start()
+
+
+def test_a_page_that_was_made_before_there_were_values_is_not_kept(source):
+    early, view = LiveView(ModelSource(Magnet())), LiveView(source)
+    for one in (early, view):
+        one._make_ready()
+    assert early._ready is None
+    assert view._ready is not None
+    for one in (early, view):
+        one.stop()
 
 
 def test_a_token_must_not_be_short(source):

@@ -193,7 +193,11 @@ class _Panel:
     """Note what is shown."""
 
     def __init__(self):
-        self.shown = []
+        self.shown, self.visible = [], True
+
+    def view(self):
+        """Return what can be hidden."""
+        return self
 
     def prepare(self, frame):
         """Nothing to do."""
@@ -239,14 +243,35 @@ def test_a_page_that_has_missed_a_frame_is_asked_again_and_sent_nothing_else(doc
     assert panel.shown == ["first", "newest"]
 
 
-def test_a_panel_that_fails_does_not_hold_up_the_others(document, caplog):
+@pytest.mark.parametrize("step", ["prepare", "update"])
+def test_a_panel_that_fails_is_hidden_until_it_shows_what_holds_and_holds_up_no_other(document, caplog, step):
     class Broken(_Panel):
-        def update(self, frame):
-            raise RuntimeError("broken")
+        is_broken = True
 
-    panel = _Panel()
-    viewer = Viewer([Broken(), panel], document, lambda number: None)
-    viewer.show(1)
-    document.turn()
-    assert panel.shown == [1]
+        def _fail(self):
+            if self.is_broken:
+                raise RuntimeError("broken")
+
+        def prepare(self, frame):
+            if step == "prepare":
+                self._fail()
+
+        def update(self, frame):
+            if step == "update":
+                self._fail()
+            super().update(frame)
+
+    def bring(frame):
+        viewer.prepare(frame)
+        viewer.show(frame)
+        document.turn()
+        viewer.seen(frame)
+
+    broken, panel = Broken(), _Panel()
+    viewer = Viewer([broken, panel], document, lambda number: None)
+    bring(1)
+    assert (broken.shown, broken.visible, panel.shown, panel.visible) == ([], False, [1], True)
     assert "Broken" in caplog.text
+    broken.is_broken = False
+    bring(2)
+    assert (broken.shown, broken.visible, panel.shown) == ([2], True, [1, 2])

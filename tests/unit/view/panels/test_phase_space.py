@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lume_diff.errors import UnknownVariableError
+from lume_diff.errors import UnknownVariableError, ValidationError
 from lume_diff.models.survey import survey_of
 from lume_diff.particles import TorchMoments
 from lume_diff.view.densities import BINS, PLANES, picture_of, robust_range
@@ -43,6 +43,13 @@ def test_the_dead_do_not_count(bunch):
     assert picture.statistics["n_alive"] == bunch.x.numel() // 2
     assert picture.statistics["sigma_x"] == pytest.approx(float(half.alive_only["sigma_x"]), rel=1e-12)
     assert picture_of(bunch._with(alive=torch.zeros_like(bunch.alive))).is_lost
+
+
+def test_what_is_not_finite_has_no_density(bunch):
+    x = torch.where(torch.arange(bunch.x.numel()) < 2, torch.nan, bunch.x)
+    broken = torch.utils._pytree.tree_map(lambda leaf: x if leaf is bunch.x else leaf, bunch)
+    with pytest.raises(ValidationError, match="x of 2 of 3000 living particles"):
+        picture_of(broken)
 
 
 def test_a_few_strays_do_not_stretch_the_axes():

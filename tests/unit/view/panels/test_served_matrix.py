@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("p4p")
 
 from lume_diff.control.pva import PVAClient
+from lume_diff.errors import GradientError
 from lume_diff.ioc import Server
 from lume_diff.view.panels.beamline import Beamline
 from lume_diff.view.panels.optics import Optics
@@ -37,3 +38,9 @@ def test_the_table_of_a_server_is_the_jacobian():
             assert shown["field", "current"] == pytest.approx(2.0)
             assert shown["force", "current"] == pytest.approx(10.0)
             assert not np.isnan(list(shown.values())).any()
+            server.response._done(GradientError("given up"))
+            assert eventually(lambda: bool(panel._derivatives(source.latest()).error))
+            panel.update(source.latest())
+            assert panel._veil._box.visible
+            assert "of earlier settings: given up" in panel._notice._shown
+            assert ResponseMatrix.suits(source)
