@@ -33,7 +33,7 @@ _SLOT = 200  # [px] of a panel that is still to come
 class Page:
     """Build the panels of one browser window, and bring frames to them while it is open.
 
-    The first panels, which fill a screen, come with the page; of the others one comes with each frame that has arrived.
+    The first panels, which fill a screen, come with the page; of the others one comes with each frame after the first.
 
     Args:
         source: as this window sees it.
@@ -100,18 +100,18 @@ class Page:
         def sent(number: int) -> None:
             self._link.sent = number
 
-        viewer = Viewer([self._banner, *self._panels[:_AT_FIRST]], document, sent)
-
-        def seen(event: Any) -> None:
-            if self._slots:
-                slot, panel = self._slots.popleft()
-                slot.append(panel.view())
-                viewer.panels.append(panel)
-            viewer.seen(event.new)
-
-        self._link.param.watch(seen, "seen")
+        viewer = Viewer([self._banner, *self._panels[:_AT_FIRST]], document, sent, self._next_panel)
+        self._link.param.watch(lambda event: viewer.seen(event.new), "seen")
         self._viewer = viewer
         self._fan_out.add(viewer)
+
+    def _next_panel(self) -> Panel | None:
+        """Add the next panel to the page, and return it; None if all are there."""
+        if not self._slots:
+            return None
+        slot, panel = self._slots.popleft()
+        slot.append(panel.view())
+        return panel
 
     def close(self) -> None:
         """Let everything go."""

@@ -32,13 +32,19 @@ class Viewer:
         document: that they are in; in a notebook there is none, and they are updated in the thread that has the frame.
         sent: told of each frame's number when it was sent to the page, which answers by `seen`; None where no page
             answers.
+        grow: asked for one more panel, which it has added to the page, with each frame after the first has come. The
+            browser gets the new panel and the frame as one message: Panel may send two in the wrong order.
     """
 
     def __init__(
-        self, panels: Sequence[Panel], document: Document | None = None, sent: Callable[[int], None] | None = None
+        self,
+        panels: Sequence[Panel],
+        document: Document | None = None,
+        sent: Callable[[int], None] | None = None,
+        grow: Callable[[], Panel | None] | None = None,
     ) -> None:
         self.panels = list(panels)
-        self._document, self._sent = document, sent
+        self._document, self._sent, self._grow = document, sent, grow
         self._turns = None if document is None else Turns(document)
         self._lock = threading.Lock()
         self._unprepared: set[Panel] = set()  # panels that cannot show what was prepared last
@@ -123,12 +129,15 @@ class Viewer:
             if frame is None or self._closed:
                 return
             self._number += 1
-            self._asked, number = time.monotonic(), self._number
+            self._asked, number, has_come = time.monotonic(), self._number, self._seen > 0
         with self._together():
             for panel in self.panels:
                 self._show_or_hide(panel, self._is_updated(panel, frame))
+            added = self._grow() if self._grow is not None and has_come else None
             if self._sent is not None:
                 self._sent(number)
+        if added is not None:
+            self.panels.append(added)
 
     def _is_updated(self, panel: Panel, frame: Frame) -> bool:
         if panel in self._unprepared:

@@ -228,6 +228,24 @@ def test_a_page_that_does_not_answer_is_sent_one_frame_and_then_the_newest(docum
     assert panel.shown == [4, 8]
 
 
+def test_a_page_grows_by_a_panel_with_each_frame_after_the_first_has_come(document):
+    first, later = _Panel(), [_Panel(), _Panel()]
+    waiting, before = list(later), []
+
+    def grow():
+        before.append(len(first.shown))  # within the message of the frame, after what is there already
+        return waiting.pop(0) if waiting else None
+
+    viewer = Viewer([first], document, lambda number: None, grow)
+    for number in range(1, 5):
+        viewer.prepare(number)
+        viewer.show(number)
+        document.turn()
+        viewer.seen(number)
+    assert before == [2, 3, 4]
+    assert [panel.shown for panel in later] == [[3, 4], [4]]
+
+
 def test_a_page_that_has_missed_a_frame_is_asked_again_and_sent_nothing_else(document, monkeypatch):
     panel, sent = _Panel(), []
     viewer = Viewer([panel], document, sent.append)
