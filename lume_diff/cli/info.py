@@ -161,8 +161,8 @@ def _strength(model: CheetahModel, element: LineElement) -> str:
         found.append(f"phase {float(model.get(f'{element.name}.phase')):g} deg")
     image = model.supported_variables.get(f"{element.name}.image")
     if image is not None:
-        ny, nx = image.shape  # type: ignore[attr-defined]
-        found.append(f"{nx} x {ny} pixels of {quantity(float(model.get(f'{element.name}.pixel_size_x')), 'm')}")
+        (ny, nx), size = image.shape, image.pixel_size  # type: ignore[attr-defined]
+        found.append(f"{nx} x {ny} pixels" + ("" if size is None else f" of {quantity(size[0], 'm')}"))
     if f"{element.name}.is_active" in model.input_names:
         found.append("on" if model.get(f"{element.name}.is_active") else "off")
     return ", ".join(found)

@@ -145,6 +145,13 @@ def test_info_shows_elements_counts_and_length(lattice: Path) -> None:
     assert elements["SCR"][4] == "60 x 40 pixels of 100 µm, off"
 
 
+def test_info_shows_the_pixels_of_the_image_not_of_the_screen(lattice: Path, tmp_path: Path) -> None:
+    content = lattice.read_text(encoding="utf-8").replace('"pixel_size"', '"binning": 4, "pixel_size"')
+    (tmp_path / "binned.json").write_text(content, encoding="utf-8")
+    elements = {row[1]: row for row in rows(passed("info", tmp_path / "binned.json"), " s [m]")}
+    assert elements["SCR"][4] == "15 x 10 pixels of 400 µm, off"
+
+
 def test_info_with_a_beam_shows_its_energy_at_both_ends(lattice: Path, beam: Path) -> None:
     printed = passed("info", lattice, "--beam", beam).stdout
     assert "300 electrons, 100 pC, 50 MeV at the start, 69.92 MeV at the end" in printed
