@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 #: What goes into and comes out of a simulator: numbers, arrays, strings, ``beamphysics.ParticleGroup``.
 PlainValue = Any
@@ -99,21 +98,11 @@ class FunctionSimulator(Simulator):
         raise TypeError(f"the function returned {type(found).__name__}; expected a dictionary with {self.outputs}")
 
     def identity(self) -> str:
-        """Return the function's name and a hash of its code and of what it closes over."""
-        function = self.function
-        try:
-            content = inspect.getsource(function)
-        except (OSError, TypeError):
-            code = getattr(function, "__code__", None)
-            content = repr(function) if code is None else code.co_code.hex() + repr(code.co_consts)
-        closed_over = getattr(function, "__closure__", None) or ()
-        content += "".join(_text(cell.cell_contents) for cell in closed_over)
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        return f"{name}:{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+        """Return the function's name and a hash of its code, of what it closes over, and of its module's own numbers.
 
+        What it calls in other modules, and files that it reads, are not seen: wrap a ``Simulator`` where these change.
+        """
+        from lume_diff.models.fingerprint import code_fingerprint
 
-def _text(value: Any) -> str:
-    """Return a value as text; an array in full, which its ``repr`` shortens."""
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
-    return repr(value)
+        name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        return f"{name}:{code_fingerprint(self.function)[:16]}"

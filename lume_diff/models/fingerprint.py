@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import re
 import types
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -47,8 +47,17 @@ def fingerprint(model: LUMEModel, without: Collection[str] = ()) -> str:
         False
     """
     names = [name for name in model.input_names if name not in without]
+    return _digest({"versions": _versions(), "inputs": model.get(names), "model": model})
+
+
+def code_fingerprint(function: Callable[..., Any]) -> str:
+    """Return a hash of a function's code and of what it refers to in its module and in the functions around it."""
+    return _digest(function)
+
+
+def _digest(value: Any) -> str:
     digest = hashlib.sha256()
-    for part in _parts({"versions": _versions(), "inputs": model.get(names), "model": model}, set()):
+    for part in _parts(value, set()):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()

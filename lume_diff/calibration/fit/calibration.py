@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -22,7 +23,7 @@ from lume_diff.calibration.fit.posterior import Laplace
 from lume_diff.calibration.fit.progress import Progress
 from lume_diff.calibration.fit.result import CalibrationResult
 from lume_diff.calibration.likelihoods.base import Likelihood
-from lume_diff.errors import CalibrationError, GradientError, PhysicsWarning, ValidationError
+from lume_diff.errors import CalibrationError, GradientError, LumeDiffError, PhysicsWarning, ValidationError
 from lume_diff.registry import plugin
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Calibration:
             optima = _optima(objective, chosen, most, _starting_points(len(self.parameters), starts, seed), told)
             best = min(optima, key=lambda optimum: optimum.cost)
             u, laplace, expected = self._posterior(objective, best.u)
-        return CalibrationResult(
+        result = CalibrationResult(
             calibration=self,
             u=u,
             cost=best.cost,
@@ -183,6 +184,9 @@ class Calibration:
             seed=seed,
             expected=expected,
         )
+        with contextlib.suppress(LumeDiffError):  # the fit is not lost where the model fails once more
+            _ = result.residuals  # of the model as it is now: other set-points of it may be changed
+        return result
 
 
 def _warn_of_grains(particles: float, laplace: Laplace, without: Laplace) -> None:

@@ -248,6 +248,14 @@ def test_applied_result_predicts_the_machine(model: ld.StagedModel, data: Screen
     assert bool(torch.isfinite(k1.grad))
 
 
+def test_what_is_done_with_the_model_later_does_not_change_how_well_it_fitted(
+    model: ld.StagedModel, data: ScreenDataset
+) -> None:
+    result = Calibration(model, data, parameters()).run(progress=False)
+    model.set({"beta_x": 20.0})
+    assert 0.5 < result.reduced_chi_square < 2.0
+
+
 def test_predictions_take_settings_in_any_unit(model: ld.StagedModel, data: ScreenDataset) -> None:
     result = Calibration(model, data, parameters()).run(progress=False)
     per_mm = ScreenDataset({"Q1.k1": 1e-6 * K1}, data.images, data.screen, PIXEL, units={"Q1.k1": "1/mm^2"})
