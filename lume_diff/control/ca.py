@@ -29,6 +29,7 @@ _CONDITIONS = {
 }
 _FLOATS = (ChannelType.DOUBLE, ChannelType.FLOAT)
 _BITS = {ChannelType.INT: 16, ChannelType.LONG: 32}
+_LONGEST = 39  # bytes of a text that is no waveform of characters
 #: A truth value travels as an enumeration of these.
 _TRUTH = {"False": False, "True": True}
 
@@ -243,9 +244,10 @@ def _word(characters: Any) -> str:
 def _sent(kind: ChannelType, value: Any) -> Any:
     """Return a value as caproto sends it."""
     if kind is ChannelType.CHAR and isinstance(value, str):
-        return value.encode() or b"\0"
-    if isinstance(value, str):
-        return [value.encode()]
+        return _characters(value) or b"\0"
+    if kind is ChannelType.STRING or isinstance(value, str):
+        texts = [value] if isinstance(value, str) or np.ndim(value) == 0 else list(value)
+        return [_characters(text, _LONGEST) for text in texts]
     numbers = np.asarray(value, dtype=np.float64 if kind in _FLOATS else None).reshape(-1)
     if kind not in _FLOATS and numbers.dtype.kind == "f":
         if not np.all(numbers == np.floor(numbers)):
@@ -255,6 +257,18 @@ def _sent(kind: ChannelType, value: Any) -> Any:
     bits = _BITS.get(kind)
     if bits is not None and not all(-(1 << bits - 1) <= number < 1 << bits - 1 for number in found):
         raise ValueError(f"{value} needs more than {bits} bits")  # caproto would send what is left of it
+    return found
+
+
+def _characters(text: Any, most: int | None = None) -> bytes:
+    """Return a text in UTF-8 of at most so many bytes; caproto would send what is left of others."""
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is no text")
+    if "\0" in text:
+        raise ValueError(f"{text!r:.60} holds a NUL, where Channel Access takes a text to end")
+    found = text.encode()
+    if most is not None and len(found) > most:
+        raise ValueError(f"{text!r:.60} takes {len(found)} bytes, and at most {most} can be sent")
     return found
 
 

@@ -133,6 +133,8 @@ def _builder(value: Any) -> Any:
             target["dimension"] = [{"size": size, "fullSize": size} for size in reversed(pixels.shape)]
         elif _has_fraction(target["value"], value):
             raise ControlError(f"{value} is no whole number")
+        elif isinstance(value, str) and "\0" in value:
+            raise ControlError(f"{value!r:.60} holds a NUL, where servers take a text to end")
         else:
             target["value"] = value
 

@@ -46,9 +46,15 @@ def test_arrays_stay_arrays() -> None:
         (ChannelType.LONG, 2.0, [2]),
         (ChannelType.LONG, np.array([[1, 2], [3, 4]]), [1, 2, 3, 4]),
         (ChannelType.CHAR, "", b"\0"),
+        (
+            ChannelType.CHAR,
+            "a text of more than forty characters, for once",
+            b"a text of more than forty characters, for once",
+        ),
         (ChannelType.STRING, "run", [b"run"]),
+        (ChannelType.STRING, ["one", ""], [b"one", b""]),
     ],
-    ids=["number", "whole", "array", "empty text", "text"],
+    ids=["number", "whole", "array", "empty text", "long text", "text", "texts"],
 )
 def test_values_become_data(kind: ChannelType, value: Any, data: Any) -> None:
     assert _sent(kind, value) == data
@@ -58,3 +64,19 @@ def test_values_become_data(kind: ChannelType, value: Any, data: Any) -> None:
 def test_a_fraction_is_refused_where_whole_numbers_are_held(value: Any) -> None:
     with pytest.raises(ValueError, match="whole number"):
         _sent(ChannelType.LONG, value)
+
+
+@pytest.mark.parametrize(
+    "kind, value, why",
+    [
+        (ChannelType.STRING, 5, "5 is no text"),
+        (ChannelType.STRING, ["one", 2.0], "2.0 is no text"),
+        (ChannelType.STRING, "é" * 20, "takes 40 bytes, and at most 39"),
+        (ChannelType.STRING, "a\0b", "NUL"),
+        (ChannelType.CHAR, "a\0b", "NUL"),
+    ],
+    ids=["number", "one of texts", "too long", "NUL", "NUL among characters"],
+)
+def test_a_text_that_would_arrive_as_another_is_refused(kind: ChannelType, value: Any, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        _sent(kind, value)

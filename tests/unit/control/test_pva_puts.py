@@ -46,3 +46,8 @@ def test_a_choice_is_its_word_or_its_index(value: Any) -> None:
     target = NTEnum().wrap(CHOICES)
     _builder(value)(target)
     assert target["value.index"] == 1
+
+
+def test_a_text_that_a_server_would_cut_is_refused() -> None:
+    with pytest.raises(ControlError, match="NUL"):
+        _builder("a\0b")(NTScalar("s").wrap(""))
