@@ -46,12 +46,18 @@ class Turns:
         context: Any = self._document.session_context
         if context is None or context.destroyed:
             return
-        if context.session is None:
+        if context.session is None or self._is_loading(context.session):
             loop.call_later(_AGAIN, self._begin, loop, work)
             return
         task = loop.create_task(self._do(context, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _is_loading(self, session: Any) -> bool:
+        """Tell whether the browser may have the document already while Panel still drops what changes in it."""
+        from panel.io.state import state
+
+        return bool(session._subscribed_connections) and not state._connected.get(self._document)
 
     async def _do(self, context: Any, work: Callable[[], Any]) -> None:
         from panel.io.state import set_curdoc
